@@ -1,0 +1,196 @@
+"""Settings in and out: presets, TOML files, dotted paths; validated once, with every fault at its field."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import ValidationError
+
+from trainer.config.fields import describe
+from trainer.config.migrate import migrate
+from trainer.config.run import RunConfig
+from trainer.errors import ConfigError, Finding
+from trainer.files import safe_name, write_text
+from trainer.paths import PRESETS
+
+PRESET_KEY = "preset"
+"""The table of a preset file that describes the preset itself: title, description."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of settings on top of the defaults."""
+
+    name: str
+    title: str
+    description: str
+    path: Path
+    is_bundled: bool
+
+
+def list_presets(folders: Sequence[Path] = (PRESETS,)) -> list[Preset]:
+    """All presets in `folders`; the first folder is the bundled one. Files that cannot be read are refused when chosen."""
+    found: dict[str, Preset] = {}
+    for index, folder in enumerate(folders):
+        for path in sorted(folder.glob("*.toml")):
+            try:
+                about = read_toml(path).get(PRESET_KEY, {})
+            except ConfigError as error:
+                about = {"title": f"{path.stem} (cannot be read)", "description": str(error)}
+            title, text = str(about.get("title", path.stem)), str(about.get("description", ""))
+            found[path.stem] = Preset(path.stem, title, text, path, index == 0)
+    return list(found.values())
+
+
+def load_preset(name: str, folders: Sequence[Path] = (PRESETS,)) -> dict[str, Any]:
+    """The settings of a preset as a nested dict, not yet validated. Raises ConfigError."""
+    presets = {preset.name: preset for preset in list_presets(folders)}
+    if name not in presets:
+        raise ConfigError(f"There is no preset named '{name}'.", fix=f"Choose one of: {', '.join(presets)}.")
+    return read_settings(presets[name].path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as plain data. Raises ConfigError that names line and column."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"The file {path} does not exist.", where=str(path), fix="Check its name and folder."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The file {path} cannot be read as text: {error}", where=str(path)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{path.name} is not valid TOML: {error}.",
+            where=str(path),
+            fix="Mend the line named, or write the file anew.",
+        ) from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a TOML or JSON file as a nested dict of the current schema version, not yet validated."""
+    if path.suffix.lower() == ".json":
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path.name} is not a readable JSON file: {error}", where=str(path)) from error
+    else:
+        data = read_toml(path)
+    data.pop(PRESET_KEY, None)
+    return migrate(data)
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts merged, later ones win; lists are replaced whole."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+                result[key] = merge(result[key], value)
+            else:
+                result[key] = copy.deepcopy(value)
+    return result
+
+
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a.b": 1}` as `{"a": {"b": 1}}`."""
+    result: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, name = path.split(".")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = value
+    return result
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """All settings by dotted path, in schema order."""
+    data = config.model_dump(mode="json")
+    result: dict[str, Any] = {}
+    for spec in describe():
+        value: Any = data
+        for part in spec.path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        result[spec.path] = value
+    return result
+
+
+def build_config(*layers: Mapping[str, Any]) -> RunConfig:
+    """Validate merged layers (defaults < preset < file < flags or form).
+
+    Raises: ConfigError with one finding a fault, each at its dotted path.
+    """
+    try:
+        return RunConfig.model_validate(merge(*layers))
+    except ValidationError as error:
+        findings = config_findings(error)
+        raise ConfigError(
+            "Some settings cannot be used." if len(findings) > 1 else "A setting cannot be used.",
+            findings=findings,
+            fix="Change the settings named; `inkwash train --help` lists all of them with their ranges.",
+        ) from error
+
+
+def config_findings(error: ValidationError) -> list[Finding]:
+    """pydantic's faults as findings at dotted paths, in words for users."""
+    known = {spec.path: spec for spec in describe()}
+    findings: list[Finding] = []
+    for fault in error.errors():
+        path = ".".join(str(part) for part in fault["loc"])
+        if not path and fault["type"] == "value_error":
+            for line in str(fault["msg"]).removeprefix("Value error, ").split("\n"):
+                where, _, message = line.partition(": ")
+                findings.append(Finding(where, message))
+            continue
+        message = str(fault["msg"]).removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = f"there is no such setting{_did_you_mean(path, list(known))}"
+        elif path in known and known[path].range_text and fault["type"] != "value_error":
+            message = f"{message} (got {fault['input']!r}; allowed: {known[path].range_text})"
+        findings.append(Finding(path, message))
+    return findings
+
+
+def _did_you_mean(path: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def write_preset(config: RunConfig, folder: Path, name: str, description: str = "") -> Path:
+    """Write the settings that differ from the defaults, each with its help as a comment. Returns the file's path."""
+    document = tomlkit.document()
+    about = tomlkit.table()
+    about.add("title", name)
+    about.add("description", description)
+    document.add(PRESET_KEY, about)
+    values, tables = flatten(config), {"": document}
+    for spec in describe():
+        if values[spec.path] == spec.default or spec.path == "data.dataset":
+            continue
+        parent = spec.path.rpartition(".")[0]
+        table = _table(tables, parent)
+        table.add(tomlkit.comment(spec.help))
+        table.add(spec.name, values[spec.path])
+    path = folder / f"{safe_name(name, 'preset')}.toml"
+    write_text(path, tomlkit.dumps(document), "the preset")
+    return path
+
+
+def _table(tables: dict[str, Any], path: str) -> Any:
+    if path not in tables:
+        parent, _, name = path.rpartition(".")
+        table = tomlkit.table()
+        _table(tables, parent).add(name, table)
+        tables[path] = table
+    return tables[path]

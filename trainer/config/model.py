@@ -1,0 +1,22 @@
+"""Which base model is trained, and in which precision."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainer.config.base import BASIC, Settings
+
+EMBEDDED_MODEL = "inkwash-tiny"
+
+
+class ModelConfig(Settings):
+    """The base model."""
+
+    base: Annotated[str, BASIC, Field(min_length=1)] = EMBEDDED_MODEL
+    """The base model: the name of one in the list, or the path of a diffusers folder. The LoRA fits this family only."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the frozen base model. `auto` takes bf16 where the device computes in it, else fp16 on a GPU, else fp32; the adapter is always trained in fp32."""
+    clip_skip: Annotated[int, Field(ge=1, le=4)] = 1
+    """Which of the text encoder's last layers is read: 1 the last, 2 the one before it (many anime models were made with 2). Use the number that the base model was made with."""

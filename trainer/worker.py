@@ -1,0 +1,160 @@
+"""The process of a job: `python -m trainer.worker RUN`, or `--serve DATA` for the kind that stays warm."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from trainer.errors import Cancelled, InkwashError, RunError
+from trainer.events import EventWriter, Failed, Finished, Stopped
+from trainer.files import sweep_partial
+from trainer.jobs import JOBS, JobContext, start_next, warm_lock_path
+from trainer.locks import FileLock
+from trainer.paths import DataFolder
+from trainer.runs import Run, RunState, list_runs
+
+log = logging.getLogger(__name__)
+WARM_SECONDS = 600.0
+_POLL_SECONDS = 0.2
+
+
+def load_object(reference: str) -> Any:
+    """The object at `module:name`."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def work(run: Run) -> int:
+    """Do a run's job in this process: the one place where every failure becomes an event. Returns the exit code."""
+    with FileLock(run.lock_path, wait_seconds=5, busy_message="Another process is working on this run."):
+        sweep_partial(run.folder)
+        emit = EventWriter(run.events_path)
+        run.taken()
+        context = JobContext(run, emit)
+        try:
+            result = load_object(JOBS[run.info().kind].implementation)(context)
+            emit(Finished(result=result or {}))
+            return 0
+        except Cancelled:
+            emit(Stopped(step=_last_step(run)))
+            return 0
+        except InkwashError as error:
+            log.exception("The job failed")
+            emit(Failed(error=error.to_dict()))
+            return error.exit_code
+        except BaseException as error:
+            log.exception("The job failed unexpectedly")
+            emit(Failed(error=_translate(error, run).to_dict()))
+            return 1
+        finally:
+            emit.close()
+            run.clear_requests()
+
+
+def _last_step(run: Run) -> int:
+    return max((getattr(event, "step", 0) for event in run.events()), default=0)
+
+
+def _translate(error: BaseException, run: Run) -> InkwashError:
+    """What a user can be told of an error that nobody expected."""
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return InkwashError(
+            "The memory of the device was not enough.",
+            fix="Lower the batch size or the resolution, turn on gradient checkpointing, or close other programs.",
+        )
+    if isinstance(error, OSError) and error.errno == 28:
+        return InkwashError("The disk is full.", where=str(run.folder), fix="Free some space and resume the run.")
+    return InkwashError(
+        f"Something went wrong that Inkwash did not expect ({type(error).__name__}: {error}).",
+        where=str(run.log_path),
+        fix="The log has the details. If it happens again, report it with that log.",
+    )
+
+
+def serve(data: DataFolder) -> int:
+    """Do the jobs of the kinds that stay warm, one after the other, until none came for a while or the device is wanted."""
+    with FileLock(warm_lock_path(data), busy_message="A warm process is already there."):
+        last_work = time.monotonic()
+        while time.monotonic() - last_work < WARM_SECONDS:
+            waiting = sorted((run for run in list_runs(data) if _waits(run)), key=Run.queued_at)
+            if waiting and not JOBS[waiting[0].info().kind].stays_warm:
+                break
+            if waiting and not _someone_works(data):
+                _redirect_output(waiting[0].log_path)
+                waiting[0].launched(os.getpid())
+                work(waiting[0])
+                last_work = time.monotonic()
+            else:
+                time.sleep(_POLL_SECONDS)
+    return 0
+
+
+def _waits(run: Run) -> bool:
+    state = run.state()
+    # The run that this process was launched for counts as starting until we take it.
+    return state is RunState.QUEUED or (state is RunState.STARTING and run.pid() == os.getpid())
+
+
+def _someone_works(data: DataFolder) -> bool:
+    return any(run.state() is RunState.RUNNING for run in list_runs(data))
+
+
+def _redirect_output(path: Path) -> None:
+    """Send this process's output to the log of the run that it works on."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _stop_on_signals(run: Run) -> None:
+    """SIGTERM and Ctrl-C ask for a graceful stop; a second one ends the process at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if run.has_request("stop"):
+            os._exit(128 + number)
+        run.request("stop")
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the process."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.worker")
+    parser.add_argument("run", nargs="?", type=Path)
+    parser.add_argument("--serve", type=Path)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if options.serve:
+        data = DataFolder(options.serve)
+        code = serve(data)
+        _start_next_quietly(data)
+        return code
+    run = Run(options.run)
+    data = run.data_folder()
+    _stop_on_signals(run)
+    code = work(run)
+    _start_next_quietly(data)
+    return code
+
+
+def _start_next_quietly(data: DataFolder) -> None:
+    try:
+        start_next(data)
+    except (RunError, OSError):
+        log.exception("The next job could not be started; it starts when the app is opened")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
