@@ -164,14 +164,15 @@ class Run:
 
     def final_event(self) -> Event | None:
         """The event that ended the run's last process, or None where it died without one."""
-        events = self._tail()
+        events = self.tail_events()
         return events[-1] if events and events[-1].is_final else None
 
     def events(self) -> list[Event]:
         """All events so far."""
         return read_events(self.events_path)
 
-    def _tail(self) -> list[Event]:
+    def tail_events(self) -> list[Event]:
+        """The latest events (of the last 64 KiB)."""
         from trainer.events import EventReader
 
         try:

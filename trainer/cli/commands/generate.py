@@ -1,0 +1,113 @@
+"""`inkwash generate`: makes pictures with a base model and a stack of LoRAs."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainer.cli.flags import add_flags, flag_values
+from trainer.cli.output import ProgressPrinter, follow, print_json
+from trainer.config.generate import GenerateConfig
+from trainer.config.loading import config_findings
+from trainer.errors import ConfigError
+from trainer.files import unused_path
+from trainer.jobs import launch
+from trainer.paths import data_folder
+from trainer.runs import create_run
+
+SUMMARY = "make pictures with a base model and any number of LoRAs"
+EXAMPLES = """  inkwash generate --prompt "a red house, on a lake" --seed 1
+  inkwash generate --prompt "a red house" --lora ink-wash:0.8 --lora ~/loras/robot.safetensors:0.5 --seed 1 --out house.png
+  inkwash generate --base ~/models/sd15 --prompt "a castle" --lora mine.safetensors:0.8:0.5 --count 4 --out pictures/
+    (--lora FILE:UNET_WEIGHT:TEXT_ENCODER_WEIGHT)"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:W[:W]]",
+        help="a LoRA and its weights; may stand several times",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="a .png for one picture, or a folder (default: the data folder's outputs)",
+    )
+    add_flags(parser, GenerateConfig, skip=["loras"])
+
+
+def parse_lora(text: str) -> dict[str, Any]:
+    """`FILE`, `FILE:0.8` or `FILE:0.8:0.5`; colons inside the file name (a Windows drive) stay.
+
+    Raises: ConfigError: the file name is empty.
+    """
+    parts = text.split(":")
+    weights: list[float] = []
+    while len(parts) > 1 and len(weights) < 2 and _is_number(parts[-1]):
+        weights.insert(0, float(parts.pop()))
+    file = ":".join(parts)
+    if not file:
+        raise ConfigError(
+            f"--lora {text!r} names no file.", where="--lora", fix="Write FILE, FILE:0.8 or FILE:0.8:0.5."
+        )
+    unet = weights[0] if weights else 1.0
+    return {"file": file, "unet_weight": unet, "text_encoder_weight": weights[1] if len(weights) == 2 else unet}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the settings, run the generation, put the pictures where the user wants them."""
+    data = data_folder(arguments.data_dir)
+    values = {**flag_values(arguments), "loras": [_with_absolute_file(parse_lora(text)) for text in arguments.lora]}
+    try:
+        config = GenerateConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("Some settings cannot be used.", findings=config_findings(error)) from error
+    if arguments.out and arguments.out.suffix and config.count > 1:
+        raise ConfigError(
+            "--out names one file, but several pictures were asked for.", where="--out", fix="Name a folder."
+        )
+    job = create_run(data, "generate", config.prompt[:40] or "pictures", config.model_dump(mode="json"))
+    job.enqueue()
+    launch(job)
+    printer = ProgressPrinter()
+    try:
+        result = follow(job, printer)
+    finally:
+        printer.close()
+    if arguments.out:
+        result["pictures"] = [str(path) for path in _deliver(result["pictures"], arguments.out)]
+    if arguments.json:
+        print_json(result)
+    else:
+        print("\n".join(result["pictures"]))
+    return 0
+
+
+def _with_absolute_file(entry: dict[str, Any]) -> dict[str, Any]:
+    path = Path(entry["file"]).expanduser()
+    return {**entry, "file": str(path.absolute())} if path.is_file() else entry
+
+
+def _deliver(pictures: list[str], out: Path) -> list[Path]:
+    delivered: list[Path] = []
+    for picture in map(Path, pictures):
+        target = out if out.suffix else unused_path(out / picture.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        delivered.append(Path(shutil.copyfile(picture, target)))
+    return delivered

@@ -1,0 +1,86 @@
+"""`inkwash train`: starts a training run and follows it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from trainer.cli.flags import add_flags, flag_values
+from trainer.cli.output import ProgressPrinter, follow, print_json
+from trainer.config.loading import build_config, load_preset, merge, read_settings
+from trainer.jobs import enqueue, launch
+from trainer.paths import PRESETS, DataFolder, data_folder
+from trainer.runs import Run, create_run
+
+SUMMARY = "train a LoRA"
+EXAMPLES = """  inkwash train --preset embedded-quick --dataset ink-wash
+  inkwash train my-run.toml --dataset ~/pictures/my-style --training.steps 2000
+  inkwash train --preset sd15-style --model.base ~/models/sd15 --dataset ~/pictures --run ~/runs/first --json
+  inkwash train --preset sd15-character --dataset robot --detach      (goes on in the background; see `inkwash jobs`)"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG.toml", help="file with settings (TOML, or a run's config.json)"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="settings to start from; `inkwash preset` lists them")
+    parser.add_argument(
+        "--dataset", metavar="FOLDER", help="name of a data set, or a folder with pictures (same as --data.dataset)"
+    )
+    parser.add_argument(
+        "--run", metavar="FOLDER", type=Path, help="where to keep the run (default: a new folder in the data folder)"
+    )
+    parser.add_argument("--detach", action="store_true", help="put it in the queue and return at once")
+    add_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the settings, make the run, start it, follow it."""
+    data = data_folder(arguments.data_dir)
+    layers: list[dict[str, Any]] = []
+    if arguments.preset:
+        layers.append(load_preset(arguments.preset, (PRESETS, data.presets)))
+    if arguments.config:
+        layers.append(read_settings(arguments.config))
+    layers.append(flag_values(arguments))
+    if arguments.dataset:
+        layers.append({"data": {"dataset": arguments.dataset}})
+    config = build_config(merge(*layers))
+    title = config.save.name or Path(config.data.dataset).name or "training"
+    new_run = create_run(data, "train", title, config.model_dump(mode="json"), arguments.run)
+    return start_and_follow(new_run, data, arguments)
+
+
+def start_and_follow(new_run: Run, data: DataFolder, arguments: argparse.Namespace) -> int:
+    """Start a run and show it until it ends; with --detach put it in the queue and return."""
+    printer = ProgressPrinter()
+    if arguments.detach:
+        enqueue(new_run, data)
+        printer.line(f"Waiting in the queue as {new_run.id}; `inkwash jobs` shows it.")
+        if arguments.json:
+            print_json({"run": str(new_run.folder)})
+        return 0
+    offset = new_run.events_path.stat().st_size if new_run.events_path.exists() else 0
+    if new_run.folder.parent == data.runs:
+        enqueue(new_run, data)
+    else:
+        # A run in a folder of the user's own is not part of the queue.
+        new_run.enqueue()
+        launch(new_run)
+    printer.line(f"Run: {new_run.folder}")
+    try:
+        result = follow(new_run, printer, offset)
+    finally:
+        printer.close()
+    if arguments.json:
+        print_json(result)
+    else:
+        _print_result(result)
+    return 0
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    for key, value in result.items():
+        print(f"{key.replace('_', ' ')}: {f'{value:.4g}' if isinstance(value, float) else value}")
