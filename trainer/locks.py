@@ -11,7 +11,7 @@ from typing import IO
 from trainer.errors import RunError
 
 
-def _lock(handle: IO[bytes]) -> None:
+def _lock(handle: IO[bytes], *, shared: bool = False) -> None:
     if os.name == "nt":
         import msvcrt
 
@@ -20,7 +20,7 @@ def _lock(handle: IO[bytes]) -> None:
     else:
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 class FileLock:
@@ -63,11 +63,19 @@ class FileLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock on `path`."""
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path):
+    """Whether some process holds the lock on `path`.
+
+    Looks with a shared lock, so that two who look at once do not take each other for the holder. Windows has none:
+    there it looks again a moment later before it believes a refusal.
+    """
+    for _ in range(3 if os.name == "nt" else 1):
+        try:
+            with open(path, "rb") as handle:
+                _lock(handle, shared=True)
             return False
-    except RunError:
-        return True
+        except FileNotFoundError:
+            return False
+        except OSError:
+            if os.name == "nt":
+                time.sleep(0.01)
+    return True

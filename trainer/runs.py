@@ -211,6 +211,10 @@ class Run:
             created = 0.0
         write_json(self._launch_path, {"pid": pid, "process_created": created, "time": time.time()})
 
+    def is_waiting(self) -> bool:
+        """Whether nobody has begun to work on it since it was enqueued."""
+        return self._queued_path.exists()
+
     def taken(self) -> None:
         """The process that holds the lock says that the run no longer waits."""
         self._queued_path.unlink(missing_ok=True)

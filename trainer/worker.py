@@ -35,6 +35,8 @@ def load_object(reference: str) -> Any:
 def work(run: Run) -> int:
     """Do a run's job in this process: the one place where every failure becomes an event. Returns the exit code."""
     with FileLock(run.lock_path, wait_seconds=5, busy_message="Another process is working on this run."):
+        if not run.is_waiting():
+            return 0  # another process was faster, and did it
         sweep_partial(run.folder)
         emit = EventWriter(run.events_path)
         run.taken()

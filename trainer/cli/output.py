@@ -25,7 +25,7 @@ from trainer.events import (
     Validated,
     Warned,
 )
-from trainer.jobs import kill_run, reap_children
+from trainer.jobs import kill_run, reap_children, start_next
 from trainer.runs import Run, RunState
 
 _POLL_SECONDS = 0.2
@@ -143,6 +143,10 @@ def follow(run: Run, printer: ProgressPrinter, offset: int = 0) -> dict[str, Any
                 return _result(final, run)
             reap_children()
             state = run.state()
+            if state is RunState.QUEUED:
+                start_next(run.data_folder())
+                if run.state() is RunState.QUEUED:
+                    printer.over("Waiting for another job to finish")
             if state is RunState.INTERRUPTED:
                 # The process may have written its last event between our look at the file and at the lock.
                 final = _drain(reader, printer)

@@ -62,7 +62,7 @@ class FieldSpec:
             if self.maximum is None
             else (f"below {self.maximum:g}" if self.excludes_maximum else f"{self.maximum:g}")
         )
-        text = " to ".join(part for part in (low, high) if part)
+        text = f"{low} or more" if low and not high else " to ".join(part for part in (low, high) if part)
         return f"{text}, a multiple of {self.multiple_of:g}" if self.multiple_of else text
 
 

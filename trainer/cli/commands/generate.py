@@ -15,7 +15,7 @@ from trainer.config.generate import GenerateConfig
 from trainer.config.loading import config_findings
 from trainer.errors import ConfigError
 from trainer.files import unused_path
-from trainer.jobs import launch
+from trainer.jobs import enqueue
 from trainer.paths import data_folder
 from trainer.runs import create_run
 
@@ -83,8 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             "--out names one file, but several pictures were asked for.", where="--out", fix="Name a folder."
         )
     job = create_run(data, "generate", config.prompt[:40] or "pictures", config.model_dump(mode="json"))
-    job.enqueue()
-    launch(job)
+    enqueue(job, data)
     printer = ProgressPrinter()
     try:
         result = follow(job, printer)
