@@ -37,6 +37,7 @@ class JobKind:
 
 JOBS: dict[str, JobKind] = {
     "train": JobKind("trainer.training.job:train", "Training", is_resumable=True),
+    "compare": JobKind("trainer.sampling.compare:compare", "Before and after"),
     "generate": JobKind("trainer.sampling.job:generate", "Generation", stays_warm=True),
 }
 
