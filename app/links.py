@@ -1,0 +1,67 @@
+"""What lets one tab reach another: the page, the row of tabs, and a mailbox for each thing that can be sent.
+
+A tab sends with `send`: `button.click(lambda name: send(name, "train"), name, [links.dataset_for_train, links.tabs])`.
+The receiving tab listens: `links.dataset_for_train.change(receive, links.dataset_for_train, outputs)`, where the value
+is a `Letter`. `links.on_show(fn, ...)`, called in `build`, runs when the page is loaded and when that tab is opened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from app.messages import handler
+
+
+class Letter(NamedTuple):
+    """Something sent to a tab. `sent` makes the same content sent twice two letters."""
+
+    content: Any
+    sent: float
+
+
+@dataclass
+class Links:
+    """The page's shared parts. Made once a page, inside its Blocks."""
+
+    page: gr.Blocks
+    tabs: gr.Tabs
+    dataset_for_train: gr.State
+    """Name of a data set to train on."""
+    run_for_train: gr.State
+    """Id of a training run to look at."""
+    lora_for_generate: gr.State
+    """Path (str) of a LoRA file to put on the stack."""
+    recipe_for_generate: gr.State
+    """Settings of a picture, as GenerateConfig's plain data."""
+    current: gr.Tab | None = None
+    """The tab that is being built."""
+
+    def on_show(
+        self, function: Callable[..., Any], inputs: Sequence[Any] | None = None, outputs: Sequence[Any] | None = None
+    ) -> None:
+        """Run `function` when the page is loaded and whenever the tab being built is opened."""
+        if self.current is None:
+            raise ValueError("on_show is for the time while a tab is built")
+        gr.on(
+            [self.page.load, self.current.select],
+            handler(function),
+            inputs,
+            outputs,
+            queue=False,
+            show_progress="hidden",
+        )
+
+
+def send(content: Any, tab: str) -> tuple[Letter, dict[str, Any]]:
+    """The two outputs that deliver `content` to a mailbox and open the tab with that id (its file's name)."""
+    return Letter(content, time.time()), gr.update(selected=tab)
+
+
+def make_links(page: gr.Blocks, tabs: gr.Tabs) -> Links:
+    """The links of a page, with empty mailboxes."""
+    return Links(page, tabs, gr.State(), gr.State(), gr.State(), gr.State())

@@ -1,0 +1,65 @@
+"""The app: its tabs in order, and `python -m app.main`. Layout of the page; the server is in `app.server`."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+import gradio as gr
+
+from app.links import make_links
+from app.services.context import Services
+from app.theme import TOGGLE_JS
+from trainer.errors import InkwashError
+
+log = logging.getLogger(__name__)
+
+TABS = ("dataset", "train", "generate", "loras", "jobs")
+"""The tabs in their order: files of `app/tabs/`, each with TITLE and build(services, links)."""
+
+_LOGO = (
+    '<svg viewBox="0 0 32 32" fill="none" aria-hidden="true"><path d="M16 3c5 7 9 11 9 16a9 9 0 0 1-18 0c0-5 4-9 9-16Z" '
+    'fill="currentColor"/><path d="M11 20a5 5 0 0 0 5 5" stroke="#fff" stroke-width="1.8" stroke-linecap="round" '
+    'opacity=".75"/></svg>'
+)
+_HEADER = (
+    f'<div class="brand">{_LOGO}<div><div class="name">Inkwash</div>'
+    '<div class="tagline">Teach a picture model your style, on your own computer.</div></div></div>'
+)
+
+
+def build_page(services: Services) -> gr.Blocks:
+    """The whole page."""
+    with gr.Blocks(title="Inkwash", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
+        with gr.Row(elem_id="inkwash-header"):
+            gr.HTML(_HEADER, padding=False)
+            theme = gr.Button("◐ Theme", elem_id="theme-toggle", size="sm", variant="secondary")
+        theme.click(None, None, None, js=TOGGLE_JS)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            links = make_links(page, tabs)
+            for name in TABS:
+                module = importlib.import_module(f"app.tabs.{name}")
+                with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}") as links.current:
+                    module.build(services, links)
+            links.current = None
+    for function in page.fns.values():
+        # What the page's own buttons do is no API for other programs.
+        function.api_visibility = "private"
+    return page
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    from app import server
+
+    try:
+        return server.run(server.parse(argv), build_page)
+    except InkwashError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
