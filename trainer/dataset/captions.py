@@ -1,0 +1,136 @@
+"""Captions: reading the files beside pictures, whatever wrote them, and composing what is trained."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.dataset.problems import Problem, warning
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+MAX_CAPTION_CHARACTERS = 4000
+PROMPT_TOKENS = 75
+_MAX_CAPTION_BYTES = 64 * 1024
+_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s]")
+# Pairs of high bytes only: text in the usual Chinese encoding. Latin-1 accents stand beside ASCII letters.
+_GBK = re.compile(rb"(?:[\x00-\x7f]|[\x81-\xfe][\xa1-\xfe])*")
+
+
+@dataclass(frozen=True)
+class ReadCaption:
+    """A caption as one clean line (None where there is none), and what had to be done to it."""
+
+    text: str | None
+    problems: tuple[Problem, ...] = ()
+
+
+def caption_path(picture: Path) -> Path | None:
+    """The caption file beside a picture: `<stem>.txt`, else `<stem>.caption`, else None."""
+    for suffix in CAPTION_SUFFIXES:
+        candidate = picture.with_suffix(suffix)
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def read_caption(path: Path) -> ReadCaption:
+    """Read a caption file in any encoding, as one line. Never raises for its content."""
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(_MAX_CAPTION_BYTES + 1)
+    except OSError as failure:
+        message = f"The caption file {path.name} cannot be read ({failure.strerror or failure})."
+        return ReadCaption(None, (warning("caption_unreadable", message, "Change its permissions, or write it anew."),))
+    problems: list[Problem] = []
+    text, encoding = decode_text(data[:_MAX_CAPTION_BYTES])
+    if text is None:
+        message = f"The caption file {path.name} holds no text; it is ignored."
+        return ReadCaption(None, (warning("caption_binary", message, "Write the caption anew."),))
+    if encoding not in ("utf-8", "utf-8-sig"):
+        message = f"The caption file {path.name} was read as {encoding}."
+        problems.append(warning("caption_encoding", message, "Save it as UTF-8 if letters look wrong."))
+    cleaned = clean_caption(text)
+    if len(data) > _MAX_CAPTION_BYTES or len(cleaned.text or "") > MAX_CAPTION_CHARACTERS:
+        message = f"The caption is very long; only its first {MAX_CAPTION_CHARACTERS} characters are kept."
+        problems.append(warning("caption_cut", message, "Shorten it: the base model reads about 75 words at most."))
+    final = (cleaned.text or "")[:MAX_CAPTION_CHARACTERS].rstrip() or None
+    return ReadCaption(final, (*problems, *cleaned.problems))
+
+
+def decode_text(data: bytes) -> tuple[str | None, str]:
+    """`data` as text and the name of its encoding; (None, "") where it is no text."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data[: len(data) // 2 * 2].decode("utf-16", errors="replace"), "utf-16"
+    if data.startswith(b"\xef\xbb\xbf"):
+        return data.decode("utf-8-sig", errors="replace"), "utf-8-sig"
+    zeros = data.count(0)
+    if zeros >= len(data) // 3 and zeros and len(data) > 3:
+        is_little = data[1::2].count(0) >= data[0::2].count(0)
+        encoding = "utf-16-le" if is_little else "utf-16-be"
+        text = data[: len(data) // 2 * 2].decode(encoding, errors="replace")
+        return (text, encoding) if _looks_like_text(text) else (None, "")
+    try:
+        # A multi-byte letter cut by the size limit is no fault of the file.
+        text = data.decode("utf-8", errors="ignore" if len(data) >= _MAX_CAPTION_BYTES else "strict")
+        encoding = "utf-8"
+    except UnicodeDecodeError:
+        encoding = "gb18030" if _GBK.fullmatch(data) else "cp1252"
+        text = data.decode(encoding, errors="replace")
+    return (text, encoding) if _looks_like_text(text) else (None, "")
+
+
+def _looks_like_text(text: str) -> bool:
+    strange = sum(1 for char in text if (ord(char) < 32 and char not in "\t\r\n\0") or char == "\ufffd")
+    return strange <= len(text) // 20
+
+
+def clean_caption(text: str) -> ReadCaption:
+    """One line without control, zero-width and direction characters; None where nothing but punctuation is left."""
+    problems: list[Problem] = []
+    lines = [line.strip() for line in re.split(r"[\r\n\u2028\u2029\v\f]+", text.strip("\ufeff\0 \t\r\n"))]
+    if len([line for line in lines if line]) > 1:
+        problems.append(warning("caption_lines", "The caption has several lines; they are read as one."))
+    line = " ".join(lines)
+    # Cc: control, Cf: zero-width and direction marks, Cs: halves of surrogate pairs. The joiners belong to some scripts and emoji.
+    kept = "".join(
+        char
+        for char in line.replace("\t", " ")
+        if char in "\u200c\u200d" or unicodedata.category(char) not in ("Cc", "Cf", "Cs")
+    )
+    if kept != line.replace("\t", " "):
+        problems.append(warning("caption_control", "Invisible control characters were taken out of the caption."))
+    kept = re.sub(r"\s+", " ", kept).strip()
+    if not re.search(r"\w", kept):
+        return ReadCaption(None, tuple(problems))
+    # Each word or sign is at least one token, so this never warns without need.
+    if len(_WORDS.findall(kept)) > PROMPT_TOKENS:
+        message = (
+            "The caption is longer than the base model reads: what follows the first 75 words and signs is not seen."
+        )
+        problems.append(warning("caption_long", message, "Put what matters first, or shorten it."))
+    return ReadCaption(kept, tuple(problems))
+
+
+def has_trigger_word(caption: str, trigger_word: str) -> bool:
+    """Whether the trigger word stands in the caption as a word, in upper or lower case."""
+    pattern = rf"(?<!\w){re.escape(trigger_word)}(?!\w)"
+    return re.search(pattern, caption, flags=re.IGNORECASE) is not None
+
+
+def compose_caption(caption: str | None, trigger_word: str, instance_prompt: str, use_captions: bool) -> str:
+    """What a picture is trained with: its caption (or the instance prompt), with the trigger word in front if it lacks it."""
+    text = (caption or "").strip() if use_captions else ""
+    text = text or instance_prompt.strip()
+    trigger_word = trigger_word.strip()
+    if not trigger_word or has_trigger_word(text, trigger_word):
+        return text
+    return f"{trigger_word}, {text}" if text else trigger_word
+
+
+def caption_from_name(stem: str) -> str:
+    """A caption out of a file name: `misty-mountain_03` gives "misty mountain"; empty where nothing but digits is left."""
+    words = re.sub(r"[_\-.+]+", " ", stem)
+    words = re.sub(r"\(\d+\)|\b\d+\b", " ", words)
+    return (clean_caption(words).text or "").strip()

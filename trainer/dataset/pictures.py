@@ -1,0 +1,316 @@
+"""Opening one picture as it is trained: checked before it is decoded, upright, opaque, 8-bit RGB.
+
+Pictures come from strangers, so only the decoders of a few formats are ever asked, and size is checked in the header.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import stat
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, cast
+
+from PIL import (
+    AvifImagePlugin,  # noqa: F401 - each registers its format, so that no other plugin need be loaded
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageCms,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from trainer.dataset.problems import Problem, error, warning
+from trainer.errors import DatasetError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 32
+
+# A phone's JPEG with a depth map behind it is opened by the JPEG plugin and then calls itself MPO.
+_SUFFIXES_OF_FORMAT = {
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
+    "MPO": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
+    "PNG": {".png", ".apng"},
+    "WEBP": {".webp"},
+    "BMP": {".bmp", ".dib"},
+    "TIFF": {".tif", ".tiff"},
+    "GIF": {".gif"},
+    "AVIF": {".avif"},
+}
+PICTURE_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF_FORMAT.values() for suffix in suffixes)
+HEIF_SUFFIXES = frozenset({".heic", ".heif"})
+UNREADABLE_SUFFIXES = frozenset(
+    {".svg", ".psd", ".xcf", ".kra", ".clip", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"}
+    | {".jp2", ".jxl", ".tga", ".exr", ".hdr", ".ico", ".pdf", ".eps"}
+)
+"""Pictures of a kind that is not read: said, instead of passed over in silence."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+
+# What Pillow's decoders have been seen to raise on broken files, beside OSError.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class ReadPicture:
+    """A picture as it is trained, and what had to be said about it."""
+
+    image: Image.Image
+    problems: tuple[Problem, ...]
+
+
+class UnusablePicture(DatasetError):
+    """This file cannot be used as a picture; `problem` says why."""
+
+    def __init__(self, problem: Problem, path: Path) -> None:
+        super().__init__(problem.message, where=str(path), fix=problem.fix)
+        self.problem = problem
+
+
+@cache
+def heif_is_readable() -> bool:
+    """Whether photos of phones in HEIC can be opened: the optional package pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def is_picture_name(path: Path) -> bool:
+    """Whether a file is taken for a picture by its name."""
+    return path.suffix.lower() in PICTURE_SUFFIXES | HEIF_SUFFIXES | UNREADABLE_SUFFIXES
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture exactly as it is trained: upright, on white where transparent, the first frame, RGB with 8 bits.
+
+    Raises: DatasetError: the file is missing, unreadable, broken, too large, or not a picture.
+    """
+    return read_picture(path).image
+
+
+def read_picture(path: Path) -> ReadPicture:
+    """Open and fully decode `path`. Raises UnusablePicture."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise UnusablePicture(error("not_a_file", "This is not a file.", "Take it out of the folder."), path)
+        with open(path, "rb") as handle:
+            return _read(handle, path)
+    except PermissionError as failure:
+        problem = error("unreadable", "This file may not be read.", "Change its permissions.")
+        raise UnusablePicture(problem, path) from failure
+    except FileNotFoundError as failure:
+        raise UnusablePicture(error("missing", "This file is gone.", "Put it back, or scan again."), path) from failure
+    except OSError as failure:
+        problem = error("unreadable", f"This file cannot be read ({failure.strerror or failure}).", "Copy it anew.")
+        raise UnusablePicture(problem, path) from failure
+
+
+def _read(handle: IO[bytes], path: Path) -> ReadPicture:
+    start = handle.read(512)
+    _refuse_by_start(start, path)
+    handle.seek(0)
+    problems: list[Problem] = []
+    opened = _open_header(handle, start, path)
+    _refuse_by_size(opened, path)
+    problems += _look_at_container(opened, path)
+    orientation, exif_problems = _orientation(opened)
+    problems += exif_problems
+    try:
+        opened.load()
+    except _DECODER_ERRORS as failure:
+        problem = error("broken", "This picture is incomplete or damaged.", "Save or download it again.")
+        raise UnusablePicture(problem, path) from failure
+    try:
+        image, colour_problems = _to_rgb(opened)
+    except _DECODER_ERRORS as failure:
+        problem = error("colours", "The colours of this picture cannot be read.", "Save it as an 8-bit PNG or JPEG.")
+        raise UnusablePicture(problem, path) from failure
+    problems += colour_problems
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    if all(low == high for low, high in (_extremes(band) for band in image.split())):
+        problems.append(
+            warning("blank", "This picture has a single colour all over.", "Remove it if that is no intent.")
+        )
+    return ReadPicture(image, tuple(problems))
+
+
+def _refuse_by_start(start: bytes, path: Path) -> None:
+    if not start:
+        raise UnusablePicture(error("empty_file", "This file is empty (0 bytes).", "Save or download it again."), path)
+    suffix = path.suffix.lower()
+    if suffix in HEIF_SUFFIXES and not heif_is_readable():
+        fix = "Save it as JPEG or PNG, or install the extra: `python launch.py --extra heif`."
+        raise UnusablePicture(error("unsupported", "HEIC pictures cannot be read without an extra package.", fix), path)
+    if suffix in UNREADABLE_SUFFIXES:
+        problem = error("unsupported", f"Files of the kind {suffix} are not read.", "Save it as PNG or JPEG.")
+        raise UnusablePicture(problem, path)
+
+
+def _open_header(handle: IO[bytes], start: bytes, path: Path) -> Image.Image:
+    formats = (*FORMATS, "HEIF") if path.suffix.lower() in HEIF_SUFFIXES else FORMATS
+    try:
+        with warnings.catch_warnings():
+            # Our own, lower limit follows at once.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(handle, formats=formats)
+    except Image.DecompressionBombError as failure:
+        raise UnusablePicture(_too_large(""), path) from failure
+    except UnidentifiedImageError as failure:
+        raise UnusablePicture(_not_a_picture(start), path) from failure
+    except _DECODER_ERRORS as failure:
+        problem = error("broken", "This picture is incomplete or damaged.", "Save or download it again.")
+        raise UnusablePicture(problem, path) from failure
+
+
+def _not_a_picture(start: bytes) -> Problem:
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        message = "This is a web page or a drawing in text form with the name of a picture."
+    elif b"\0" not in start and not any(byte < 9 for byte in start):
+        message = "This is a text file with the name of a picture."
+    else:
+        message = "This is not a picture of a kind that can be read, or its beginning is damaged."
+    return error("not_a_picture", message, "Use JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF files.")
+
+
+def _too_large(size: str) -> Problem:
+    limit = f"{MAX_PIXELS // 1_000_000} megapixels"
+    return error("too_large", f"This picture is larger than {limit}{size}.", f"Make it smaller than {limit}.")
+
+
+def _refuse_by_size(opened: Image.Image, path: Path) -> None:
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        raise UnusablePicture(_too_large(f" ({width}×{height})"), path)
+    if min(width, height) < MIN_SIDE:
+        message = f"This picture is too small to learn from ({width}×{height})."
+        fix = f"Both sides must have at least {MIN_SIDE} pixels, better those of the training resolution."
+        raise UnusablePicture(error("too_small", message, fix), path)
+
+
+def _look_at_container(opened: Image.Image, path: Path) -> list[Problem]:
+    """Warnings about file name and frames; to be called before `load`, which may close the file."""
+    found: list[Problem] = []
+    kind = opened.format or ""
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES_OF_FORMAT.get(kind, {suffix}):
+        found.append(warning("suffix", f"The name ends in {suffix}, but this is a {kind} picture; it is read as that."))
+    if kind == "MPO":
+        return found  # a JPEG with a depth map or second view behind it
+    try:
+        has_frames = bool(getattr(opened, "is_animated", False))
+        opened.seek(0)
+    except _DECODER_ERRORS:
+        has_frames = False  # damage behind the first frame does not touch us; in it, `load` finds it
+    if has_frames:
+        what = "pages" if kind == "TIFF" else "frames"
+        found.append(warning("animated", f"This picture has several {what}; only the first is used."))
+    return found
+
+
+def _orientation(opened: Image.Image) -> tuple[int, list[Problem]]:
+    try:
+        value = opened.getexif().get(_ORIENTATION_TAG, 1)
+    except _DECODER_ERRORS:
+        return 1, [warning("exif", "The camera's notes in this picture are damaged; if it is turned, turn it by hand.")]
+    return (value if isinstance(value, int) else 1), []
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[Problem]]:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_grey_to_8_bit(image).convert("RGB"), []
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        return _on_white(image)
+    profile = image.info.get("icc_profile")
+    if isinstance(profile, bytes) and image.mode in ("RGB", "CMYK"):
+        return _with_profile(image, profile)
+    return image.convert("RGB"), []
+
+
+def _extremes(band: Image.Image) -> tuple[float, float]:
+    """Lowest and highest value of a picture with one band."""
+    low, high = cast(tuple[float, float], band.getextrema())
+    return low, high
+
+
+def _deep_grey_to_8_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, integer or float. Pillow's own conversion clips at 255: everything would be white."""
+    if image.mode == "F":
+        low, high = _extremes(image)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("NaN or infinite pixels")
+        scale = 255.0 if high <= 1.0 else 1.0 if high <= 255.0 else 255.0 / high
+        return image.point(lambda value: value * scale + 0.5).convert("L")
+    whole = image.convert("I")
+    highest = _extremes(whole)[1]
+    scale = 1 / 257 if highest <= 65535 else 255 / highest
+    return whole.point(lambda value: value * scale + 0.5).convert("L")
+
+
+def _on_white(image: Image.Image) -> tuple[Image.Image, list[Problem]]:
+    whole = image.convert("RGBA")
+    lowest, highest = _extremes(whole.getchannel("A"))
+    if lowest == 255:
+        return whole.convert("RGB"), []
+    if highest == 0:
+        fix = "Save it with an opaque background."
+        found = [warning("transparent", "This picture is wholly transparent: it is trained as plain white.", fix)]
+    else:
+        found = [warning("transparent", "The transparent parts of this picture are shown on white.")]
+    ground = Image.new("RGBA", whole.size, (255, 255, 255, 255))
+    return Image.alpha_composite(ground, whole).convert("RGB"), found
+
+
+def _with_profile(image: Image.Image, profile: bytes) -> tuple[Image.Image, list[Problem]]:
+    """Colours of wide-gamut and CMYK pictures as sRGB, which is what base models saw."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if image.mode == "RGB" and "srgb" in ImageCms.getProfileDescription(source).lower():
+            return image, []
+        converted = ImageCms.profileToProfile(image, source, _srgb(), outputMode="RGB")
+    except (ImageCms.PyCMSError, *_DECODER_ERRORS):
+        return image.convert("RGB"), [
+            warning("colour_profile", "The colour profile of this picture is damaged; its colours may be a little off.")
+        ]
+    return (converted if converted is not None else image.convert("RGB")), []
+
+
+@cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
