@@ -18,7 +18,7 @@ class AdamWConfig(Settings):
     implementation: ClassVar[str] = "trainer.optimizers.adamw:build"
 
     name: Literal["adamw"] = "adamw"
-    """The optimizer."""
+    """How the weights are updated."""
     unet_learning_rate: Annotated[float, BASIC, Field(ge=0, le=1)] = 1e-4
     """Learning rate of the UNet's LoRA. Too high burns the pictures in, too low changes nothing; 1e-4 is the usual start for SD 1.5. 0 leaves it as it is."""
     text_encoder_learning_rate: Annotated[float, BASIC, Field(ge=0, le=1)] = 2e-5

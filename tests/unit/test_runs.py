@@ -1,0 +1,146 @@
+"""A run's state follows from its folder, whatever process died when; the queue starts one at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer import jobs
+from trainer.errors import RunError
+from trainer.events import EventWriter, Failed, Finished, Stage, Stopped
+from trainer.locks import FileLock, is_locked
+from trainer.paths import DataFolder
+from trainer.runs import Run, RunState, create_run, find_run, list_runs, trash_run
+from trainer.worker import work
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataFolder:
+    return DataFolder(tmp_path / "数据 folder")
+
+
+def new_run(data: DataFolder, kind: str = "train") -> Run:
+    return create_run(data, kind, "test", {"x": 1})
+
+
+def test_states_follow_from_the_folder(data: DataFolder) -> None:
+    run = new_run(data)
+    run.enqueue()
+    assert run.state() is RunState.QUEUED
+    run.launched(os.getpid())
+    assert run.state() is RunState.STARTING
+    with FileLock(run.lock_path):
+        run.taken()
+        assert run.state() is RunState.RUNNING
+    assert run.state() is RunState.INTERRUPTED
+    emit = EventWriter(run.events_path)
+    for event, state in [
+        (Stopped(step=3), RunState.STOPPED),
+        (Failed(error={"message": "x"}), RunState.FAILED),
+        (Finished(), RunState.FINISHED),
+        (Stage(name="resumed"), RunState.INTERRUPTED),
+    ]:
+        emit(event)
+        assert run.state() is state
+
+
+def test_lock_is_free_when_its_process_is_killed(data: DataFolder) -> None:
+    run = new_run(data)
+    code = f"import time; from trainer.locks import FileLock; from pathlib import Path\nwith FileLock(Path({str(run.lock_path)!r})):\n  print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert is_locked(run.lock_path)
+    process.kill()
+    process.wait()
+    assert not is_locked(run.lock_path)
+
+
+def test_launch_whose_process_is_gone_counts_as_interrupted_even_if_its_pid_is_reused(data: DataFolder) -> None:
+    run = new_run(data)
+    run.enqueue()
+    run.launched(os.getpid())
+    launch = (run.folder / "launch.json").read_text()
+    created = launch.split('"process_created": ')[1].split(",")[0]
+    (run.folder / "launch.json").write_text(launch.replace(created, "1000.0"))
+    assert run.state() is RunState.INTERRUPTED
+    assert run.pid() is None
+
+
+def test_second_worker_does_nothing(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, calls = new_run(data), []
+    monkeypatch.setitem(jobs.JOBS, "train", jobs.JobKind("tests.unit.test_runs:unused", "x"))
+    monkeypatch.setattr("trainer.worker.load_object", lambda reference: calls.append)
+    run.enqueue()
+    assert work(run) == 0
+    assert work(run) == 0
+    assert len(calls) == 1
+
+
+def test_failure_becomes_an_event_with_a_sentence_and_the_log_keeps_the_traceback(
+    data: DataFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def explode(context: jobs.JobContext) -> None:
+        raise MemoryError
+
+    run = new_run(data)
+    monkeypatch.setattr("trainer.worker.load_object", lambda reference: explode)
+    run.enqueue()
+    assert work(run) != 0
+    final = run.final_event()
+    assert isinstance(final, Failed)
+    assert "memory" in final.error["message"].lower()
+    assert "batch size" in final.error["fix"]
+    assert "Traceback" in caplog.text
+    assert run.state() is RunState.FAILED
+
+
+def test_queue_starts_the_oldest_one_at_a_time(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(jobs, "launch", lambda run, arguments=None: (started.append(run.id), run.launched(os.getpid())))
+    first, second = new_run(data), new_run(data)
+    jobs.enqueue(first, data)
+    time.sleep(0.01)
+    jobs.enqueue(second, data)
+    assert started == [first.id]
+    assert second.state() is RunState.QUEUED
+    EventWriter(first.events_path)(Finished())
+    first.taken()
+    jobs.start_next(data)
+    assert started == [first.id, second.id]
+
+
+def test_enqueueing_twice_is_refused(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "launch", lambda run, arguments=None: run.launched(os.getpid()))
+    run = new_run(data)
+    jobs.enqueue(run, data)
+    with pytest.raises(RunError):
+        jobs.enqueue(run, data)
+
+
+def test_stopping_a_waiting_run_takes_it_out_of_the_queue(data: DataFolder) -> None:
+    run = new_run(data)
+    run.enqueue()
+    jobs.stop_run(run, data)
+    assert run.state() is RunState.STOPPED
+
+
+def test_runs_are_never_overwritten(data: DataFolder, tmp_path: Path) -> None:
+    create_run(data, "train", "a", {}, tmp_path / "mine")
+    with pytest.raises(RunError, match="already holds"):
+        create_run(data, "train", "b", {}, tmp_path / "mine")
+
+
+def test_find_by_start_of_id_and_delete_to_trash(data: DataFolder) -> None:
+    run = new_run(data)
+    assert find_run(data, run.id[:-2]).folder == run.folder
+    target = trash_run(run, data)
+    assert list_runs(data) == []
+    assert (target / "run.json").exists()
+    with pytest.raises(RunError, match="no run"):
+        find_run(data, run.id)
