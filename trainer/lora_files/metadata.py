@@ -1,0 +1,176 @@
+"""What an exported LoRA says of itself: kohya's `ss_*`, Stability's `modelspec.*`, and our own complete recipe.
+
+The hashes of the data are added by `trainer.lora_files.file.write_lora`, which alone knows the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import PureWindowsPath
+from typing import Any
+
+from trainer import __version__
+from trainer.config.migrate import migrate
+from trainer.config.run import RunConfig
+from trainer.errors import LoraFileError
+
+CONFIG_KEY = "inkwash.config"
+VERSION_KEY = "inkwash.version"
+_MAX_TAGS = 20
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What is known of a training besides its settings.
+
+    Attributes:
+        name: the LoRA's name.
+        base_name: the base model's name.
+        base_sha256: SHA-256 of its UNet's weights, or empty.
+        width, height: the size it was trained at, in pixels.
+        tag_frequency: for each data set, how often each caption part stands in it.
+        started_at, finished_at: seconds since the epoch.
+        trigger_word: the trigger word as it was used in training.
+    """
+
+    name: str
+    base_name: str
+    steps: int
+    epochs: int
+    num_train_images: int
+    width: int
+    height: int
+    started_at: float
+    finished_at: float
+    trigger_word: str = ""
+    base_sha256: str = ""
+    tag_frequency: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def build_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
+    """All metadata of an exported LoRA, as texts. Nothing in them tells where on the disk something lay."""
+    return {**_kohya_entries(config, facts), **_modelspec_entries(config, facts), **_own_entries(config)}
+
+
+def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
+    unet, text_encoder = config.adapter.unet, config.adapter.text_encoder
+    main = unet if unet.rank else text_encoder
+    arguments: dict[str, Any] = {"algo": "lora"}
+    if unet.rank and unet.targets == "all+conv":
+        arguments |= {"conv_dim": unet.rank, "conv_alpha": unet.alpha}
+    values: dict[str, Any] = {
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": False,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": main.rank,
+        "ss_network_alpha": main.alpha,
+        "ss_network_args": arguments,
+        "ss_network_dropout": config.adapter.dropout,
+        "ss_output_name": facts.name,
+        "ss_sd_model_name": facts.base_name,
+        "ss_tag_frequency": facts.tag_frequency,
+        "ss_dataset_dirs": {
+            name: {"n_repeats": config.data.repeats, "img_count": facts.num_train_images}
+            for name in facts.tag_frequency
+        },
+        "ss_resolution": f"({facts.width}, {facts.height})",
+        "ss_enable_bucket": config.data.buckets,
+        "ss_clip_skip": config.model.clip_skip,
+        "ss_training_started_at": f"{facts.started_at:.3f}",
+        "ss_training_finished_at": f"{facts.finished_at:.3f}",
+        "ss_epoch": facts.epochs,
+        "ss_num_epochs": facts.epochs,
+        "ss_steps": facts.steps,
+        "ss_max_train_steps": config.training.steps,
+        "ss_num_train_images": facts.num_train_images,
+        "ss_total_batch_size": config.training.batch_size,
+        "ss_gradient_accumulation_steps": config.training.gradient_accumulation,
+        "ss_learning_rate": config.optimizer.unet_learning_rate,
+        "ss_unet_lr": config.optimizer.unet_learning_rate if unet.rank else 0.0,
+        "ss_text_encoder_lr": config.optimizer.text_encoder_learning_rate if text_encoder.rank else 0.0,
+        "ss_optimizer": config.optimizer.name,
+        "ss_lr_scheduler": config.schedule.kind,
+        "ss_seed": config.training.seed,
+        "ss_mixed_precision": config.model.precision,
+        "ss_noise_offset": config.objective.noise_offset,
+        "ss_min_snr_gamma": config.objective.min_snr_gamma,
+        "ss_caption_dropout_rate": config.data.caption_dropout,
+        "ss_shuffle_caption": config.data.shuffle_tags,
+        "ss_keep_tokens": config.data.keep_tags,
+        "ss_training_comment": config.note,
+    }
+    if facts.base_sha256:
+        values["ss_new_sd_model_hash"] = facts.base_sha256
+    return {key: _text(value) for key, value in values.items()}
+
+
+def _modelspec_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
+    date = datetime.fromtimestamp(facts.finished_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    entries = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.implementation_version": f"inkwash {__version__}",
+        "modelspec.title": facts.name,
+        "modelspec.resolution": f"{facts.width}x{facts.height}",
+        "modelspec.description": config.note or f"LoRA for {facts.base_name}, trained with Inkwash.",
+        "modelspec.author": "unknown",
+        "modelspec.date": date,
+        "modelspec.prediction_type": "epsilon",
+        "modelspec.encoder_layer": str(config.model.clip_skip),
+        "modelspec.timestep_range": f"{config.objective.min_timestep},{config.objective.max_timestep}",
+    }
+    if facts.trigger_word:
+        entries["modelspec.trigger_phrase"] = facts.trigger_word
+        entries["modelspec.usage_hint"] = f"Write '{facts.trigger_word}' in the prompt."
+    tags = _commonest_tags(facts.tag_frequency)
+    if tags:
+        entries["modelspec.tags"] = ", ".join(tags)
+    return entries
+
+
+def _own_entries(config: RunConfig) -> dict[str, str]:
+    data = config.model_dump(mode="json")
+    data["data"]["dataset"] = _last_part(config.data.dataset)
+    data["model"]["base"] = _last_part(config.model.base)
+    return {CONFIG_KEY: json.dumps(data, ensure_ascii=False), VERSION_KEY: __version__}
+
+
+def _last_part(name_or_path: str) -> str:
+    # PureWindowsPath knows both separators.
+    return PureWindowsPath(name_or_path).name or name_or_path
+
+
+def _commonest_tags(frequency: Mapping[str, Mapping[str, int]]) -> list[str]:
+    total: dict[str, int] = {}
+    for counts in frequency.values():
+        for tag, count in counts.items():
+            total[tag] = total.get(tag, 0) + count
+    return sorted(total, key=lambda tag: (-total[tag], tag))[:_MAX_TAGS]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
+
+
+def config_from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that a LoRA was trained with, for "train again with these settings".
+
+    Returns: a nested dict in the current schema version, not yet validated; data set and base model by name only.
+    Raises: LoraFileError: the file was not made by Inkwash, or its settings are damaged. ConfigError: by a newer one.
+    """
+    if CONFIG_KEY not in metadata:
+        raise LoraFileError(
+            "This LoRA does not carry Inkwash's training settings.",
+            fix="Only LoRAs that were trained with Inkwash, and not stripped of their metadata, have them.",
+        )
+    try:
+        data = json.loads(metadata[CONFIG_KEY])
+    except (ValueError, RecursionError) as error:
+        raise LoraFileError("The training settings in this LoRA are damaged.") from error
+    if not isinstance(data, dict):
+        raise LoraFileError("The training settings in this LoRA are damaged.")
+    return migrate(data)
