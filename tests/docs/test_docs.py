@@ -1,0 +1,58 @@
+"""The docs say what the code does, and their commands work."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from trainer.cli.main import COMMANDS, build_parser
+from trainer.paths import PROJECT
+
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+
+
+def test_reference_pages_are_fresh() -> None:
+    spec = importlib.util.spec_from_file_location("generate", PROJECT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.stale_pages() == []
+
+
+def commands_in(text: str) -> list[str]:
+    blocks = "\n".join(re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL))
+    return [line.strip() for line in blocks.splitlines() if re.match(r"\s*(inkwash|python launch\.py) \w", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_docs_are_understood(page: Path) -> None:
+    for line in commands_in(page.read_text(encoding="utf-8")):
+        words = shlex.split(re.sub(r"\s{3,}\(.*|\s+#.*", "", line).replace("…", ""))
+        words = words[1:] if words[0] == "inkwash" else words[2:]
+        if not words or words[0] not in COMMANDS:
+            assert words[0] in ("test", "COMMAND", "--help", "--reinstall", "--torch"), line
+            continue
+        build_parser(words[0]).parse_args([word for word in words if word not in ("[...]",)])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_error_and_event_has_its_heading() -> None:
+    from trainer import errors, events
+
+    errors_page = (PROJECT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    events_page = (PROJECT / "docs" / "reference" / "events.md").read_text(encoding="utf-8")
+    for cls in vars(errors).values():
+        if isinstance(cls, type) and issubclass(cls, errors.InkwashError):
+            assert f"`{cls.code}` {cls.__name__}" in errors_page
+    for cls in events.Event.__subclasses__():
+        assert f"`{cls.model_fields['type'].default}`" in events_page
