@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import os
 import signal
@@ -11,25 +10,19 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from trainer.errors import Cancelled, InkwashError, RunError
 from trainer.events import EventWriter, Failed, Finished, Stopped
 from trainer.files import sweep_partial
 from trainer.jobs import JOBS, JobContext, start_next, warm_lock_path
 from trainer.locks import FileLock
+from trainer.objects import load_object
 from trainer.paths import DataFolder
 from trainer.runs import Run, RunState, list_runs
 
 log = logging.getLogger(__name__)
 WARM_SECONDS = 600.0
 _POLL_SECONDS = 0.2
-
-
-def load_object(reference: str) -> Any:
-    """The object at `module:name`."""
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def work(run: Run) -> int:

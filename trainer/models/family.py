@@ -1,0 +1,63 @@
+"""What the rest of the engine asks of a model family, and the families there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from trainer.config.adapter import LoraConfig
+from trainer.objects import load_object
+
+if TYPE_CHECKING:
+    from trainer.models.components import Components
+
+
+class Family(Protocol):
+    """A kind of model: how its parts are called and what they are named in files."""
+
+    name: str
+
+    def encode_prompts(self, components: Components, prompts: Sequence[str], clip_skip: int = 1) -> Tensor:
+        """Hidden states of the prompts, shape `(batch, tokens, width)`; differentiable through the text encoder."""
+        ...
+
+    def encode_images(self, components: Components, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, float32 `(batch, channels, h, w)`, scaled for the UNet."""
+        ...
+
+    def decode_latents(self, components: Components, latents: Tensor) -> Tensor:
+        """Pixels in [0, 1], float32 `(batch, 3, height, width)`, of scaled latents."""
+        ...
+
+    def predict(self, components: Components, noisy_latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+        """The UNet's prediction, float32, of the shape of `noisy_latents`."""
+        ...
+
+    def target_modules(self, components: Components, config: LoraConfig) -> dict[str, list[str]]:
+        """Paths of the layers that `config` trains, by part ("unet", "text_encoder")."""
+        ...
+
+    def pixel_multiple(self, components: Components) -> int:
+        """Sides of pictures must be multiples of this."""
+        ...
+
+    def kohya_name(self, module_path: str) -> str:
+        """The name of a layer ("unet.down_blocks.0…") in LoRA files."""
+        ...
+
+
+FAMILIES = {"sd1": "trainer.models.sd1:StableDiffusion1"}
+
+
+def load_family(name: str) -> Family:
+    """The family of that name. Raises KeyError for one that is not in `FAMILIES`."""
+    return load_object(FAMILIES[name])()
+
+
+def no_grad_encode(family: Family, components: Components, prompts: Sequence[str], clip_skip: int) -> Tensor:
+    """`encode_prompts` without the graph, for prompts that nothing is learned from."""
+    with torch.no_grad():
+        return family.encode_prompts(components, prompts, clip_skip)
