@@ -1,0 +1,132 @@
+"""Which pictures make up a micro-batch, and all that is drawn for it: functions of (seed, step, micro-batch) alone."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.config.data import DataConfig
+from trainer.config.objective import ObjectiveConfig
+from trainer.data.examples import Example
+from trainer.data.latents import LatentCache
+from trainer.data.randomness import generator_for
+from trainer.dataset.buckets import Bucket
+from trainer.objectives.diffusion import draw_timesteps, offset_noise, sample_latents
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch on the CPU.
+
+    Attributes:
+        examples: the pictures, all of one bucket.
+        captions: as they are shown this time; empty where dropped.
+        latents, noise: float32 `(batch, channels, h, w)`.
+        timesteps: int64 `(batch,)`.
+    """
+
+    examples: tuple[Example, ...]
+    captions: tuple[str, ...]
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+
+
+class BatchOrder:
+    """The endless sequence of batches over one set of pictures: each epoch shows every picture `repeats` times.
+
+    A bucket's last batch is filled up with pictures of the same bucket, so that all batches are full.
+
+    Args:
+        buckets: the bucket of each picture.
+        batch_size: pictures a batch.
+        repeats: showings of each picture in an epoch.
+        stream: names the order's random stream, with the run's seed in it.
+    """
+
+    def __init__(self, buckets: Sequence[Bucket], batch_size: int, repeats: int, *stream: int | str) -> None:
+        self._members: dict[Bucket, list[int]] = defaultdict(list)
+        for index, bucket in enumerate(buckets):
+            self._members[bucket].append(index)
+        self._batch_size = batch_size
+        self._repeats = repeats
+        self._stream = stream
+        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+        self.batches_per_epoch = sum(
+            math.ceil(len(members) * repeats / batch_size) for members in self._members.values()
+        )
+
+    def batch(self, number: int) -> list[int]:
+        """Indices of the pictures of the `number`-th batch (from 0) since the start of the run."""
+        epoch, position = divmod(number, self.batches_per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._arrange(epoch))
+        return self._epoch[1][position]
+
+    def _arrange(self, epoch: int) -> list[list[int]]:
+        generator = generator_for("order", *self._stream, epoch)
+        batches: list[list[int]] = []
+        for bucket in sorted(self._members):
+            shown = self._members[bucket] * self._repeats
+            order = [shown[index] for index in torch.randperm(len(shown), generator=generator).tolist()]
+            for start in range(0, len(order), self._batch_size):
+                batches.append([order[(start + offset) % len(order)] for offset in range(self._batch_size)])
+        return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+class BatchMaker:
+    """Puts micro-batches together from cached latents."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        order: BatchOrder,
+        latents: LatentCache,
+        data: DataConfig,
+        objective: ObjectiveConfig,
+    ) -> None:
+        self._examples = examples
+        self._latents = latents
+        self._data = data
+        self._objective = objective
+        self.order = order
+
+    def make(self, number: int, *stream: int | str) -> Batch:
+        """The `number`-th batch, with everything random in it drawn from `stream`."""
+        examples = [self._examples[index] for index in self.order.batch(number)]
+        generator = generator_for("draws", *stream)
+        size = len(examples)
+        # Drawn whether or not they are used, so that switching one off leaves the others' numbers as they were.
+        flips = torch.rand(size, generator=generator) < 0.5
+        drops = torch.rand(size, generator=generator) < self._data.caption_dropout
+        captions = [self._caption(example, generator) for example in examples]
+        flipped = (flips & self._data.horizontal_flip).tolist()
+        pairs = [self._latents.get(example, flip) for example, flip in zip(examples, flipped, strict=True)]
+        mean, std = (torch.stack(column) for column in zip(*pairs, strict=True))
+        latents = sample_latents(mean, std, torch.randn(mean.shape, generator=generator))
+        noise = torch.randn(mean.shape, generator=generator)
+        offsets = torch.randn((*mean.shape[:2], 1, 1), generator=generator)
+        return Batch(
+            examples=tuple(examples),
+            captions=tuple("" if drop else text for text, drop in zip(captions, drops.tolist(), strict=True)),
+            latents=latents,
+            noise=offset_noise(noise, offsets, self._objective.noise_offset),
+            timesteps=draw_timesteps(size, self._objective.min_timestep, self._objective.max_timestep, generator),
+        )
+
+    def _caption(self, example: Example, generator: torch.Generator) -> str:
+        if not self._data.shuffle_tags:
+            return example.caption
+        return shuffle_tags(example.caption, self._data.keep_tags, generator)
+
+
+def shuffle_tags(caption: str, keep: int, generator: torch.Generator) -> str:
+    """The comma-separated parts of a caption in another order; the first `keep` stay in place."""
+    tags = [tag.strip() for tag in caption.split(",")]
+    order = torch.randperm(max(0, len(tags) - keep), generator=generator).tolist()
+    return ", ".join([*tags[:keep], *(tags[keep + index] for index in order)])
