@@ -1,0 +1,1 @@
+"""Pictures from a base model and a stack of LoRAs."""

@@ -1,0 +1,245 @@
+"""The generation job: settings to PNGs with their recipe inside. Base model and LoRAs stay in memory between jobs."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from trainer.base_models import describe_base, resolve_base
+from trainer.config.generate import MAX_SEED, GenerateConfig
+from trainer.config.loading import config_findings
+from trainer.errors import ConfigError, InkwashError, ResourceError
+from trainer.events import Picture, Started, Warned
+from trainer.files import unused_path, write_atomically
+from trainer.jobs import JobContext
+from trainer.library import resolve_lora
+from trainer.models.components import Components, load_components
+from trainer.models.devices import dtype_name, pick_device, pick_dtype
+from trainer.paths import DataFolder
+from trainer.recipe import Recipe, save_picture
+from trainer.sampling.preview import LatentPreview
+from trainer.sampling.sampler import SampleRequest, check_size, sample
+from trainer.sampling.stack import LoraStack, StackEntry
+
+log = logging.getLogger(__name__)
+PREVIEW_NAME = "preview.jpg"
+_PREVIEWS_PER_PICTURE = 5
+_MAX_BATCH = 8
+# Pixels denoised at once: more is hardly faster, and the first picture comes later.
+_BATCH_PIXELS = {"cpu": 256 * 256}
+_GPU_BATCH_PIXELS = 2 * 512 * 512
+_RANDOM_SEEDS = 2**32
+
+
+@dataclass
+class _Warm:
+    """What stays in memory from one job to the next."""
+
+    key: tuple[str, ...]
+    components: Components
+    stack: LoraStack
+    preview: LatentPreview
+    title: str
+
+
+_warm: _Warm | None = None
+
+
+def generate(context: JobContext) -> dict[str, Any]:
+    """Make the pictures of a run's GenerateConfig.
+
+    Returns: `pictures` (absolute paths), `seeds`, `seconds` (of the denoising alone), `base`, `width`, `height`.
+    Raises: ConfigError, ModelFileError, LoraFileError, ResourceError: as their messages say. Cancelled: the user stopped.
+    """
+    config = _config(context)
+    data = context.run.data_folder()
+    entries = _stack_entries(config, data)
+    warm = _load(config, data, context)
+    width, height = config.width or warm.components.resolution, config.height or warm.components.resolution
+    check_size(warm.components, width, height)
+    _apply_stack(warm, entries, context)
+    seed = secrets.randbelow(_RANDOM_SEEDS) if config.seed < 0 else config.seed
+    seeds = [(seed + index) % (MAX_SEED + 1) for index in range(config.count)]
+    started = time.monotonic()
+    pictures = _Pictures(context, config, warm, (width, height), seeds)
+    paths = pictures.make()
+    return {
+        "pictures": [str(path) for path in paths],
+        "seeds": seeds,
+        "seconds": round(time.monotonic() - started, 3),
+        "base": warm.components.name,
+        "width": width,
+        "height": height,
+    }
+
+
+def release() -> None:
+    """Forget the model that is kept in memory."""
+    global _warm
+    _warm = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _config(context: JobContext) -> GenerateConfig:
+    try:
+        return GenerateConfig.model_validate(context.run.config())
+    except ValidationError as error:
+        raise ConfigError("Some settings cannot be used.", findings=config_findings(error)) from error
+
+
+def _stack_entries(config: GenerateConfig, data: DataFolder) -> list[StackEntry]:
+    return [
+        StackEntry(resolve_lora(data, lora.file), lora.unet_weight, lora.text_encoder_weight)
+        for lora in config.loras
+        if lora.is_on
+    ]
+
+
+def _load(config: GenerateConfig, data: DataFolder, context: JobContext) -> _Warm:
+    """The base model: the one kept if it is the same, else loaded anew after the old one is gone."""
+    global _warm
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.precision, device)
+    folder = resolve_base(config.base, data)
+    key = (str(folder), _newest_change(folder), str(device), str(dtype))
+    context.emit(Started(pid=os.getpid(), device=str(device), precision=dtype_name(dtype)))
+    if _warm is None or _warm.key != key:
+        release()
+        context.stage("Loading the base model")
+        components = load_components(config.base, data, device, dtype)
+        stack, preview = LoraStack(components), LatentPreview(components)
+        _warm = _Warm(key, components, stack, preview, describe_base(folder).title)
+    context.check_stop()
+    return _warm
+
+
+def _newest_change(folder: Path) -> str:
+    return str(max((file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()), default=0))
+
+
+def _apply_stack(warm: _Warm, entries: Sequence[StackEntry], context: JobContext) -> None:
+    context.stage("Applying the LoRAs" if entries else "Preparing")
+    warm.stack.set(entries)
+    for name, unknown in warm.stack.unknown.items():
+        text = f"{len(unknown)} layers of the LoRA '{name}' do not exist in the base model and were left out, such as '{unknown[0]}'."
+        context.emit(Warned(message=text))
+    context.check_stop()
+
+
+class _Pictures:
+    """The pictures of one job: batches, progress, previews, saving."""
+
+    def __init__(
+        self, context: JobContext, config: GenerateConfig, warm: _Warm, size: tuple[int, int], seeds: Sequence[int]
+    ) -> None:
+        self._context, self._config, self._warm, self._size, self._seeds = context, config, warm, size, seeds
+        self._folder = context.run.data_folder().outputs / datetime.now().strftime("%Y-%m-%d")
+        self._paths: list[Path] = []
+        self._started = time.monotonic()
+
+    def make(self) -> list[Path]:
+        """Make and save all of them; returns their paths in the order of the seeds."""
+        batch = self._batch_size()
+        while len(self._paths) < len(self._seeds):
+            seeds = self._seeds[len(self._paths) : len(self._paths) + batch]
+            images = self._sample(seeds, can_shrink=batch > 1)
+            if images is None:
+                batch = 1
+                continue
+            for seed, image in zip(seeds, images, strict=True):
+                self._save(seed, image)
+        (self._context.run.folder / PREVIEW_NAME).unlink(missing_ok=True)
+        return self._paths
+
+    def _batch_size(self) -> int:
+        budget = _BATCH_PIXELS.get(self._warm.components.device.type, _GPU_BATCH_PIXELS)
+        return max(1, min(_MAX_BATCH, budget // (self._size[0] * self._size[1]), len(self._seeds)))
+
+    def _sample(self, seeds: Sequence[int], *, can_shrink: bool) -> list[Image.Image] | None:
+        """Pictures for these seeds; None where memory was not enough and fewer at once may do."""
+        try:
+            return sample(self._warm.components, [self._request(seed) for seed in seeds], on_step=self._on_step)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if not can_shrink:
+                raise ResourceError(
+                    f"The memory is not enough for a picture of {self._size[0]} x {self._size[1]} pixels.",
+                    fix="Choose a smaller size, close other programs, or set the device to cpu.",
+                ) from error
+        # Outside the handler, so that the traceback no longer holds the failed batch's memory.
+        log.warning("Out of memory with %d pictures at once; going on one by one", len(seeds))
+        self._context.emit(
+            Warned(message="The memory is not enough for several pictures at once; going on one by one.")
+        )
+        gc.collect()
+        if self._warm.components.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _request(self, seed: int) -> SampleRequest:
+        config, (width, height) = self._config, self._size
+        return SampleRequest(
+            prompt=config.prompt,
+            negative_prompt=config.negative_prompt,
+            width=width,
+            height=height,
+            num_inference_steps=config.num_inference_steps,
+            sampler=config.sampler,
+            guidance_scale=config.guidance_scale,
+            seed=seed,
+            clip_skip=config.clip_skip,
+        )
+
+    def _on_step(self, step: int, total: int, latents: Tensor) -> None:
+        self._context.check_stop()
+        done = len(self._paths) + len(latents) * step / total
+        remaining = (time.monotonic() - self._started) / done * (len(self._seeds) - done)
+        steps_in_all = round(total * len(self._seeds) / len(latents))
+        self._context.stage(
+            "Generating", round(done / len(self._seeds) * steps_in_all), steps_in_all, round(remaining, 1)
+        )
+        if step < total and step % max(1, total // _PREVIEWS_PER_PICTURE) == 0:
+            self._show(latents[0])
+
+    def _show(self, latents: Tensor) -> None:
+        image = self._warm.preview.picture(latents)
+        path = self._context.run.folder / PREVIEW_NAME
+        write_atomically(path, lambda temporary: image.save(temporary, format="JPEG", quality=80), "the preview")
+        index = len(self._paths)
+        picture = Picture(
+            index=index, prompt=self._config.prompt, seed=self._seeds[index], path=PREVIEW_NAME, is_preview=True
+        )
+        self._context.emit(picture)
+
+    def _save(self, seed: int, image: Image.Image) -> None:
+        width, height = self._size
+        path = unused_path(self._folder / f"{datetime.now().strftime('%H%M%S')}-{seed}.png")
+        save_picture(image, path, Recipe(self._config, seed, width, height, self._warm.title))
+        self._context.emit(Picture(index=len(self._paths), prompt=self._config.prompt, seed=seed, path=str(path)))
+        self._paths.append(path)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the computer has no more memory; torch raises plain RuntimeErrors on the CPU and on MPS."""
+    if isinstance(error, InkwashError):
+        return False
+    text = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text or "can't allocate" in text
+    )

@@ -1,0 +1,130 @@
+"""Several LoRAs on a base model at once, merged into its weights: generation is as fast as without any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import LoraFileError
+from trainer.lora_files.file import LoraModule, read_lora
+from trainer.lora_files.matching import Match, adaptable_shapes, match_modules
+from trainer.models.components import Components
+
+_Stamp = tuple[str, int, int]
+"""What tells that a file is unchanged: path, modification time in ns, size."""
+_Recipe = tuple[tuple[_Stamp, float], ...]
+"""What is merged into a layer: files and weights."""
+
+
+@dataclass(frozen=True)
+class StackEntry:
+    """A LoRA file and how strongly it works; 0 is not at all, 1 as trained, negative the other way."""
+
+    path: Path
+    unet_weight: float = 1.0
+    text_encoder_weight: float = 1.0
+
+
+class LoraStack:
+    """Merges LoRAs into the weights of a model, and takes them out again exactly.
+
+    The original of each touched weight is kept (in main memory), and every change starts from it in float32: nothing
+    drifts, and an empty stack is the base model bit for bit. Only layers whose LoRAs or weights changed are merged
+    again, with one matrix product a layer; files that did not change are not read again.
+    """
+
+    def __init__(self, components: Components) -> None:
+        self._title = components.name
+        self._shapes = adaptable_shapes(components.unet, components.text_encoder)
+        self._layers = _layers(components)
+        self._files: dict[_Stamp, Match] = {}
+        self._originals: dict[str, Tensor] = {}
+        self._merged: dict[str, _Recipe] = {}
+
+    @property
+    def unknown(self) -> dict[str, tuple[str, ...]]:
+        """For each file in use, by its name, the layers that the base model does not have and that were left out."""
+        return {Path(stamp[0]).stem: match.unknown for stamp, match in self._files.items() if match.unknown}
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Module paths whose weights differ from the base model's."""
+        return frozenset(self._merged)
+
+    def set(self, entries: Sequence[StackEntry]) -> int:
+        """Make exactly these LoRAs effective. Returns how many layers were written.
+
+        Raises: LoraFileError: a file cannot be read or does not fit; the weights are as before.
+        """
+        stamps = [_stamp(entry.path) for entry in entries]
+        files = {stamp: self._files.get(stamp) or self._read(Path(stamp[0])) for stamp in stamps}
+        wanted: dict[str, list[tuple[_Stamp, float]]] = {}
+        for stamp, entry in zip(stamps, entries, strict=True):
+            for path in files[stamp].modules:
+                weight = entry.unet_weight if path.startswith("unet.") else entry.text_encoder_weight
+                if weight:
+                    wanted.setdefault(path, []).append((stamp, weight))
+        self._files = files
+        changed = 0
+        with torch.no_grad():
+            for path in self._merged.keys() | wanted.keys():
+                changed += self._apply(path, tuple(wanted.get(path, ())))
+        return changed
+
+    def clear(self) -> None:
+        """Take every LoRA out."""
+        self.set([])
+
+    def _read(self, path: Path) -> Match:
+        return match_modules(read_lora(path), self._shapes, self._title)
+
+    def _apply(self, path: str, recipe: _Recipe) -> bool:
+        if self._merged.get(path, ()) == recipe:
+            return False
+        weight = self._layers[path].weight
+        if not recipe:
+            weight.copy_(self._originals.pop(path))
+            del self._merged[path]
+            return True
+        if path not in self._originals:
+            self._originals[path] = weight.detach().to("cpu", copy=True)
+        parts = [(self._files[stamp].modules[path], strength) for stamp, strength in recipe]
+        weight.copy_(merged_weight(self._originals[path].to(weight.device), parts))
+        self._merged[path] = recipe
+        return True
+
+
+def merged_weight(original: Tensor, parts: Sequence[tuple[LoraModule, float]]) -> Tensor:
+    """`original + sum of weight * alpha / rank * up @ down`, in float32, as one product over all ranks together.
+
+    Args:
+        original: a layer's weight, `(out, in)` or `(out, in, kernel, kernel)`.
+        parts: LoRAs and their weights.
+    """
+    device = original.device
+    downs = [module.down.to(device, torch.float32).flatten(1) for module, _ in parts]
+    ups = [module.up.to(device, torch.float32).flatten(1) * (module.scale * weight) for module, weight in parts]
+    return torch.addmm(original.float().flatten(1), torch.cat(ups, 1), torch.cat(downs)).reshape(original.shape)
+
+
+def _layers(components: Components) -> Mapping[str, nn.Linear | nn.Conv2d]:
+    return {
+        f"{component}.{path}": module
+        for component, model in (("unet", components.unet), ("text_encoder", components.text_encoder))
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise LoraFileError(
+            "The LoRA file is not there.", where=str(path), fix="Choose another, or take it out of the stack."
+        ) from error
+    return str(path.resolve()), facts.st_mtime_ns, facts.st_size
