@@ -511,9 +511,8 @@ class Progress:
                 self._shown = time.monotonic()
                 self._write("      %4.0f s  %s\n" % (self._shown - self.started, self.detail))
 
-    def end(self, good, remark=""):
+    def end(self, mark, remark=""):
         self._halt()
-        mark = "done" if good else "FAILED"
         remark = ": " + remark if remark else ""
         self._write(
             "[%d/%d] %s %s (%.1f s)%s\n"
@@ -751,10 +750,12 @@ class Launcher:
         self.state.data["extras"] = [name for name in self._extras(options) if name != "test"]
         self.state.save()
         pending = self.pending(options)
-        self.progress.note(
-            "Installing Inkwash into %s%s. This happens once."
-            % (self.venv, " (%s: %s)" % (device.kind, device.reason) if device.reason else "")
+        what = (
+            "Installing Inkwash into %s; this happens once"
+            if "venv" in pending
+            else "Completing the installation in %s"
         )
+        self.progress.note(what % self.venv + (" (%s: %s)." % (device.kind, device.reason) if device.reason else "."))
         self._log(
             "\n==== %s, Python %s, device %s, stages %s"
             % (time.strftime("%Y-%m-%d %H:%M:%S"), sys.version, device.kind, pending)
@@ -771,13 +772,15 @@ class Launcher:
     def _run_stage(self, options, name, title, digest, work):
         self.state.begin(name)
         self.progress.start(title)
-        good = False
-        remark = ""
+        mark, remark = "FAILED", ""
         try:
             remark = work() or ""
-            good = True
+            mark = "done"
+        except KeyboardInterrupt:
+            mark = "stopped"
+            raise
         finally:
-            self.progress.end(good, remark)
+            self.progress.end(mark, remark)
         if name == "venv":  # only now is it known what .venv's Python is
             digest = next(item[2] for item in self._stages(options) if item[0] == "venv")
         self.state.finish(name, digest)

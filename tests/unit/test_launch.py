@@ -243,7 +243,7 @@ def test_an_interrupted_installation_goes_on_where_it_stopped(checkout: Path) ->
     launcher.interrupt_at = "something==1.0"
     with pytest.raises(KeyboardInterrupt):
         launcher.prepare(options())
-    assert "FAILED" in launcher.shown.getvalue()
+    assert "The libraries Inkwash uses stopped (" in launcher.shown.getvalue()
 
     again = FakeLauncher(checkout)
     again.prepare(launch.parse_arguments([]))  # the choice of --torch is remembered
