@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.dataset.problems import Problem, warning
+from trainer.errors import DatasetError
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 MAX_CAPTION_CHARACTERS = 4000
@@ -76,9 +77,14 @@ def decode_text(data: bytes) -> tuple[str | None, str]:
         text = data.decode("utf-8", errors="ignore" if len(data) >= _MAX_CAPTION_BYTES else "strict")
         encoding = "utf-8"
     except UnicodeDecodeError:
-        encoding = "gb18030" if _GBK.fullmatch(data) else "cp1252"
+        encoding = "gb18030" if looks_like_gbk(data) else "cp1252"
         text = data.decode(encoding, errors="replace")
     return (text, encoding) if _looks_like_text(text) else (None, "")
+
+
+def looks_like_gbk(data: bytes) -> bool:
+    """Whether bytes that are no UTF-8 are likely Chinese: their high bytes come in pairs."""
+    return _GBK.fullmatch(data) is not None
 
 
 def _looks_like_text(text: str) -> bool:
@@ -127,6 +133,22 @@ def compose_caption(caption: str | None, trigger_word: str, instance_prompt: str
     if not trigger_word or has_trigger_word(text, trigger_word):
         return text
     return f"{trigger_word}, {text}" if text else trigger_word
+
+
+def fill_template(template: str, *, stem: str, trigger_word: str) -> str:
+    """A caption out of a template with `{name}` (words of the file name) and `{trigger}` (the trigger word).
+
+    Raises: DatasetError: the template is empty or has other braces.
+    """
+    rest = template.replace("{name}", "").replace("{trigger}", "")
+    if not template.strip() or "{" in rest or "}" in rest:
+        raise DatasetError(
+            "This template cannot be used.", where=template[:200], fix="Use plain words, {name} and {trigger}."
+        )
+    text = template.replace("{name}", caption_from_name(stem)).replace("{trigger}", trigger_word.strip())
+    # Where a part is empty, the comma that joined it goes too.
+    parts = [part.strip() for part in text.split(",")]
+    return clean_caption(", ".join(part for part in parts if part)).text or ""
 
 
 def caption_from_name(stem: str) -> str:

@@ -102,7 +102,7 @@ class UnusablePicture(DatasetError):
 def heif_is_readable() -> bool:
     """Whether photos of phones in HEIC can be opened: the optional package pillow-heif is installed."""
     try:
-        import pillow_heif
+        import pillow_heif  # pyright: ignore[reportMissingImports]
     except ImportError:
         return False
     pillow_heif.register_heif_opener()

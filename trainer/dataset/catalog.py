@@ -1,0 +1,209 @@
+"""The data sets that Inkwash knows: its own in the data folder, linked folders, and those bundled in `assets/datasets`."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trainer.dataset.captions import clean_caption
+from trainer.dataset.pictures import is_picture_name
+from trainer.dataset.record import load_captions, load_record
+from trainer.dataset.scan import DatasetScan, PictureFacts, Progress, scan_folder
+from trainer.dataset.thumbnails import make_thumbnail
+from trainer.dataset.walk import readable_name, walk_folder
+from trainer.errors import DatasetError
+from trainer.paths import ASSETS, DataFolder
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set is. `name` identifies it; `folder` holds its pictures."""
+
+    name: str
+    title: str
+    folder: Path
+    trigger_word: str = ""
+    kind: str = ""
+    class_prompt: str = ""
+    is_bundled: bool = False
+    is_linked: bool = False
+    num_pictures: int = 0
+    description: str = ""
+    license: str = ""
+    record: Path | None = None
+    """Folder of what the user says about it; None for a plain folder that was not linked."""
+    is_missing: bool = False
+    """Whether the linked folder is not there (a disk that is not plugged in)."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its pictures are copies of ours."""
+        return self.record is not None and not self.is_bundled and not self.is_linked
+
+
+class DatasetCatalog:
+    """Data sets of a data folder, to look at. Nothing is kept in memory: any number of processes may look at once."""
+
+    def __init__(self, data: DataFolder, bundled: Path = ASSETS / "datasets") -> None:
+        self._data = data
+        self._bundled = bundled
+
+    def list(self) -> list[DatasetInfo]:
+        """All data sets: the user's by name, then the bundled ones."""
+        own = [self._own_info(folder) for folder in self._own_folders()]
+        return sorted(own, key=lambda info: info.title.casefold()) + [
+            self._bundled_info(folder) for folder in _folders(self._bundled)
+        ]
+
+    def get(self, name_or_path: str | Path) -> DatasetInfo:
+        """The data set of this name, or the folder at this path. Raises DatasetError."""
+        text = str(name_or_path).strip()
+        known = self._find(text)
+        if known is not None:
+            return known
+        path = Path(text).expanduser()
+        try:
+            is_folder = bool(text) and path.is_dir()
+        except (OSError, ValueError):
+            is_folder = False
+        if not is_folder:
+            raise DatasetError(
+                f"There is no data set and no folder '{readable_name(text)[:300]}'."
+                if text
+                else "No data set is chosen.",
+                fix="Choose one in the Dataset tab, or give the path of a folder with pictures.",
+            )
+        path = path.absolute()
+        linked = next((info for info in self.list() if info.folder == path), None)
+        if linked is not None:
+            return linked
+        return DatasetInfo(path.name, path.name, path, num_pictures=_count_pictures(path))
+
+    def _find(self, name: str) -> DatasetInfo | None:
+        # Only names that a listing gives are looked at, so no name leads out of the folders.
+        if self._is_bundled(name):
+            return self._bundled_info(self._bundled / name)
+        folder = next((folder for folder in self._own_folders() if folder.name == name), None)
+        return self._own_info(folder) if folder is not None else None
+
+    def _known(self, name: str) -> tuple[DatasetInfo, Path]:
+        """A data set with a record, for changes. Raises DatasetError."""
+        info = self._find(name)
+        if info is None or info.record is None:
+            raise DatasetError(
+                f"There is no data set '{readable_name(name)[:300]}'.", fix="Reload the page: it may have been deleted."
+            )
+        return info, info.record
+
+    def _own_folders(self) -> Sequence[Path]:
+        """Folders of own and linked sets: no records of bundled ones, not even of those that are bundled no more."""
+        found = _folders(self._data.datasets)
+        return [f for f in found if not self._is_bundled(f.name) and load_record(f).origin != "bundled"]
+
+    def _is_bundled(self, name: str) -> bool:
+        return any(folder.name == name for folder in _folders(self._bundled))
+
+    def _own_info(self, folder: Path) -> DatasetInfo:
+        record = load_record(folder)
+        is_linked = record.origin == "linked"
+        pictures = Path(record.folder) if is_linked else folder
+        is_missing = is_linked and not pictures.is_dir()
+        return DatasetInfo(
+            name=folder.name,
+            title=record.title or folder.name,
+            folder=pictures,
+            trigger_word=record.trigger_word or "",
+            kind=record.kind,
+            class_prompt=record.class_prompt or "",
+            is_linked=is_linked,
+            num_pictures=0 if is_missing else _count_pictures(pictures, record.excluded),
+            record=folder,
+            is_missing=is_missing,
+        )
+
+    def _bundled_info(self, folder: Path) -> DatasetInfo:
+        about = _read_about(folder)
+        record_folder = self._data.datasets / folder.name
+        record = load_record(record_folder)
+        trigger, class_prompt = record.trigger_word, record.class_prompt
+        return DatasetInfo(
+            name=folder.name,
+            title=about.get("title", folder.name),
+            folder=folder,
+            trigger_word=about.get("trigger_word", "") if trigger is None else trigger,
+            kind=about.get("kind", ""),
+            class_prompt=about.get("class_prompt", "") if class_prompt is None else class_prompt,
+            is_bundled=True,
+            num_pictures=_count_pictures(folder, record.excluded),
+            description=about.get("description", ""),
+            license=about.get("license", ""),
+            record=record_folder,
+        )
+
+    def scan(self, name_or_path: str | Path, *, progress: Progress | None = None) -> DatasetScan:
+        """The pictures of a data set with the user's captions, without those left out. Raises DatasetError."""
+        info = self.get(name_or_path)
+        if info.is_missing:
+            raise DatasetError(
+                "The folder of this data set is not there.",
+                where=str(info.folder),
+                fix="Plug in the disk that holds it, or delete the data set here (pictures are not touched by that).",
+            )
+        key = hashlib.sha256(str(info.folder).encode("utf-8", errors="surrogateescape")).hexdigest()[:24]
+        scan = scan_folder(info.folder, cache=self._data.cache / "scans" / f"{key}.json", progress=progress)
+        if info.record is None:
+            return scan
+        excluded = set(load_record(info.record).excluded)
+        captions = load_captions(info.record)
+        pictures = tuple(_with_record(facts, captions) for facts in scan.pictures if facts.name not in excluded)
+        return replace(scan, pictures=pictures)
+
+    def excluded(self, name: str) -> tuple[str, ...]:
+        """Pictures of a linked or bundled set that were left out."""
+        _, record = self._known(name)
+        return load_record(record).excluded
+
+    def thumbnail(self, facts_or_path: PictureFacts | Path, size: int = 256) -> Path:
+        """A small JPEG of a picture, made once for its content. Raises DatasetError where the picture cannot be read."""
+        if isinstance(facts_or_path, PictureFacts):
+            return make_thumbnail(self._data, facts_or_path.path, size, facts_or_path.sha256)
+        return make_thumbnail(self._data, facts_or_path, size)
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        entries = sorted(parent.iterdir())
+    except FileNotFoundError:
+        return []
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+
+
+def _count_pictures(folder: Path, excluded: Sequence[str] = ()) -> int:
+    try:
+        files = walk_folder(folder).files
+    except DatasetError:
+        return 0  # the scan says what is wrong with it
+    left_out = set(excluded)
+    return sum(1 for path in files if is_picture_name(path) and path.relative_to(folder).as_posix() not in left_out)
+
+
+def _read_about(folder: Path) -> dict[str, str]:
+    try:
+        about = tomllib.loads((folder / "dataset.toml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as failure:
+        raise DatasetError("The description of a bundled data set is damaged.", where=str(folder)) from failure
+    return {key: value for key, value in about.items() if isinstance(value, str)}
+
+
+def _with_record(facts: PictureFacts, captions: Mapping[str, str]) -> PictureFacts:
+    if facts.name not in captions:
+        return facts
+    written = clean_caption(captions[facts.name])
+    # What was wrong with the file beside the picture does not matter any more.
+    rest = tuple(problem for problem in facts.problems if not problem.code.startswith("caption_"))
+    return replace(facts, caption=written.text, problems=(*rest, *written.problems))

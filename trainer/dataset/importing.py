@@ -1,0 +1,202 @@
+"""Bringing pictures into a data set of ours: from files, folders and zips; all of a drop or, after an error, nothing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.dataset.archives import safe_file_name, unpack_zip
+from trainer.dataset.captions import CAPTION_SUFFIXES, read_caption
+from trainer.dataset.pictures import is_picture_name
+from trainer.dataset.scan import sha256_of
+from trainer.dataset.walk import is_hidden_name, readable_name, walk_folder
+from trainer.errors import DatasetError, Finding
+from trainer.files import TEMPORARY_PREFIX, disk_errors, replace, require_free, sync_file, sync_folder
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What came in. `captions_for` are captions dropped without their picture, for pictures that were there already."""
+
+    added: tuple[str, ...]
+    num_captions: int
+    left_out: tuple[Finding, ...]
+    captions_for: dict[str, str]
+
+    def summary(self) -> str:
+        """One line for the user."""
+        parts = [f"{_count(len(self.added), 'picture')} added"]
+        captions = self.num_captions + len(self.captions_for)
+        if captions:
+            parts.append(_count(captions, "caption"))
+        if self.left_out:
+            parts.append(f"{len(self.left_out)} left out")
+        return ", ".join(parts) + "."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@dataclass
+class _Found:
+    """Pictures and captions of a drop. Loose files are one group: a browser gives each its own folder."""
+
+    pictures: list[tuple[Path, str]]
+    captions: dict[tuple[str, str], Path]
+    left_out: list[Finding]
+
+
+def import_files(folder: Path, sources: Sequence[Path]) -> ImportReport:
+    """Copy pictures and their captions into `folder`, under names that are unused there.
+
+    Args:
+        folder: a data set's own folder.
+        sources: pictures, caption files, folders and zips; only read.
+
+    Raises: DatasetError: a source is missing, nothing of it is a picture, or a zip is broken or harmful; nothing came in.
+            ResourceError: the disk is full; nothing came in.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder, "the pictures"):
+        staging = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}import-", dir=folder.parent))
+    try:
+        found = _gather(sources, staging)
+        report = _stage(found, folder, staging)
+        if not report.added and not report.captions_for:
+            _refuse_nothing(report)
+        _publish(folder, staging / "ready")
+        return report
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _refuse_nothing(report: ImportReport) -> None:
+    if report.left_out and all("already" in finding.message for finding in report.left_out):
+        return
+    raise DatasetError(
+        "There was no picture in what you dropped.",
+        fix="Drop JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF files, a folder of them, or a zip of them.",
+        findings=report.left_out,
+    )
+
+
+def _gather(sources: Sequence[Path], staging: Path) -> _Found:
+    found = _Found([], {}, [])
+    for number, source in enumerate(sources):
+        if source.is_dir():
+            walked = walk_folder(source)
+            found.left_out += [Finding("", problem.message) for problem in walked.problems]
+            _sort_in(walked.files, found, f"{number}/")
+        elif not source.is_file():
+            raise DatasetError("This file is not there.", where=readable_name(source), fix="Check the path.")
+        elif source.suffix.lower() == ".zip":
+            unpacked = staging / f"zip-{number}"
+            unpacked.mkdir()
+            found.left_out += unpack_zip(source, unpacked)
+            _sort_in(walk_folder(unpacked).files, found, f"{number}/")
+        else:
+            _sort_in([source], found, "")
+    return found
+
+
+def _sort_in(files: Iterable[Path], found: _Found, group: str) -> None:
+    for path in files:
+        place = f"{group}{path.parent}" if group else ""
+        if is_hidden_name(path.name):
+            continue
+        if is_picture_name(path):
+            found.pictures.append((path, place))
+        elif path.suffix.lower() in CAPTION_SUFFIXES:
+            # .txt comes before .caption, as when a folder is scanned.
+            key = (place, path.stem)
+            if key not in found.captions or path.suffix.lower() == CAPTION_SUFFIXES[0]:
+                found.captions[key] = path
+        elif not group:
+            found.left_out.append(Finding(readable_name(path.name), "is neither a picture, a caption nor a zip"))
+
+
+def _stage(found: _Found, folder: Path, staging: Path) -> ImportReport:
+    """Copy what is new into `staging/ready` under its final names."""
+    ready = staging / "ready"
+    ready.mkdir()
+    require_free(folder, sum(path.stat().st_size for path, _ in found.pictures), "the pictures")
+    existing = [path for path in walk_folder(folder).files if is_picture_name(path)]
+    taken = {path.stem.casefold() for path in folder.iterdir()}
+    known = _Known(existing)
+    added, left_out, used = [], list(found.left_out), set()
+    num_captions = 0
+    for path, place in sorted(found.pictures, key=lambda item: item[0].name):
+        caption = found.captions.get((place, path.stem))
+        used.add((place, path.stem))
+        if (same := known.same_as(path)) is not None:
+            left_out.append(Finding(readable_name(path.name), f"is already in the data set, as {same}"))
+            continue
+        name = safe_file_name(readable_name(path.name))
+        name = _unused_name(name, taken)
+        with disk_errors(ready / name, path.name):
+            shutil.copyfile(path, ready / name)
+            if caption is not None:
+                shutil.copyfile(caption, ready / f"{Path(name).stem}.txt")
+                num_captions += 1
+        known.add(ready / name)
+        added.append(name)
+    of_stem = {path.stem: path.relative_to(folder).as_posix() for path in existing}
+    captions_for: dict[str, str] = {}
+    for key, path in found.captions.items():
+        if key in used:
+            continue
+        text = read_caption(path).text
+        if path.stem in of_stem and text:
+            captions_for[of_stem[path.stem]] = text
+        elif key[0] == "":
+            left_out.append(Finding(readable_name(path.name), "is a caption without a picture of that name"))
+    return ImportReport(tuple(added), num_captions, tuple(left_out), captions_for)
+
+
+def _unused_name(name: str, taken: set[str]) -> str:
+    """`name`, or with a number: stems are unused too, as `a.jpg` and `a.png` would share one caption file."""
+    path, number = Path(name), 2
+    stem = path.stem
+    while stem.casefold() in taken:
+        stem = f"{path.stem} {number}"
+        number += 1
+    taken.add(stem.casefold())
+    return f"{stem}{path.suffix}"
+
+
+class _Known:
+    """Finds files that are byte for byte the same; hashes only those of equal size."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._of_size: dict[int, list[Path]] = defaultdict(list)
+        self._hashes: dict[Path, str] = {}
+        for path in paths:
+            self.add(path)
+
+    def add(self, path: Path) -> None:
+        self._of_size[path.stat().st_size].append(path)
+
+    def same_as(self, path: Path) -> str | None:
+        candidates = self._of_size.get(path.stat().st_size, ())
+        return next((other.name for other in candidates if self._hash(other) == self._hash(path)), None)
+
+    def _hash(self, path: Path) -> str:
+        if path not in self._hashes:
+            self._hashes[path] = sha256_of(path)
+        return self._hashes[path]
+
+
+def _publish(folder: Path, ready: Path) -> None:
+    """Give the staged files their names. Pictures last: one is never there without its caption."""
+    files = sorted(ready.iterdir(), key=lambda path: (is_picture_name(path), path.name))
+    with disk_errors(folder, "the pictures"):
+        for path in files:
+            sync_file(path)
+        for path in files:
+            replace(path, folder / path.name)
+        sync_folder(folder)

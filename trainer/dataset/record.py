@@ -1,0 +1,87 @@
+"""A data set's record: what the user says about it, kept in the data folder and never beside pictures that are not ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trainer.errors import DatasetError
+from trainer.files import write_json
+from trainer.locks import FileLock
+
+Origin = Literal["own", "linked", "bundled"]
+
+
+class Record(BaseModel):
+    """What stands in `dataset.json`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    origin: Origin = "own"
+    folder: str = ""
+    """Of a linked data set: where its pictures are."""
+    title: str = ""
+    kind: str = ""
+    trigger_word: str | None = None
+    class_prompt: str | None = None
+    excluded: tuple[str, ...] = ()
+    """Names of pictures that are left out, where they are not ours to remove."""
+
+
+def load_record(folder: Path) -> Record:
+    """The record in `folder`; an empty one where there is none.
+
+    Raises: DatasetError: it cannot be read. It is not replaced: it may be all that is left of the user's work.
+    """
+    path = folder / "dataset.json"
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Record()
+    except (OSError, ValidationError, ValueError) as failure:
+        raise _damaged(path) from failure
+
+
+def save_record(folder: Path, record: Record) -> None:
+    """Write the record."""
+    write_json(folder / "dataset.json", record.model_dump(), "the data set's settings")
+
+
+def load_captions(folder: Path) -> dict[str, str]:
+    """Captions written in the app, by picture name; an empty one means: none. Raises DatasetError."""
+    path = folder / "captions.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as failure:
+        raise _damaged(path) from failure
+    if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
+        raise _damaged(path)
+    return data
+
+
+def save_captions(folder: Path, captions: dict[str, str]) -> None:
+    """Write the captions."""
+    write_json(folder / "captions.json", captions, "the captions")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a record while it is read and written anew, so that two browser tabs lose nothing of each other's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock", wait_seconds=10, busy_message="This data set is being changed elsewhere."):
+        yield
+
+
+def _damaged(path: Path) -> DatasetError:
+    return DatasetError(
+        "A file of this data set is damaged.",
+        where=str(path),
+        fix="Repair it, or move it away: the pictures are not touched by that.",
+    )

@@ -1,0 +1,202 @@
+"""Making and changing data sets.
+
+Pictures that are not ours (linked, bundled) are never touched: what the user says about them lies in a record.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainer.dataset.captions import CAPTION_SUFFIXES, clean_caption
+from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
+from trainer.dataset.importing import ImportReport, import_files
+from trainer.dataset.pictures import is_picture_name
+from trainer.dataset.record import Record, load_captions, load_record, locked, save_captions, save_record
+from trainer.dataset.walk import readable_name, walk_folder
+from trainer.errors import DatasetError
+from trainer.files import TEMPORARY_PREFIX, disk_errors, is_inside, replace, safe_name, unused_path, write_text
+
+__all__ = ["DatasetInfo", "DatasetStore"]
+
+MAX_TRIGGER_WORD = 200
+
+
+class DatasetStore(DatasetCatalog):
+    """Data sets of a data folder, to look at and to change. What several tabs change at once, all stays."""
+
+    def create(self, name: str, *, trigger_word: str = "", kind: str = "") -> DatasetInfo:
+        """An empty data set. Raises DatasetError: the name is empty or taken."""
+        title = " ".join(name.split())
+        folder_name = safe_name(title, fallback="")
+        if not folder_name:
+            raise DatasetError("The data set needs a name.", where=title, fix="Type one, in any script.")
+        if self._is_bundled(folder_name) or (self._data.datasets / folder_name).exists():
+            raise DatasetError(
+                f"There is already a data set '{folder_name}'.", fix="Choose another name, or add to that one."
+            )
+        record = Record(origin="own", title=title, kind=kind, trigger_word=_checked_trigger_word(trigger_word))
+        return self._own_info(self._make_folder(folder_name, record))
+
+    def link(self, folder: str | Path) -> DatasetInfo:
+        """A folder used where it is; it is only read. One that is linked already is given back.
+
+        Raises: DatasetError: it is missing, unreadable, without pictures, or a part of Inkwash's own data.
+        """
+        path = Path(str(folder).strip().strip('"')).expanduser()
+        if not str(folder).strip():
+            raise DatasetError("No folder is given.", fix="Type or paste the path of a folder with pictures.")
+        walked = walk_folder(path)
+        path = path.resolve()
+        if is_inside(path, self._data.datasets):
+            raise DatasetError("This folder belongs to Inkwash already.", where=str(path), fix="Choose it in the list.")
+        if not any(is_picture_name(file) for file in walked.files):
+            raise DatasetError(
+                "There are no pictures in this folder.",
+                where=str(path),
+                fix="Choose a folder with JPEG, PNG or WebP files.",
+            )
+        known = next((info for info in self.list() if info.folder == path and not info.is_bundled), None)
+        if known is not None:
+            return known
+        name = safe_name(readable_name(path.name), fallback="folder")
+        number, free = 2, name
+        while self._is_bundled(free) or (self._data.datasets / free).exists():
+            free, number = f"{name} {number}", number + 1
+        return self._own_info(self._make_folder(free, Record(origin="linked", folder=str(path), title=free)))
+
+    def _make_folder(self, name: str, record: Record) -> Path:
+        target = self._data.datasets / name
+        with disk_errors(target, "the data set"):
+            self._data.datasets.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}set-", dir=self._data.datasets))
+            try:
+                save_record(partial, record)
+                replace(partial, target)
+            finally:
+                if partial.exists():
+                    shutil.rmtree(partial)
+        return target
+
+    def add_files(self, name: str, paths: Sequence[str | Path]) -> ImportReport:
+        """Copy pictures, folders and zips into a data set of ours, captions too. After an error nothing came in.
+
+        Raises: DatasetError: see `import_files`; or the data set is not ours to add to. ResourceError: the disk is full.
+        """
+        info, record = self._known(name)
+        if not info.is_own:
+            raise DatasetError(
+                "Pictures can only be added to data sets that were made here.",
+                where=info.title,
+                fix="Put them into the folder itself, or create a new data set."
+                if info.is_linked
+                else "Create a new data set.",
+            )
+        if not paths:
+            raise DatasetError("No files were given.", fix="Drop pictures, a folder or a zip.")
+        with locked(record):
+            report = import_files(info.folder, [Path(path) for path in paths])
+            if report.captions_for:
+                save_captions(record, load_captions(record) | report.captions_for)
+        return report
+
+    def set_caption(self, name: str, picture: str, caption: str) -> str:
+        """Write a picture's caption into the record; empty removes it. Returns it as one clean line."""
+        return self.set_captions(name, {picture: caption})[picture]
+
+    def set_captions(self, name: str, captions: Mapping[str, str]) -> dict[str, str]:
+        """`set_caption` for several pictures at once, by picture name. Raises DatasetError: there is no such picture."""
+        info, record = self._known(name)
+        for picture in captions:
+            _picture_path(info, picture)
+        cleaned = {picture: clean_caption(caption).text or "" for picture, caption in captions.items()}
+        with locked(record):
+            self._keep_origin(info, record)
+            save_captions(record, load_captions(record) | cleaned)
+        return cleaned
+
+    def set_trigger_word(self, name: str, trigger_word: str) -> str:
+        """Set the trigger word; returns it as kept. Raises DatasetError."""
+        trigger_word = _checked_trigger_word(trigger_word)
+        self._change(name, trigger_word=trigger_word)
+        return trigger_word
+
+    def remove_picture(self, name: str, picture: str) -> Path | None:
+        """Take a picture out: ours goes to the trash with its caption file, others are only left out from now on.
+
+        Returns: where it lies in the trash, or None where it stays where it is.
+        """
+        info, record = self._known(name)
+        path = _picture_path(info, picture)
+        if not info.is_own:
+            excluded = load_record(record).excluded
+            self._change(name, excluded=(*(other for other in excluded if other != picture), picture))
+            return None
+        with locked(record), disk_errors(self._data.trash, "the removed picture"):
+            bin_folder = self._data.trash / f"{name} (pictures)"
+            bin_folder.mkdir(parents=True, exist_ok=True)
+            target = unused_path(bin_folder / path.name)
+            shutil.move(path, target)
+            if not _siblings(path):
+                for suffix in CAPTION_SUFFIXES:
+                    caption = path.with_suffix(suffix)
+                    if caption.exists():
+                        shutil.move(caption, unused_path(target.with_suffix(suffix)))
+            captions = load_captions(record)
+            if picture in captions:
+                caption = captions.pop(picture)
+                # What was written in the app goes along, so that the trash holds all of it.
+                write_text(target.with_suffix(".txt"), caption, "the caption")
+                save_captions(record, captions)
+        return target
+
+    def restore_pictures(self, name: str) -> None:
+        """Use all pictures of a linked or bundled set again."""
+        self._change(name, excluded=())
+
+    def delete(self, name: str) -> Path:
+        """Move a data set to the trash; of a linked one only the record. Returns where it lies. Raises DatasetError."""
+        info, record = self._known(name)
+        if info.is_bundled:
+            raise DatasetError("Bundled data sets cannot be deleted.", where=info.title)
+        self._data.trash.mkdir(parents=True, exist_ok=True)
+        target = unused_path(self._data.trash / record.name)
+        with disk_errors(target, "the data set"):
+            shutil.move(record, target)
+        return target
+
+    def _change(self, name: str, **changes: object) -> None:
+        info, record = self._known(name)
+        with locked(record):
+            self._keep_origin(info, record)
+            save_record(record, load_record(record).model_copy(update=changes))
+
+    def _keep_origin(self, info: DatasetInfo, record: Path) -> None:
+        """A record of a bundled set says so, lest a data set of that name is made of it when the bundle changes."""
+        if info.is_bundled and not (record / "dataset.json").exists():
+            save_record(record, Record(origin="bundled"))
+
+
+def _picture_path(info: DatasetInfo, picture: str) -> Path:
+    path = info.folder / picture
+    if not picture or not is_inside(path, info.folder) or not is_picture_name(path) or not path.is_file():
+        raise DatasetError("This picture is not in the data set any more.", where=picture[:300], fix="Scan it again.")
+    return path
+
+
+def _siblings(path: Path) -> list[Path]:
+    """Other pictures that share the caption file of `path`."""
+    return [other for other in path.parent.iterdir() if other.stem == path.stem and is_picture_name(other)]
+
+
+def _checked_trigger_word(word: str) -> str:
+    word = clean_caption(word).text or "" if word.strip() else ""
+    if len(word) > MAX_TRIGGER_WORD:
+        raise DatasetError(
+            f"The trigger word is longer than {MAX_TRIGGER_WORD} characters.",
+            where=word[:60],
+            fix="Use one to three words.",
+        )
+    return word

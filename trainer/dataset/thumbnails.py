@@ -1,0 +1,30 @@
+"""Small views of pictures, made once for each content and size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from trainer.dataset.pictures import open_picture
+from trainer.dataset.scan import sha256_of
+from trainer.errors import DatasetError
+from trainer.files import write_atomically
+from trainer.paths import DataFolder
+
+
+def make_thumbnail(data: DataFolder, picture: Path, size: int, sha256: str = "") -> Path:
+    """A JPEG of `picture` as it is trained, with its longest side at most `size` px, in the cache.
+
+    Raises: DatasetError: the picture cannot be read. ResourceError: the disk is full.
+    """
+    try:
+        digest = sha256 or sha256_of(picture)
+    except OSError as failure:
+        raise DatasetError("This picture cannot be read.", where=str(picture)) from failure
+    path = data.cache / "thumbnails" / digest[:2] / f"{digest}-{size}.jpg"
+    if not path.exists():
+        image = open_picture(picture)
+        image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        write_atomically(path, lambda temporary: image.save(temporary, format="JPEG", quality=88), "a thumbnail")
+    return path
