@@ -629,6 +629,7 @@ class Launcher:
         self.project = Project(root)
         self.state = State(os.path.join(self.venv, "inkwash-state.json"))
         self._detected = {}
+        self._lock = None
 
     # -- what is to be done
 
@@ -637,7 +638,7 @@ class Launcher:
         if not options.reinstall and not self.pending(options):
             return
         check_writable(self.root)
-        with InstallLock(os.path.join(self.root, ".venv.lock"), self.progress):
+        with InstallLock(os.path.join(self.root, ".venv.lock"), self.progress) as self._lock:
             self.state = State(self.state.path)  # another start may have done the work while we waited
             pending = self.pending(options)
             if options.reinstall or pending:
@@ -944,6 +945,8 @@ class Launcher:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 cwd=cwd,
+                # A pip that outlives a killed launcher keeps the lock, so that the next start waits for it.
+                pass_fds=[self._lock.file.fileno()] if self._lock and self._lock.file and os.name != "nt" else [],
             )
             output = process.stdout
             assert output

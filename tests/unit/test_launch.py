@@ -340,6 +340,27 @@ def test_two_starts_at_once_install_once(checkout: Path) -> None:
     assert sum("-m venv" in said for launcher in launchers for said in launcher.ran) == 1
 
 
+@POSIX_ONLY
+def test_a_pip_that_outlives_a_killed_launcher_is_waited_for(checkout: Path) -> None:
+    code = """
+        import os, launch
+        launcher = launch.Launcher(os.getcwd())
+        os.makedirs(launcher.venv)
+        with launch.InstallLock(".venv.lock", launcher.progress) as launcher._lock:
+            launcher._run(["sh", "-c", "echo started; sleep 2"], os.environ)
+    """
+    killed = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=checkout)
+    log = checkout / ".venv" / "install.log"
+    while not (log.exists() and "\nstarted" in log.read_text(encoding="utf-8")):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    shown = io.StringIO()
+    with launch.InstallLock(str(checkout / ".venv.lock"), launch.Progress(shown)):
+        assert "waiting for it" in shown.getvalue()
+
+
 # ---------------------------------------------------------------------------------------------------------- devices
 
 SMI = "| NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   CUDA Version: {} |"
