@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from app.links import make_links
+from app.links import Links, make_links
 from app.services.context import Services
 from app.theme import TOGGLE_JS
 from trainer.errors import InkwashError
@@ -29,6 +29,8 @@ _HEADER = (
     '<div class="tagline">Teach a picture model your style, on your own computer.</div></div></div>'
 )
 
+_BROKEN = '<div class="run-error broken-tab">This tab could not be opened. The log in the data folder says why.</div>'
+
 
 def build_page(services: Services) -> gr.Blocks:
     """The whole page."""
@@ -40,14 +42,29 @@ def build_page(services: Services) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs") as tabs:
             links = make_links(page, tabs)
             for name in TABS:
-                module = importlib.import_module(f"app.tabs.{name}")
-                with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}") as links.current:
-                    module.build(services, links)
+                _add_tab(name, services, links)
             links.current = None
     for function in page.fns.values():
         # What the page's own buttons do is no API for other programs.
         function.api_visibility = "private"
     return page
+
+
+def _add_tab(name: str, services: Services, links: Links) -> None:
+    """One tab. One that cannot be built says so in its place, and the others work; a test demands that none does."""
+    try:
+        module = importlib.import_module(f"app.tabs.{name}")
+    except ImportError:
+        log.exception("The tab %s cannot be loaded", name)
+        with gr.Tab(name.capitalize(), id=name, elem_id=f"tab-{name}"):
+            gr.HTML(_BROKEN, padding=False)
+        return
+    with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}") as links.current:
+        try:
+            module.build(services, links)
+        except Exception:
+            log.exception("The tab %s cannot be built", name)
+            gr.HTML(_BROKEN, padding=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -142,6 +142,7 @@ class JobService:
         self._lock = threading.Lock()
         self._histories: OrderedDict[str, History] = OrderedDict()
         self._infos: dict[str, RunInfo] = {}
+        self._pictures: dict[str, list[Path]] = {}
         self._over: dict[str, tuple[Any, RunState, JobRow]] = {}
 
     def run(self, run_id: str) -> Run:
@@ -216,6 +217,18 @@ class JobService:
             self._over[run_id] = (mark, state, row)
         return row
 
+    def pictures(self, run_id: str) -> list[Path]:
+        """The finished pictures of a run, in the order in which they were made."""
+        row = self.row(run_id)
+        kept = self._pictures.get(run_id)
+        if kept is not None and row.state.is_over:
+            return kept
+        history = self.history(run_id)
+        found = [history.run.folder / picture.path for _, picture in sorted(history.samples.items())]
+        if row.state.is_over:
+            self._pictures[run_id] = found
+        return found
+
     def stop(self, run_id: str) -> None:
         """Ask the run to stop after its step and save, or take it out of the queue."""
         run = self.run(run_id)
@@ -267,6 +280,7 @@ class JobService:
             self._histories.pop(run_id, None)
             self._infos.pop(run_id, None)
             self._over.pop(run_id, None)
+            self._pictures.pop(run_id, None)
         return target
 
 

@@ -1,0 +1,234 @@
+"""Settings as a form: FieldSpec -> widget, values <-> settings, a fault -> the field that it belongs to.
+
+Where a field stands is the tab's business (`place`, `place_group`); what it is called, explains and allows comes from
+the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from trainer.config.base import Level
+from trainer.config.fields import FieldSpec
+from trainer.config.loading import nest
+from trainer.errors import Finding
+
+_JS_SAFE_INTEGER = 2**53
+"""The browser keeps whole numbers exactly up to here; fields that allow more are texts."""
+
+_WORDS = {"unet": "UNet", "snr": "SNR", "lora": "LoRA", "eta": "ETA", "id": "id"}
+
+GROUP_TITLES = {
+    "RunConfig": "About this run",
+    "model": "Base model",
+    "data": "Pictures and captions",
+    "data.prior": "Prior preservation",
+    "adapter": "LoRA",
+    "adapter.unet": "LoRA on the UNet",
+    "adapter.text_encoder": "LoRA on the text encoder",
+    "objective": "Noise and loss",
+    "optimizer": "Optimizer",
+    "schedule": "Learning-rate schedule",
+    "training": "Length, memory and device",
+    "validation": "Validation loss",
+    "preview": "Sample pictures",
+    "save": "Checkpoints and export",
+}
+
+
+def label(spec: FieldSpec) -> str:
+    """The field's label; fields of the two LoRA parts say which part."""
+    if spec.label:
+        return spec.label
+    words = [_WORDS.get(word, word) for word in spec.name.split("_")]
+    text = " ".join(words)
+    if spec.group == "adapter.unet":
+        text = f"UNet {text}"
+    elif spec.group == "adapter.text_encoder":
+        text = f"text-encoder {text}"
+    return text[0].upper() + text[1:]
+
+
+def info(spec: FieldSpec) -> str:
+    """The help below the label, with range and unit."""
+    parts = [spec.help]
+    if spec.kind in ("int", "float") and spec.range_text and spec.maximum != 2**63 - 1:
+        parts.append(f"({spec.range_text}{f' {spec.unit}' if spec.unit else ''})")
+    return " ".join(part for part in parts if part)
+
+
+def element_id(path: str, prefix: str) -> str:
+    """The HTML id of a field."""
+    return f"{prefix}-{path.replace('.', '-').replace('_', '-')}"
+
+
+def make_widget(spec: FieldSpec, prefix: str, value: Any = None, **options: Any) -> Component:
+    """The widget of a field, showing `value` or the default."""
+    shown = to_widget(spec, spec.default if value is None else value)
+    common: dict[str, Any] = {
+        "label": label(spec),
+        "info": info(spec),
+        "elem_id": element_id(spec.path, prefix),
+        "interactive": True,
+        **options,
+    }
+    if spec.kind == "bool":
+        return gr.Checkbox(shown, **common)
+    if spec.kind == "choice":
+        return gr.Dropdown(list(spec.choices), value=shown, **common)
+    if spec.kind == "list":
+        return gr.Textbox(shown, **{"lines": 4, **common})
+    if spec.kind == "str" or _is_text_number(spec):
+        return gr.Textbox(shown, **{"lines": 1, **common})
+    # No minimum and maximum here: gradio would answer a wrong number with a toast instead of a message at the field.
+    return gr.Number(shown, **common)
+
+
+def _is_text_number(spec: FieldSpec) -> bool:
+    return spec.kind == "int" and (spec.maximum is None or spec.maximum > _JS_SAFE_INTEGER)
+
+
+def to_widget(spec: FieldSpec, value: Any) -> Any:
+    """A setting as its widget shows it."""
+    if spec.kind == "list":
+        return "\n".join(value)
+    return str(value) if _is_text_number(spec) else value
+
+
+def from_widget(spec: FieldSpec, value: Any) -> Any:
+    """What the widget holds as a setting, not yet validated: an empty number field is an empty text, which is refused."""
+    if spec.kind == "list":
+        return [line.strip() for line in str(value or "").splitlines() if line.strip()]
+    if spec.kind in ("int", "float"):
+        if value is None:
+            return ""
+        if isinstance(value, float) and value.is_integer() and spec.kind == "int":
+            return int(value)
+        if isinstance(value, str):
+            return value.strip()
+        return value
+    return "" if value is None and spec.kind == "str" else value
+
+
+class Form:
+    """The widgets of a schema's fields. Built inside a gradio page.
+
+    Args:
+        specs: the fields.
+        prefix: of the HTML ids.
+        values: what the fields show at first, by path; the defaults where missing.
+    """
+
+    def __init__(self, specs: Iterable[FieldSpec], prefix: str, values: Mapping[str, Any] | None = None) -> None:
+        self.specs = {spec.path: spec for spec in specs}
+        self.widgets: dict[str, Component] = {}
+        # A choice of one is no choice: it is kept, not shown.
+        self.fixed = {spec.path: spec.choices[0] for spec in self.specs.values() if len(spec.choices) == 1}
+        self._prefix = prefix
+        self._values = dict(values or {})
+
+    def shown_first(self, path: str) -> Any:
+        """What the field shows when the page is made."""
+        value = self._values.get(path)
+        return self.specs[path].default if value is None else value
+
+    def place(self, path: str, **options: Any) -> Any:
+        """Make the widget of a field here. Each field is placed once."""
+        spec = self.specs[path]
+        return self.adopt(path, make_widget(spec, self._prefix, self.shown_first(path), **options))
+
+    def adopt(self, path: str, widget: Component) -> Any:
+        """Let a widget made by hand be that of a field."""
+        if path in self.widgets or path in self.fixed or path not in self.specs:
+            raise ValueError(f"{path} cannot be placed here")
+        self.widgets[path] = widget
+        return widget
+
+    def place_groups(self, level: Level) -> None:
+        """Place every field of a level that has no place yet, an accordion a group."""
+        groups: dict[str, list[FieldSpec]] = {}
+        for spec in self.specs.values():
+            if spec.level is level and spec.path not in self.widgets and spec.path not in self.fixed:
+                groups.setdefault(spec.group, []).append(spec)
+        for group, specs in groups.items():
+            with gr.Accordion(GROUP_TITLES.get(group, group), open=False, elem_id=element_id(group, "group")):
+                if specs[0].group_help:
+                    gr.HTML(f'<div class="hint">{_plain(specs[0].group_help)}</div>', padding=False)
+                for pair in _pairs(specs):
+                    with gr.Row(equal_height=False):
+                        for spec in pair:
+                            self.place(spec.path, min_width=260)
+
+    def inputs(self) -> set[Component]:
+        """All widgets, for a handler that takes them as a dict."""
+        return set(self.widgets.values())
+
+    def events(self) -> list[Any]:
+        """The events of a user changing any field."""
+        return [getattr(widget, "input", None) or widget.change for widget in self.widgets.values()]  # type: ignore[attr-defined]
+
+    def read(self, raw: Mapping[Component, Any]) -> dict[str, Any]:
+        """The settings, nested and not yet validated, out of what a handler was given."""
+        values = {path: from_widget(self.specs[path], raw[widget]) for path, widget in self.widgets.items()}
+        return nest({**self.fixed, **values})
+
+    def fill(self, values: Mapping[str, Any]) -> dict[Component, Any]:
+        """Updates that show settings (by dotted path) in the form; fields that are not named stay."""
+        return {
+            widget: gr.update(value=to_widget(self.specs[path], values[path]))
+            for path, widget in self.widgets.items()
+            if path in values
+        }
+
+    def mark(self, findings: Sequence[Finding], marked: Sequence[str]) -> tuple[dict[Component, Any], list[str]]:
+        """Updates that put each finding at its field and clear those in `marked` that are mended, and the new `marked`.
+
+        A finding about a group is shown at the group's first field.
+        """
+        messages: dict[str, str] = {}
+        for finding in findings:
+            path = self.path_of(finding)
+            if path:
+                messages[path] = f"{messages[path]}; {finding.message}" if path in messages else finding.message
+        updates: dict[Component, Any] = {}
+        for path in {*messages, *marked} & self.widgets.keys():
+            spec = self.specs[path]
+            text = f"⚠ {messages[path]}" if path in messages else info(spec)
+            updates[self.widgets[path]] = gr.update(info=text, elem_classes=["has-error"] if path in messages else [])
+        return updates, sorted(messages)
+
+    def path_of(self, finding: Finding) -> str:
+        """The field that a finding is shown at, or "" where it is about none of them."""
+        where = finding.where
+        while where:
+            if where in self.widgets:
+                return where
+            below = next((path for path in self.widgets if path.startswith(f"{where}.")), "")
+            if below:
+                return below
+            where = where.rpartition(".")[0]
+        return ""
+
+    def summary(self, findings: Sequence[Finding]) -> str:
+        """The findings in one text: which fields need attention."""
+        lines = []
+        for finding in findings:
+            path = self.path_of(finding)
+            spec = self.specs.get(path)
+            place = f"{GROUP_TITLES.get(spec.group, spec.group)} › {label(spec)}" if spec else finding.where
+            lines.append(f"{place}: {finding.message}" if place else finding.message)
+        return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    import html
+
+    return html.escape(" ".join(text.split()))
+
+
+def _pairs(specs: Sequence[FieldSpec]) -> list[Sequence[FieldSpec]]:
+    return [specs[index : index + 2] for index in range(0, len(specs), 2)]

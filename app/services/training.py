@@ -1,0 +1,196 @@
+"""Starting a training run from the form: choices, checks before anything starts, and what the settings amount to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.base_models import BaseModelInfo, list_base_models, resolve_base
+from trainer.config.loading import Preset, build_config, flatten, list_presets, load_preset
+from trainer.config.run import RunConfig
+from trainer.dataset.store import DatasetInfo, DatasetStore
+from trainer.errors import ConfigError, DatasetError, Finding, InkwashError, LoraFileError, ModelFileError
+from trainer.jobs import enqueue
+from trainer.lora_files.header import read_header
+from trainer.paths import PRESETS, DataFolder
+from trainer.runs import create_run
+
+log = logging.getLogger(__name__)
+
+FIRST_PRESET = "embedded-quick"
+_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+_UNET_TARGETS = {
+    "attention": _ATTENTION,
+    "attention+mlp": (*_ATTENTION, "ff.net.0.proj", "ff.net.2"),
+}
+_TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+_TEXT_TARGETS = {"attention": _TEXT_ATTENTION, "attention+mlp": (*_TEXT_ATTENTION, "fc1", "fc2")}
+
+
+class TrainingService:
+    """Training runs of a data folder."""
+
+    def __init__(self, data: DataFolder) -> None:
+        self._data = data
+        self._datasets = DatasetStore(data)
+        self._preset_folders = (PRESETS, data.presets)
+        self._shapes: dict[tuple[str, float], list[tuple[str, tuple[int, ...]]]] = {}
+
+    def bases(self) -> list[BaseModelInfo]:
+        """The base models there are."""
+        return list_base_models(self._data)
+
+    def datasets(self) -> list[DatasetInfo]:
+        """The data sets there are."""
+        return list(self._datasets.list())
+
+    def presets(self) -> list[Preset]:
+        """Bundled presets and the user's own."""
+        return list_presets(self._preset_folders)
+
+    def preset_values(self, name: str) -> dict[str, Any]:
+        """All settings by dotted path, as the preset sets them. Raises ConfigError."""
+        return flatten(build_config(load_preset(name, self._preset_folders)))
+
+    def first_values(self) -> dict[str, Any]:
+        """What the form shows before anything was chosen: the quick preset on the first data set."""
+        names = [preset.name for preset in self.presets()]
+        values = self.preset_values(FIRST_PRESET) if FIRST_PRESET in names else flatten(RunConfig())
+        datasets = self.datasets()
+        if datasets:
+            values |= self.dataset_values(datasets[0].name)
+        return values
+
+    def dataset_values(self, name: str) -> dict[str, Any]:
+        """What choosing a data set sets in the form."""
+        try:
+            return {"data.dataset": name, "data.trigger_word": self._datasets.get(name).trigger_word}
+        except DatasetError:
+            return {"data.dataset": name}
+
+    def base_values(self, name: str) -> dict[str, Any]:
+        """What choosing a base model sets in the form: its own resolution, and bucket sides that go with it."""
+        found = next((info for info in self.bases() if info.name == name), None)
+        if found is None:
+            return {"model.base": name}
+        step = 64 if found.resolution >= 512 else max(8, found.resolution // 4 // 8 * 8)
+        return {"model.base": name, "data.resolution": found.resolution, "data.bucket_step": step}
+
+    def check(self, values: Mapping[str, Any]) -> tuple[RunConfig | None, list[Finding]]:
+        """The settings if they are valid, and everything that keeps them from being run."""
+        try:
+            config = build_config(values)
+        except ConfigError as error:
+            return None, list(error.findings) or [Finding(error.where, error.message)]
+        return config, [*self._dataset_findings(config), *self._base_findings(config)]
+
+    def _dataset_findings(self, config: RunConfig) -> list[Finding]:
+        if not config.data.dataset:
+            return [Finding("data.dataset", "choose a data set; the Dataset tab makes one of your pictures")]
+        try:
+            if not self._datasets.get(config.data.dataset).num_pictures:
+                return [Finding("data.dataset", "this data set has no pictures that can be used")]
+        except InkwashError as error:
+            return [Finding("data.dataset", error.message)]
+        return []
+
+    def _base_findings(self, config: RunConfig) -> list[Finding]:
+        known = next((info for info in self.bases() if info.name == config.model.base), None)
+        if known is not None:
+            return [Finding("model.base", known.problem)] if known.problem else []
+        try:
+            resolve_base(config.model.base, self._data)
+        except ModelFileError as error:
+            return [Finding("model.base", error.message)]
+        return []
+
+    def start(self, values: Mapping[str, Any]) -> str:
+        """Check the settings, make a run of them and put it in the queue. Returns its id.
+
+        Raises: ConfigError: the settings cannot be run; one finding a fault.
+        """
+        config, findings = self.check(values)
+        if config is None or findings:
+            raise ConfigError("The training cannot start with these settings.", findings=findings)
+        title = config.save.name or Path(config.data.dataset).name or "training"
+        run = create_run(self._data, "train", title, config.model_dump(mode="json"))
+        enqueue(run, self._data)
+        return run.id
+
+    def plan_text(self, config: RunConfig) -> str:
+        """What the settings amount to, in one line."""
+        try:
+            num_pictures = self._datasets.get(config.data.dataset).num_pictures if config.data.dataset else 0
+        except InkwashError:
+            num_pictures = 0
+        parts = []
+        showings = config.training.steps * config.training.batch_size * config.training.gradient_accumulation
+        if num_pictures:
+            epochs = showings / (num_pictures * config.data.repeats)
+            parts.append(f"{num_pictures} pictures")
+            parts.append(f"about {_count(epochs)} epochs, each picture shown {_count(showings / num_pictures)} times")
+        size = self.file_bytes(config)
+        if size:
+            parts.append(f"LoRA file about {_size(size)}")
+        return " · ".join(parts)
+
+    def file_bytes(self, config: RunConfig) -> int:
+        """The size that the LoRA file will have, from the shapes of the base model's layers; 0 where they cannot be read."""
+        total = 0
+        unet, text = config.adapter.unet, config.adapter.text_encoder
+        for part, lora, chosen in (
+            ("unet", unet, lambda name, shape: _is_unet_target(name, shape, unet.targets)),
+            ("text_encoder", text, lambda name, shape: _ends(name, _TEXT_TARGETS[text.targets])),
+        ):
+            if lora.rank:
+                shapes = [shape for name, shape in self._layer_shapes(config.model.base, part) if chosen(name, shape)]
+                total += sum(_lora_parameters(shape, lora.rank) for shape in shapes)
+        return total * _BYTES[config.save.precision]
+
+    def _layer_shapes(self, base: str, part: str) -> list[tuple[str, tuple[int, ...]]]:
+        known = {info.name: info.folder for info in self.bases()}
+        folder = known.get(base, Path(base).expanduser()) / part
+        for path in sorted(folder.glob("*.safetensors")):
+            key = (str(path), path.stat().st_mtime)
+            if key not in self._shapes:
+                try:
+                    _, entries = read_header(path)
+                except (LoraFileError, OSError):
+                    log.info("No shapes can be read from %s", path, exc_info=True)
+                    return []
+                self._shapes[key] = [
+                    (name.removesuffix(".weight"), tuple(shape))
+                    for name, (_, shape) in entries.items()
+                    if name.endswith(".weight") and len(shape) in (2, 4)
+                ]
+            return self._shapes[key]
+        return []
+
+
+def _ends(name: str, endings: tuple[str, ...]) -> bool:
+    return any(name.endswith(f".{ending}") for ending in endings)
+
+
+def _is_unet_target(name: str, shape: tuple[int, ...], targets: str) -> bool:
+    if targets in _UNET_TARGETS:
+        return _ends(name, _UNET_TARGETS[targets])
+    return targets == "all+conv" or len(shape) == 2
+
+
+def _lora_parameters(shape: tuple[int, ...], rank: int) -> int:
+    """Down (rank × in × kernel) and up (out × rank)."""
+    out_features, rest = shape[0], 1
+    for side in shape[1:]:
+        rest *= side
+    return rank * (out_features + rest)
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 10e6 else f"{num_bytes / 1e6:.1f} MB"

@@ -1,0 +1,196 @@
+"""The Train tab: the form on the left, the run on the right."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import gradio as gr
+
+from app.form import Form, element_id, info, label
+from app.links import Letter, Links
+from app.messages import handler, note
+from app.services.context import Services
+from app.services.training import TrainingService
+from app.tabs.train_run import RunView
+from trainer.config.base import Level
+from trainer.config.fields import describe
+from trainer.errors import ConfigError, Finding
+
+TITLE = "Train"
+_PREFIX = "train"
+_ESSENTIALS = (
+    ("save.name", "data.trigger_word"),
+    ("training.steps", "training.batch_size"),
+    ("data.resolution", "training.seed"),
+    ("adapter.unet.rank", "adapter.unet.alpha"),
+    ("optimizer.unet_learning_rate", "optimizer.text_encoder_learning_rate"),
+    ("adapter.text_encoder.rank", "adapter.text_encoder.alpha"),
+)
+_DRAFT = "train-form"
+
+
+class TrainTab:
+    """One page's Train tab."""
+
+    def __init__(self, services: Services, links: Links) -> None:
+        self._service = TrainingService(services.data)
+        self._settings = services.settings
+        self._links = links
+        self._form = Form(describe(), _PREFIX, self._service.first_values())
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=330):
+                self._build_form()
+            with gr.Column(scale=6, min_width=330):
+                self._view = RunView(services, links)
+        self._wire()
+
+    def _build_form(self) -> None:
+        form = self._form
+        self._preset = gr.Dropdown(
+            [], label="Preset", info="Choosing one fills the form below.", elem_id="train-preset", interactive=True
+        )
+        with gr.Row(equal_height=False):
+            self._base = form.adopt("model.base", self._choice("model.base"))
+            self._dataset = form.adopt("data.dataset", self._choice("data.dataset"))
+        for pair in _ESSENTIALS:
+            with gr.Row(equal_height=False):
+                for path in pair:
+                    form.place(path, min_width=150)
+        form.place("preview.prompts", lines=3)
+        rest = [spec.path for spec in form.specs.values() if spec.level is Level.BASIC]
+        for path in rest:
+            if path not in form.widgets and path not in form.fixed:
+                form.place(path)
+        with gr.Accordion("Advanced", open=False, elem_id="train-advanced"):
+            form.place_groups(Level.ADVANCED)
+        self._plan = gr.HTML("", elem_id="train-plan", elem_classes=["plan-line"], padding=False)
+        self._problems = gr.HTML("", elem_id="train-problems", padding=False)
+        self._start = gr.Button("Start training", variant="primary", elem_id="train-start")
+        self._marked = gr.State([])
+
+    def _choice(self, path: str) -> gr.Dropdown:
+        spec = self._form.specs[path]
+        # A folder's path is as good as a name of the list.
+        return gr.Dropdown(
+            [],
+            value=self._form.shown_first(path),
+            allow_custom_value=True,
+            label=label(spec),
+            info=info(spec),
+            elem_id=element_id(path, _PREFIX),
+            interactive=True,
+            min_width=200,
+        )
+
+    def _wire(self) -> None:
+        form, links = self._form, self._links
+        results = {self._plan, self._problems, self._marked, *form.inputs()}
+        checked: dict[str, Any] = {
+            "inputs": {self._marked, *form.inputs()},
+            "outputs": results,
+            "queue": False,
+            "show_progress": "hidden",
+            "trigger_mode": "always_last",
+        }
+        check = handler(self._check)
+        gr.on(form.events(), check, **checked)
+        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+        widgets = form.inputs()
+        self._preset.input(handler(self._fill_preset), self._preset, widgets, **quiet).success(check, **checked)
+        self._dataset.input(handler(self._fill_dataset), self._dataset, widgets, **quiet).success(check, **checked)
+        self._base.input(handler(self._fill_base), self._base, widgets, **quiet).success(check, **checked)
+        links.dataset_for_train.change(
+            handler(self._receive_dataset), links.dataset_for_train, widgets, **quiet
+        ).success(check, **checked)
+        links.on_show(self._refresh, None, [self._preset, self._base, self._dataset])
+        # The draft first, so that a reload does not lose what was typed; then what is wrong with it.
+        links.page.load(handler(self._fill_draft), None, widgets, **quiet).success(check, **checked)
+        self._start.click(
+            handler(self._begin),
+            {self._marked, *form.inputs()},
+            {*results, self._view.chosen, self._view.picker},
+            queue=False,
+            show_progress="hidden",
+            trigger_mode="once",
+        ).success(handler(self._view.poll_now), self._view.poll_inputs, self._view.poll_outputs, **quiet)
+
+    def _refresh(self) -> tuple[Any, Any, Any]:
+        presets = [(preset.title, preset.name) for preset in self._service.presets()]
+        bases = [(_with_problem(base.title, base.problem), base.name) for base in self._service.bases()]
+        datasets = [(f"{item.title} ({item.num_pictures})", item.name) for item in self._service.datasets()]
+        return gr.update(choices=presets), gr.update(choices=bases), gr.update(choices=datasets)
+
+    def _fill_draft(self) -> dict[Any, Any]:
+        draft = self._settings.get(_DRAFT)
+        return (self._form.fill(draft) if isinstance(draft, dict) else {}) or gr.skip()
+
+    def _fill_preset(self, name: str | None) -> dict[Any, Any]:
+        if not name:
+            return gr.skip()
+        values = self._service.preset_values(name)
+        # What is yours stays: a preset is about how, not about what.
+        own = ("data.dataset", "data.trigger_word", "save.name", "preview.prompts", "note")
+        return self._form.fill({path: value for path, value in values.items() if path not in own})
+
+    def _fill_dataset(self, name: str | None) -> dict[Any, Any]:
+        values = self._service.dataset_values(name or "")
+        return self._form.fill({path: value for path, value in values.items() if path != "data.dataset"}) or gr.skip()
+
+    def _receive_dataset(self, letter: Letter | None) -> dict[Any, Any]:
+        if not letter:
+            return gr.skip()
+        return self._form.fill(self._service.dataset_values(str(Letter(*letter).content)))
+
+    def _fill_base(self, name: str | None) -> dict[Any, Any]:
+        values = self._service.base_values(name or "")
+        return self._form.fill({path: value for path, value in values.items() if path != "model.base"}) or gr.skip()
+
+    def _check(self, raw: dict[Any, Any]) -> dict[Any, Any]:
+        values = self._form.read(raw)
+        self._settings.keep(_DRAFT, _flat(values))
+        config, findings = self._service.check(values)
+        plan = self._service.plan_text(config) if config else ""
+        return {self._plan: html.escape(plan), **self._show(findings, raw[self._marked])}
+
+    def _show(self, findings: list[Finding], marked: list[str]) -> dict[Any, Any]:
+        updates, now_marked = self._form.mark(findings, marked)
+        summary = html.escape(self._form.summary(findings)).replace("\n", "<br>")
+        problems = f'<div class="problems"><b>Before it can start:</b><br>{summary}</div>' if findings else ""
+        return {self._problems: problems, self._marked: now_marked, **updates}
+
+    def _begin(self, raw: dict[Any, Any]) -> dict[Any, Any]:
+        values = self._form.read(raw)
+        try:
+            run_id = self._service.start(values)
+        except ConfigError as error:
+            if not error.findings:
+                raise
+            gr.Warning("Some settings need attention before the training can start.", duration=6)
+            return self._show(list(error.findings), raw[self._marked])
+        self._settings.save(_DRAFT, _flat(values))
+        note("The training run is in the queue.")
+        return {**self._show([], raw[self._marked]), **self._view.choose(run_id)}
+
+
+def _with_problem(title: str, problem: str) -> str:
+    return f"{title} (cannot be used)" if problem else title
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+
+    def walk(node: dict[str, Any], prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                flat[f"{prefix}{key}"] = value
+
+    walk(values, "")
+    return flat
+
+
+def build(services: Services, links: Links) -> None:
+    """Lay out and wire the tab."""
+    TrainTab(services, links)
