@@ -1,0 +1,170 @@
+"""Checkpoints: folders that are whole or not there, checked when read, from which a run goes on as if nothing had happened.
+
+checkpoints/step-00000100/   adapter.safetensors    the trained weights, float32
+                             optimizer.safetensors  its state, a tensor a weight and name
+                             state.json             step, times, validation, and what must not change
+                             manifest.json          sizes and SHA-256 of the others; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from trainer.errors import RunError
+from trainer.files import TEMPORARY_PREFIX, disk_errors, replace, require_free, sweep_partial, sync_file, sync_folder
+
+log = logging.getLogger(__name__)
+FORMAT_VERSION = 1
+_FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory. `optimizer` is by `<index of the weight>.<name>`; `state` is JSON-able."""
+
+    adapter: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of a run; the newest `keep` stay."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+
+    def save(self, step: int, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint, read it back, and only then let the oldest go. Returns its folder.
+
+        Raises: ResourceError: the disk is full or not writable; what was saved before is untouched.
+        """
+        final = self._folder / f"step-{step:08d}"
+        if final.exists() and _fault(final) is None:
+            return final
+        files = {
+            "adapter.safetensors": save(_plain(checkpoint.adapter)),
+            "optimizer.safetensors": save(_plain(checkpoint.optimizer)),
+            "state.json": json.dumps(checkpoint.state, ensure_ascii=False, indent=2).encode("utf-8"),
+        }
+        require_free(self._folder, sum(map(len, files.values())), "a checkpoint")
+        with disk_errors(self._folder, "the checkpoint"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            sweep_partial(self._folder)
+            partial = self._folder / f"{TEMPORARY_PREFIX}{final.name}"
+            try:
+                _write(partial, files)
+                fault = _fault(partial)
+                if fault:
+                    raise RunError(f"The checkpoint was not written correctly ({fault}).", where=str(self._folder))
+                if final.exists():
+                    self._remove(final)
+                replace(partial, final)
+                sync_folder(self._folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        for old in self._folders()[self._keep :]:
+            self._remove(old)
+        return final
+
+    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest valid checkpoint, or None where there is none; and a sentence on each newer one that is damaged.
+
+        Raises: RunError: the newest was written by a newer version of this program.
+        """
+        warnings: list[str] = []
+        for folder in self._folders():
+            fault = _fault(folder)
+            if fault is None:
+                return _read(folder), warnings
+            log.warning("The checkpoint %s is damaged: %s", folder, fault)
+            warnings.append(f"The checkpoint {folder.name} is damaged ({fault}) and was passed over.")
+        return None, warnings
+
+    def _folders(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*"), key=lambda folder: folder.name, reverse=True)
+
+    def _remove(self, folder: Path) -> None:
+        # Renamed first: a deletion that is cut short must not leave half a checkpoint behind.
+        doomed = folder.with_name(f"{TEMPORARY_PREFIX}old-{folder.name}")
+        replace(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir()
+    entries = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    manifest = {"format_version": FORMAT_VERSION, "torch": torch.__version__, "files": entries}
+    for name, data in {**files, "manifest.json": json.dumps(manifest, indent=2).encode("utf-8")}.items():
+        (folder / name).write_bytes(data)
+        sync_file(folder / name)
+    sync_folder(folder)
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["format_version"] > FORMAT_VERSION:
+            raise RunError(
+                f"The checkpoint has format version {manifest['format_version']}; this Inkwash knows up to {FORMAT_VERSION}.",
+                where=str(folder),
+                fix="Update Inkwash.",
+            )
+        entries = manifest["files"]
+        for name in _FILES:
+            data = (folder / name).read_bytes()
+            if len(data) != entries[name]["bytes"]:
+                return f"{name} has {len(data):,} bytes instead of {entries[name]['bytes']:,}"
+            if hashlib.sha256(data).hexdigest() != entries[name]["sha256"]:
+                return f"{name} was altered"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it cannot be read: {error}"
+    return None
+
+
+def _read(folder: Path) -> Checkpoint:
+    try:
+        return Checkpoint(
+            adapter=load((folder / "adapter.safetensors").read_bytes()),
+            optimizer=load((folder / "optimizer.safetensors").read_bytes()),
+            state=json.loads((folder / "state.json").read_text(encoding="utf-8")),
+        )
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError("The checkpoint cannot be read.", where=str(folder), fix="Start a new run.") from error
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors. Its settings are not kept: they follow from the configuration."""
+    return {
+        f"{index}.{name}": value
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: Mapping[str, Tensor]) -> None:
+    """Give an optimizer the state of `pack_optimizer`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in packed.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

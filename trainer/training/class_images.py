@@ -1,0 +1,80 @@
+"""Class pictures for prior preservation (DreamBooth, arXiv 2208.12242): made once by the base model, then kept."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from trainer.base_models import fingerprint
+from trainer.config.run import RunConfig
+from trainer.data.examples import Example
+from trainer.data.randomness import stream_seed
+from trainer.data.tensor_store import content_key
+from trainer.dataset.buckets import Bucket
+from trainer.dataset.scan import sha256_of
+from trainer.files import write_atomically
+from trainer.jobs import JobContext
+from trainer.models.components import Components
+from trainer.models.devices import dtype_name
+from trainer.paths import DataFolder
+from trainer.sampling.sampler import SampleRequest, sample
+
+_STEPS, _GUIDANCE = 25, 5.0
+_BATCH = 4
+
+
+def class_examples(context: JobContext, config: RunConfig, data: DataFolder, components: Components) -> list[Example]:
+    """The class pictures of a run, made where they are missing; empty where prior preservation is off.
+
+    To be called before an adapter is attached: they show what the base model made of the class. More pictures than an
+    earlier run had only add to its.
+    """
+    prior = config.data.prior
+    if not prior.class_prompt:
+        return []
+    side = config.data.resolution // components.vae_scale_factor * components.vae_scale_factor
+    folder = data.cache / "class_images" / _key(config, components, side)
+    paths = [folder / f"{index:05d}.png" for index in range(prior.num_class_images)]
+    _make_missing(context, config, components, side, paths)
+    bucket = Bucket(side, side)
+    return [Example(f"class picture {path.stem}", path, sha256_of(path), prior.class_prompt, bucket) for path in paths]
+
+
+def _key(config: RunConfig, components: Components, side: int) -> str:
+    return content_key(
+        prompt=config.data.prior.class_prompt,
+        models=[fingerprint(components.folder, part) for part in ("unet", "vae", "text_encoder")],
+        precision=dtype_name(components.dtype),
+        size=side,
+        clip_skip=config.model.clip_skip,
+        steps=_STEPS,
+        guidance=_GUIDANCE,
+    )[:32]
+
+
+def _make_missing(context: JobContext, config: RunConfig, components: Components, side: int, paths: list[Path]) -> None:
+    missing = [(index, path) for index, path in enumerate(paths) if not path.exists()]
+    started = time.monotonic()
+    for start in range(0, len(missing), _BATCH):
+        spent = time.monotonic() - started
+        eta = spent / start * (len(missing) - start) if start else None
+        context.stage("Making class pictures", len(paths) - len(missing) + start, len(paths), eta)
+        chunk = missing[start : start + _BATCH]
+        requests = [_request(config, side, index) for index, _ in chunk]
+        pictures = sample(components, requests, on_step=lambda done, total, latents: context.check_stop())
+        for (_, path), picture in zip(chunk, pictures, strict=True):
+            write_atomically(path, lambda temporary, image=picture: image.save(temporary), "a class picture")
+
+
+def _request(config: RunConfig, side: int, index: int) -> SampleRequest:
+    return SampleRequest(
+        prompt=config.data.prior.class_prompt,
+        negative_prompt="",
+        width=side,
+        height=side,
+        num_inference_steps=_STEPS,
+        sampler="DPM++ 2M Karras",
+        guidance_scale=_GUIDANCE,
+        seed=stream_seed("class picture", index),
+        clip_skip=config.model.clip_skip,
+    )

@@ -1,0 +1,93 @@
+"""What a run's weights follow from. A checkpoint remembers it, and a run goes on only where all of it is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from trainer.base_models import fingerprint
+from trainer.config.loading import flatten
+from trainer.config.run import RunConfig
+from trainer.data.examples import Example
+from trainer.errors import Finding, RunError
+from trainer.models.components import Components
+from trainer.models.devices import dtype_name
+
+# These change what is shown and saved, not what is learned.
+_FREE = ("preview.", "save.", "note", "validation.every", "training.device", "training.num_threads", "model.base")
+
+
+def run_identity(config: RunConfig, components: Components, examples: Sequence[Example]) -> dict[str, Any]:
+    """Settings, pictures, base model and surroundings, JSON-able."""
+    settings = {path: value for path, value in flatten(config).items() if not path.startswith(_FREE)}
+    pictures = {
+        example.name: [example.sha256, example.caption, example.bucket.width, example.bucket.height]
+        for example in examples
+    }
+    return {
+        # The data set may have moved; its pictures are what counts.
+        "settings": {path: value for path, value in settings.items() if path != "data.dataset"},
+        "pictures": pictures,
+        "base": {part: fingerprint(components.folder, part) for part in ("unet", "vae", "text_encoder")},
+        "machine": {
+            "torch": torch.__version__,
+            "device": components.device.type,
+            "precision": dtype_name(components.dtype),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Compare a checkpoint's identity with the run's as it is now.
+
+    Returns: sentences on what makes the result differ in its last bits (another device or version of torch).
+    Raises: RunError: settings, pictures, captions or the base model changed, naming each.
+    """
+    findings = [*_settings(saved["settings"], current["settings"]), *_pictures(saved["pictures"], current["pictures"])]
+    findings += [
+        Finding(f"base model: {part}", "its weights changed")
+        for part in saved["base"]
+        if saved["base"][part] != current["base"].get(part)
+    ]
+    if findings:
+        raise RunError(
+            "This run cannot go on: what it was started with has changed since.",
+            findings=findings,
+            fix="Put back what was changed, or start a new run.",
+        )
+    return [
+        f"The run goes on with another {what} ({before} before, {current['machine'].get(what)} now): "
+        "the result will be as good, but not equal to the last bit."
+        for what, before in saved["machine"].items()
+        if before != current["machine"].get(what)
+    ]
+
+
+def _settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Finding]:
+    return [
+        Finding(path, f"was {saved.get(path)!r}, is {current.get(path)!r}")
+        for path in sorted(saved.keys() | current.keys())
+        if saved.get(path) != current.get(path)
+    ]
+
+
+def _pictures(saved: Mapping[str, list[Any]], current: Mapping[str, list[Any]]) -> list[Finding]:
+    findings: list[Finding] = []
+    for name in sorted(saved.keys() | current.keys()):
+        before, now = saved.get(name), current.get(name)
+        if before == now:
+            continue
+        if now is None:
+            findings.append(Finding(name, "the picture is gone"))
+        elif before is None:
+            findings.append(Finding(name, "the picture is new"))
+        elif before[0] != now[0]:
+            findings.append(Finding(name, "the picture was changed"))
+        elif before[1] != now[1]:
+            findings.append(Finding(name, f"its caption was '{before[1]}', is '{now[1]}'"))
+        else:
+            findings.append(Finding(name, "it is cut to another size"))
+    return findings

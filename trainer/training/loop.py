@@ -1,0 +1,86 @@
+"""The training loop, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import time
+
+from trainer.errors import Cancelled
+from trainer.events import Validated
+from trainer.training.export import export_lora, export_path
+from trainer.training.preview import has_previews, make_previews
+from trainer.training.report import Reporter
+from trainer.training.resume import save_checkpoint
+from trainer.training.state import TrainParts, TrainState
+from trainer.training.step import FiniteGuard, train_step
+from trainer.training.validation import validation_loss
+
+
+def train_loop(parts: TrainParts, state: TrainState) -> None:
+    """Train from the step after `state.step` to the last; `state` is changed along the way.
+
+    Raises: Cancelled after a checkpoint, when the user asked to stop. NonFiniteLossError before the weights are spoiled.
+    """
+    guard = FiniteGuard(deferred=parts.device.type == "cuda")
+    reporter = Reporter(parts, guard, first_step=state.step + 1)
+    if state.step == 0:
+        validate(parts, state)
+    _show_and_export(parts, state)  # what a killed process still owed at its last checkpoint
+    for step in range(state.step + 1, parts.total_steps + 1):
+        started = time.monotonic()
+        result = train_step(parts, step, guard)
+        state.step = step
+        seconds = time.monotonic() - started
+        state.elapsed_seconds += seconds
+        reporter.add(result, seconds, state)
+        _due_actions(parts, state, reporter)
+
+
+def _due_actions(parts: TrainParts, state: TrainState, reporter: Reporter) -> None:
+    """What is due after a step: measure, save, then show, for a sample that fails must not cost the step."""
+    config, run = parts.config, parts.context.run
+    is_last = state.step == parts.total_steps
+    wants_stop, wants_save, wants_preview = (run.has_request(name) for name in ("stop", "save", "preview"))
+    validates = is_last or _is_due(config.validation.every, state.step)
+    saves = is_last or wants_stop or wants_save or _is_due(config.save.checkpoint_every, state.step)
+    shows = is_last or wants_preview or _is_due(config.preview.every, state.step)
+    if not (validates or saves or shows or _is_due(config.save.export_every, state.step)):
+        return
+    reporter.flush(state)
+    if validates:
+        validate(parts, state)
+    if saves:
+        save_checkpoint(parts, state)
+    if wants_stop and not is_last:
+        raise Cancelled("Stopped.")
+    if wants_preview:
+        run.clear_requests("preview")
+        make_previews(parts, state.step)
+    if wants_save:
+        run.clear_requests("save")
+        export_lora(parts, state, is_final=False)
+    _show_and_export(parts, state)
+
+
+def _show_and_export(parts: TrainParts, state: TrainState) -> None:
+    """The samples and files that belong to this step, unless they are there already."""
+    config = parts.config
+    is_edge = state.step in (0, parts.total_steps)
+    if (is_edge or _is_due(config.preview.every, state.step)) and not has_previews(parts, state.step):
+        make_previews(parts, state.step)
+    is_along_the_way = 0 < state.step < parts.total_steps and _is_due(config.save.export_every, state.step)
+    if is_along_the_way and not export_path(parts, state.step, is_final=False).exists():
+        export_lora(parts, state, is_final=False)
+
+
+def _is_due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def validate(parts: TrainParts, state: TrainState) -> None:
+    """Measure the validation loss, unless it was measured at this step before."""
+    if state.validation and state.validation[-1][0] == state.step:
+        return
+    parts.context.stage("Measuring the validation loss")
+    loss = validation_loss(parts)
+    state.validation.append((state.step, loss))
+    parts.context.emit(Validated(step=state.step, loss=loss))

@@ -1,0 +1,191 @@
+"""Everything before the first step: device, model, pictures, caches, adapter, optimizer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import cast, get_args
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import AcceleratorState
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+from trainer.adapters.method import AdapterMethod, build_method
+from trainer.base_models import fingerprint
+from trainer.config.run import RunConfig
+from trainer.data.batches import BatchMaker, BatchOrder
+from trainer.data.examples import Example, make_examples, split_examples
+from trainer.data.latents import LatentCache
+from trainer.data.randomness import stream_seed
+from trainer.data.tensor_store import TensorStore
+from trainer.data.texts import CachedTexts, LiveTexts, Texts
+from trainer.errors import ModelFileError
+from trainer.events import Warned
+from trainer.jobs import JobContext
+from trainer.models.components import Components, load_components
+from trainer.models.devices import dtype_name, pick_device, pick_dtype
+from trainer.objectives.diffusion import PredictionType
+from trainer.objects import load_object
+from trainer.paths import DataFolder
+from trainer.training.class_images import class_examples
+from trainer.training.identity import run_identity
+from trainer.training.preflight import check_captions, check_disk, check_sizes, read_pictures
+from trainer.training.state import NoiseSchedule, TrainParts
+
+log = logging.getLogger(__name__)
+_ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainParts:
+    """Build a run's parts, in the order that finds the cheapest mistakes first.
+
+    Raises: DatasetError, ConfigError, ModelFileError, ResourceError: see the message; Cancelled.
+    """
+    device = pick_device(config.training.device)
+    dtype = pick_dtype(config.model.precision, device)
+    _prepare_torch(config, device)
+    dataset, pictures = read_pictures(context, config, data)
+    context.stage("Loading the base model")
+    components = load_components(config.model.base, data, device, dtype)
+    noise_schedule = _noise_schedule(components)
+    examples = make_examples(pictures, config.data, config.data.trigger_word)
+    check_sizes(context, config, components, examples)
+    check_captions(context, components, examples)
+    split = split_examples(examples, config.data.validation_share, config.validation.num_pictures, config.training.seed)
+    context.check_stop()
+    class_pictures = class_examples(context, config, data, components)
+    latents = _cache_latents(context, config, data, components, [*examples, *class_pictures])
+    texts = _make_texts(context, config, data, components, [*examples, *class_pictures])
+    if device.type != "cpu":
+        components.move_away("vae", *([] if texts.needs_encoder else ["text_encoder"]))
+    adapter = build_method(config.adapter)
+    adapter.attach(components, stream_seed("adapter", config.training.seed))
+    for note in adapter.notes():
+        context.emit(Warned(message=note))
+    check_disk(context, config, sum(weight.numel() for weight in adapter.state_dict().values()))
+    _set_modes(config, components)
+    accelerator, optimizer = _accelerate(config, adapter, device, dtype)
+    return TrainParts(
+        context=context,
+        config=config,
+        data=data,
+        components=components,
+        adapter=adapter,
+        accelerator=accelerator,
+        optimizer=optimizer,
+        noise_schedule=noise_schedule,
+        split=split,
+        batches=_batches(config, split.training, latents, "instance", config.data.repeats),
+        class_batches=_batches(config, class_pictures, latents, "class", 1) if class_pictures else None,
+        texts=texts,
+        latents=latents,
+        name=config.save.name or dataset.title,
+        dataset_name=dataset.name,
+        identity=run_identity(config, components, examples),
+    )
+
+
+def _prepare_torch(config: RunConfig, device: torch.device) -> None:
+    if config.training.num_threads:
+        torch.set_num_threads(config.training.num_threads)
+    if device.type == "cuda":
+        # cuBLAS and cuDNN choose among kernels that add in another order each time, unless told not to.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _noise_schedule(components: Components) -> NoiseSchedule:
+    scheduler = DDPMScheduler.from_config(components.scheduler_config)
+    prediction_type = str(scheduler.config["prediction_type"])
+    if prediction_type not in get_args(PredictionType):
+        raise ModelFileError(
+            f"The base model predicts '{prediction_type}', which cannot be trained.",
+            where=str(components.folder / "scheduler"),
+            fix="Choose a base model of Stable Diffusion 1.x.",
+        )
+    return NoiseSchedule(
+        scheduler.alphas_cumprod.to(components.device, torch.float32), cast(PredictionType, prediction_type)
+    )
+
+
+def _counting(context: JobContext, name: str) -> Callable[[int, int], None]:
+    """A progress callback that reports now and then, with the time that is left, and ends when asked to stop."""
+    started = time.monotonic()
+    reported = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal reported
+        context.check_stop()
+        now = time.monotonic()
+        if done == 0 or now - reported > 0.5:
+            eta = (now - started) / done * (total - done) if done else None
+            context.stage(name, done, total, eta)
+            reported = now
+
+    return progress
+
+
+def _cache_latents(
+    context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
+) -> LatentCache:
+    store = TensorStore(data.cache / "latents")
+    latents = LatentCache(store, components, fingerprint(components.folder, "vae"))
+    progress = _counting(context, "Caching latents")
+    computed = latents.prepare(examples, with_flipped=config.data.horizontal_flip, progress=progress)
+    log.info("%d latents were computed, the others were cached", computed)
+    return latents
+
+
+def _make_texts(
+    context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
+) -> Texts:
+    clip_skip = config.model.clip_skip
+    if config.adapter.text_encoder.rank or config.data.shuffle_tags:
+        return LiveTexts(components, clip_skip)
+    store = TensorStore(data.cache / "texts")
+    name = fingerprint(components.folder, "text_encoder") + fingerprint_tokenizer(components)
+    texts = CachedTexts(store, components, name, clip_skip)
+    texts.prepare(["", *(example.caption for example in examples)], _counting(context, "Caching captions"))
+    return texts
+
+
+def fingerprint_tokenizer(components: Components) -> str:
+    """A key that changes with how text is cut into tokens."""
+    return str(stream_seed(str(sorted(components.tokenizer.get_vocab().items()))))
+
+
+def _batches(
+    config: RunConfig, examples: Sequence[Example], latents: LatentCache, stream: str, repeats: int
+) -> BatchMaker:
+    buckets = [example.bucket for example in examples]
+    order = BatchOrder(buckets, config.training.batch_size, repeats, stream, config.training.seed)
+    return BatchMaker(examples, order, latents, config.data, config.objective)
+
+
+def _set_modes(config: RunConfig, components: Components) -> None:
+    """Training mode where dropout and gradient checkpointing need it."""
+    components.unet.train()
+    if config.adapter.text_encoder.rank:
+        components.text_encoder.train()
+    if config.training.gradient_checkpointing:
+        components.unet.enable_gradient_checkpointing()
+        if config.adapter.text_encoder.rank:
+            components.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _accelerate(
+    config: RunConfig, adapter: AdapterMethod, device: torch.device, dtype: torch.dtype
+) -> tuple[Accelerator, AcceleratedOptimizer]:
+    # accelerate keeps its precision for the process; another run in the same process may want another.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    precision = _ACCELERATE_PRECISION[dtype_name(dtype)]
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    optimizer = load_object(config.optimizer.implementation)(config.optimizer, adapter.parameter_groups())
+    return accelerator, accelerator.prepare_optimizer(optimizer, device_placement=False)

@@ -1,0 +1,108 @@
+"""What changes while a run trains, and what all its parts are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor
+
+from trainer.adapters.method import AdapterMethod
+from trainer.config.run import RunConfig
+from trainer.data.batches import BatchMaker
+from trainer.data.examples import Split
+from trainer.data.latents import LatentCache
+from trainer.data.texts import Texts
+from trainer.jobs import JobContext
+from trainer.models.components import Components
+from trainer.objectives.diffusion import PredictionType
+from trainer.paths import DataFolder
+
+
+@dataclass
+class TrainState:
+    """All that a resumed run must know besides weights: random numbers follow from the step (trainer.data.randomness).
+
+    `elapsed_seconds` counts training over all processes of the run; `started_at` is when the first one began.
+    """
+
+    step: int = 0
+    elapsed_seconds: float = 0.0
+    started_at: float = 0.0
+    validation: list[tuple[int, float]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return {
+            "step": self.step,
+            "elapsed_seconds": self.elapsed_seconds,
+            "started_at": self.started_at,
+            "validation": self.validation,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> TrainState:
+        """The state of `to_dict`."""
+        return cls(
+            step=int(data["step"]),
+            elapsed_seconds=float(data["elapsed_seconds"]),
+            started_at=float(data["started_at"]),
+            validation=[(int(step), float(loss)) for step, loss in data["validation"]],
+        )
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The base model's diffusion: products of 1 - beta `(num_timesteps,)`, and what the UNet predicts."""
+
+    alphas_cumprod: Tensor
+    prediction_type: PredictionType
+
+
+@dataclass
+class TrainParts:
+    """A run, set up: everything that the loop works with."""
+
+    context: JobContext
+    config: RunConfig
+    data: DataFolder
+    components: Components
+    adapter: AdapterMethod
+    accelerator: Accelerator
+    optimizer: AcceleratedOptimizer
+    noise_schedule: NoiseSchedule
+    split: Split
+    batches: BatchMaker
+    class_batches: BatchMaker | None
+    texts: Texts
+    latents: LatentCache
+    name: str
+    dataset_name: str
+    identity: dict[str, Any]
+
+    @property
+    def total_steps(self) -> int:
+        """Weight updates in all."""
+        return self.config.training.steps
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.components.device
+
+    @property
+    def trainable(self) -> list[torch.nn.Parameter]:
+        """All trained weights."""
+        return [weight for weights in self.adapter.parameter_groups().values() for weight in weights]
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs done after `step` updates."""
+        return step * self.config.training.gradient_accumulation / self.batches.order.batches_per_epoch
+
+    def relative(self, path: Path) -> str:
+        """`path` relative to the run's folder, for events."""
+        return path.relative_to(self.context.run.folder).as_posix()

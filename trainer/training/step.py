@@ -1,0 +1,141 @@
+"""One weight update: forward and backward of its micro-batches, the guard against NaN, clipping, the optimizer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from trainer.data.batches import Batch
+from trainer.data.randomness import stream_seed
+from trainer.errors import Finding, NonFiniteLossError
+from trainer.objectives.diffusion import add_noise, target
+from trainer.objectives.weighting import min_snr_weights, signal_to_noise, squared_error
+from trainer.optimizers.schedule import multiplier
+from trainer.training.state import TrainParts
+
+
+@dataclass
+class StepResult:
+    """What a step found, still on the device: reading a number there would wait for the GPU."""
+
+    step: int
+    loss: Tensor
+    prior_loss: Tensor | None
+    grad_norm: Tensor
+    pictures: tuple[str, ...]
+
+
+def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
+    """Do step number `step` (from 1). Raises NonFiniteLossError, at the latest when `guard` is next asked."""
+    parts.optimizer.zero_grad()
+    loss, prior_loss, pictures = _accumulate_gradients(parts, step)
+    max_norm = parts.config.training.max_grad_norm or math.inf
+    grad_norm = parts.accelerator.clip_grad_norm_(parts.trainable, max_norm)
+    if grad_norm is None:
+        raise RuntimeError("accelerate gave no gradient norm")
+    result = StepResult(step, loss, prior_loss, grad_norm.detach(), pictures)
+    guard.watch(parts, result)
+    factor = multiplier(parts.config.schedule, step, parts.total_steps)
+    for group in parts.optimizer.param_groups:
+        group["lr"] = learning_rate(parts, group["name"]) * factor
+    parts.optimizer.step()
+    return result
+
+
+def learning_rate(parts: TrainParts, part: str) -> float:
+    """The full learning rate of "unet" or "text_encoder"."""
+    return float(getattr(parts.config.optimizer, f"{part}_learning_rate"))
+
+
+def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
+    config, count = parts.config, parts.config.training.gradient_accumulation
+    seed = config.training.seed
+    loss = torch.zeros((), device=parts.device)
+    prior_loss = torch.zeros((), device=parts.device) if parts.class_batches else None
+    pictures: list[str] = []
+    for micro_batch in range(count):
+        number = (step - 1) * count + micro_batch
+        # What torch itself draws (dropout in the adapter) follows from the step, too.
+        torch.manual_seed(stream_seed("torch", seed, step, micro_batch))
+        batch = parts.batches.make(number, "instance", seed, step, micro_batch)
+        pictures += [example.name for example in batch.examples]
+        part = denoising_loss(parts, batch)
+        parts.accelerator.backward(part / count)
+        loss += part.detach() / count
+        if parts.class_batches is not None and prior_loss is not None:
+            # A second pass rather than one batch of both: class pictures are square, yours may not be.
+            batch = parts.class_batches.make(number, "class", seed, step, micro_batch)
+            part = denoising_loss(parts, batch)
+            parts.accelerator.backward(config.data.prior.weight * part / count)
+            prior_loss += part.detach() / count
+    return loss, prior_loss, tuple(dict.fromkeys(pictures))
+
+
+def denoising_loss(parts: TrainParts, batch: Batch) -> Tensor:
+    """The weighted squared error of a micro-batch, a scalar in float32."""
+    device, schedule = parts.device, parts.noise_schedule
+    latents, noise, timesteps = (
+        tensor.to(device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.timesteps)
+    )
+    noisy_latents = add_noise(latents, noise, timesteps, schedule.alphas_cumprod)
+    with parts.accelerator.autocast():
+        states = parts.texts.encode(batch.captions)
+        model_pred = parts.components.family.predict(parts.components, noisy_latents, timesteps, states)
+    goal = target(schedule.prediction_type, latents, noise, timesteps, schedule.alphas_cumprod)
+    errors = squared_error(model_pred, goal)
+    gamma = parts.config.objective.min_snr_gamma
+    if gamma > 0:
+        snr = signal_to_noise(schedule.alphas_cumprod, timesteps)
+        errors = errors * min_snr_weights(snr, gamma, schedule.prediction_type)
+    return errors.mean()
+
+
+@dataclass
+class FiniteGuard:
+    """Keeps NaN and Inf out of the weights and says in which step they came.
+
+    On a CPU the loss is looked at before the update. On a GPU that would wait for it in each step; there the optimizer's
+    kernel is told, on the device, to skip the update, and the flags are read in `check`, which the loop calls before it
+    reports or saves anything.
+    """
+
+    deferred: bool
+    _pending: list[tuple[StepResult, Tensor]] = field(default_factory=list)
+
+    def watch(self, parts: TrainParts, result: StepResult) -> None:
+        """Look at a step's loss and gradients before the update."""
+        seen = result.loss if result.prior_loss is None else result.loss + result.prior_loss
+        if parts.accelerator.scaler is None:
+            # With fp16 loss scaling gradients overflow now and then by design, and the scaler skips those updates.
+            seen = seen + result.grad_norm
+        broken = ~torch.isfinite(seen)
+        self._pending.append((result, broken))
+        if not self.deferred:
+            self.check()
+        elif parts.accelerator.scaler is None:
+            parts.optimizer.optimizer.grad_scale = None
+            parts.optimizer.optimizer.found_inf = broken.float()
+
+    def check(self) -> None:
+        """Raise NonFiniteLossError for the first broken step since the last call."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        flags = torch.stack([broken for _, broken in pending]).tolist()
+        for (result, _), is_broken in zip(pending, flags, strict=True):
+            if is_broken:
+                raise _non_finite(result)
+
+
+def _non_finite(result: StepResult) -> NonFiniteLossError:
+    what = "The loss" if not math.isfinite(float(result.loss)) else "The gradient"
+    return NonFiniteLossError(
+        f"{what} became NaN or infinite in step {result.step}. The weights were not changed by that step.",
+        where=f"step {result.step}",
+        fix="Lower the learning rates (by 3 to 10 times), keep alpha at most equal to the rank, or use precision fp32 or "
+        "bf16; then start a new run. The last checkpoint is from before the fault.",
+        findings=[Finding(name, "was in the batch") for name in result.pictures],
+    )

@@ -1,0 +1,61 @@
+"""The validation loss: fixed pictures, noise and timesteps, unweighted, so that it can be compared between steps and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from trainer.data.examples import Example
+from trainer.data.randomness import generator_for
+from trainer.objectives.diffusion import add_noise, evenly_spread_timesteps, target
+from trainer.objectives.weighting import squared_error
+from trainer.training.state import TrainParts
+
+
+def validation_loss(parts: TrainParts) -> float:
+    """Mean squared error of the prediction over all pictures and timesteps, with the adapter as it is now."""
+    objective = parts.config.objective
+    timesteps = evenly_spread_timesteps(
+        objective.min_timestep, objective.max_timestep, parts.config.validation.num_timesteps
+    )
+    with torch.no_grad(), evaluating(parts):
+        errors = [_errors(parts, example, timesteps) for example in parts.split.validation]
+        return float(torch.cat(errors).double().mean())
+
+
+def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.Tensor:
+    """Errors of one picture at each timestep, `(len(timesteps),)`."""
+    schedule, device = parts.noise_schedule, parts.device
+    latents, _ = parts.latents.get(example, False)
+    # Named by the picture, not by its place, so that a picture more or less leaves the others' noise as it was.
+    generator = generator_for("validation noise", parts.config.training.seed, example.sha256)
+    noise = torch.randn((len(timesteps), *latents.shape), generator=generator).to(device)
+    times = torch.tensor(timesteps, device=device)
+    latents = latents.to(device).expand_as(noise)
+    noisy_latents = add_noise(latents, noise, times, schedule.alphas_cumprod)
+    goal = target(schedule.prediction_type, latents, noise, times, schedule.alphas_cumprod)
+    errors: list[torch.Tensor] = []
+    size = parts.config.training.batch_size
+    for start in range(0, len(timesteps), size):
+        chunk = slice(start, start + size)
+        with parts.accelerator.autocast():
+            states = parts.texts.encode([example.caption] * len(timesteps[chunk]))
+            model_pred = parts.components.family.predict(parts.components, noisy_latents[chunk], times[chunk], states)
+        errors.append(squared_error(model_pred, goal[chunk]))
+    return torch.cat(errors)
+
+
+@contextmanager
+def evaluating(parts: TrainParts) -> Iterator[None]:
+    """Dropout off for a while."""
+    models = (parts.components.unet, parts.components.text_encoder)
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
