@@ -20,7 +20,41 @@ from trainer.errors import Finding
 _JS_SAFE_INTEGER = 2**53
 """The browser keeps whole numbers exactly up to here; fields that allow more are texts."""
 
-_WORDS = {"unet": "UNet", "snr": "SNR", "lora": "LoRA", "eta": "ETA", "id": "id"}
+_WORDS = {"unet": "UNet", "snr": "SNR", "clip": "CLIP"}
+
+LABELS = {
+    "model.base": "Base model",
+    "data.dataset": "Data set",
+    "data.prior.class_prompt": "Class prompt",
+    "data.prior.num_class_images": "Number of class pictures",
+    "data.prior.weight": "Weight of class pictures",
+    "data.validation_share": "Share held out for validation",
+    "adapter.dropout": "LoRA dropout",
+    "adapter.unet.targets": "UNet layers",
+    "adapter.text_encoder.targets": "Text-encoder layers",
+    "adapter.text_encoder.rank": "Text-encoder rank",
+    "adapter.text_encoder.alpha": "Text-encoder alpha",
+    "optimizer.text_encoder_learning_rate": "Text-encoder learning rate",
+    "schedule.kind": "Shape",
+    "validation.every": "Validate every … steps",
+    "preview.prompts": "Sample prompts",
+    "preview.every": "Sample every … steps",
+    "preview.negative_prompt": "Negative prompt of samples",
+    "preview.num_inference_steps": "Denoising steps of samples",
+    "preview.guidance_scale": "Guidance of samples",
+    "preview.seed": "Seed of samples",
+    "save.name": "Name of the LoRA",
+    "save.checkpoint_every": "Checkpoint every … steps",
+    "save.export_every": "Export every … steps",
+    "save.precision": "Number format of the file",
+    "model.precision": "Number format of the base model",
+    "training.num_threads": "CPU threads",
+    "base": "Base model",
+    "num_inference_steps": "Steps",
+    "guidance_scale": "Guidance",
+    "precision": "Number format",
+}
+"""Labels that say more than a field's name; the schema's own come first."""
 
 GROUP_TITLES = {
     "RunConfig": "About this run",
@@ -41,15 +75,13 @@ GROUP_TITLES = {
 
 
 def label(spec: FieldSpec) -> str:
-    """The field's label; fields of the two LoRA parts say which part."""
-    if spec.label:
-        return spec.label
+    """The field's label."""
+    if spec.label or spec.path in LABELS:
+        return spec.label or LABELS[spec.path]
     words = [_WORDS.get(word, word) for word in spec.name.split("_")]
     text = " ".join(words)
     if spec.group == "adapter.unet":
         text = f"UNet {text}"
-    elif spec.group == "adapter.text_encoder":
-        text = f"text-encoder {text}"
     return text[0].upper() + text[1:]
 
 
@@ -57,7 +89,8 @@ def info(spec: FieldSpec) -> str:
     """The help below the label, with range and unit."""
     parts = [spec.help]
     if spec.kind in ("int", "float") and spec.range_text and spec.maximum != 2**63 - 1:
-        parts.append(f"({spec.range_text}{f' {spec.unit}' if spec.unit else ''})")
+        allowed = spec.range_text.replace("1e+06", "1,000,000")
+        parts.append(f"({allowed}{f' {spec.unit}' if spec.unit else ''})")
     return " ".join(part for part in parts if part)
 
 

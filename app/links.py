@@ -29,7 +29,6 @@ class Links:
     """The page's shared parts. Made once a page, inside its Blocks."""
 
     page: gr.Blocks
-    tabs: gr.Tabs
     dataset_for_train: gr.State
     """Name of a data set to train on."""
     run_for_train: gr.State
@@ -38,6 +37,8 @@ class Links:
     """Path (str) of a LoRA file to put on the stack."""
     recipe_for_generate: gr.State
     """Settings of a picture, as GenerateConfig's plain data."""
+    tabs: gr.Tabs
+    """The row of tabs, as an output that opens one."""
     current: gr.Tab | None = None
     """The tab that is being built."""
 
@@ -63,5 +64,5 @@ def send(content: Any, tab: str) -> tuple[Letter, dict[str, Any]]:
 
 
 def make_links(page: gr.Blocks, tabs: gr.Tabs) -> Links:
-    """The links of a page, with empty mailboxes."""
-    return Links(page, tabs, gr.State(), gr.State(), gr.State(), gr.State())
+    """The links of a page, with empty mailboxes. Not inside the Tabs: whatever lies in there counts as a tab."""
+    return Links(page, gr.State(), gr.State(), gr.State(), gr.State(), tabs)

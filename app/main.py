@@ -39,8 +39,10 @@ def build_page(services: Services) -> gr.Blocks:
             gr.HTML(_HEADER, padding=False)
             theme = gr.Button("◐ Theme", elem_id="theme-toggle", size="sm", variant="secondary")
         theme.click(None, None, None, js=TOGGLE_JS)
-        with gr.Tabs(elem_id="tabs") as tabs:
-            links = make_links(page, tabs)
+        tabs = gr.Tabs(elem_id="tabs", render=False)
+        links = make_links(page, tabs)
+        tabs.render()
+        with tabs:
             for name in TABS:
                 _add_tab(name, services, links)
             links.current = None

@@ -75,6 +75,7 @@ def make_theme() -> gr.themes.Base:
         block_info_text_color_dark="*neutral_400",
         input_background_fill="*neutral_50",
         input_background_fill_dark="*neutral_950",
+        input_border_width="1px",
         input_border_color="*neutral_300",
         input_border_color_dark="*neutral_700",
         input_border_color_focus="*primary_500",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from trainer.dataset.captions import fill_template
+from trainer.dataset.captions import clean_caption, fill_template
 from trainer.dataset.importing import ImportReport
 from trainer.dataset.problems import Problem
 from trainer.dataset.scan import DatasetScan, PictureFacts
@@ -148,6 +148,17 @@ class DatasetService:
             log.warning("No large view of %s", facts.path, exc_info=True)
             image = None
         return PictureView(facts, image, index, total)
+
+    def on_page(self, page: int, tile: int) -> int:
+        """Index of a picture by its place on a page of the gallery."""
+        return page * PAGE_SIZE + tile
+
+    def save_caption(self, name: str, picture: str, caption: str) -> bool:
+        """Keep a caption where it differs from what there is; returns whether it did. Raises DatasetError."""
+        if (clean_caption(caption).text or "") == self.store.caption_of(name, picture):
+            return False
+        self.store.set_caption(name, picture, caption)
+        return True
 
     def create(self, name: str, files: Sequence[str], trigger_word: str) -> tuple[DatasetInfo, ImportReport]:
         """A new data set of dropped files. Raises DatasetError, ResourceError; then there is none."""

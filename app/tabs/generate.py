@@ -80,8 +80,9 @@ class GenerateTab:
             for spec in form.specs.values():
                 if spec.level is Level.ADVANCED and spec.path not in form.fixed:
                     form.place(spec.path)
-        self._problems = gr.HTML("", elem_id="gen-problems", padding=False)
-        self._start = gr.Button("Generate", variant="primary", elem_id="gen-start")
+        with gr.Column(elem_classes=["start-bar"], min_width=200):
+            self._problems = gr.HTML("", elem_id="gen-problems", padding=False)
+            self._start = gr.Button("Generate", variant="primary", elem_id="gen-start")
         self._marked = gr.State([])
 
     def _build_results(self) -> None:
@@ -110,7 +111,7 @@ class GenerateTab:
             label="Drop a PNG made by Inkwash here to read its recipe",
             file_types=[".png"],
             elem_id="gen-drop",
-            height=110,
+            height=150,
         )
 
     def _wire(self) -> None:

@@ -64,9 +64,10 @@ class TrainTab:
                 form.place(path)
         with gr.Accordion("Advanced", open=False, elem_id="train-advanced"):
             form.place_groups(Level.ADVANCED)
-        self._plan = gr.HTML("", elem_id="train-plan", elem_classes=["plan-line"], padding=False)
-        self._problems = gr.HTML("", elem_id="train-problems", padding=False)
-        self._start = gr.Button("Start training", variant="primary", elem_id="train-start")
+        with gr.Column(elem_classes=["start-bar"], min_width=200):
+            self._plan = gr.HTML("", elem_id="train-plan", elem_classes=["plan-line"], padding=False)
+            self._problems = gr.HTML("", elem_id="train-problems", padding=False)
+            self._start = gr.Button("Start training", variant="primary", elem_id="train-start")
         self._marked = gr.State([])
 
     def _choice(self, path: str) -> gr.Dropdown:

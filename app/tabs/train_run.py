@@ -31,9 +31,7 @@ class RunView:
         self._links = links
         self.chosen = gr.State(None)
         self._seen = gr.State({})
-        self.picker = gr.Dropdown(
-            [], label="Run", elem_id="run-picker", interactive=True, filterable=False, allow_custom_value=True
-        )
+        self.picker = gr.Dropdown([], label="Run", elem_id="run-picker", interactive=True, allow_custom_value=True)
         self._status = gr.HTML(render.empty("No run yet. Start one on the left."), elem_id="run-status", padding=False)
         with gr.Row():
             small: dict[str, Any] = {"size": "sm", "visible": False, "min_width": 90}
