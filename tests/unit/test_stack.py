@@ -1,0 +1,155 @@
+"""LoRAs merged into a model's weights and taken out again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.random_lora import ATTENTION, modules_for, random_lora
+from tests.tiny_model import make_tiny_model
+from trainer.errors import LoraFileError
+from trainer.lora_files.file import LoraModule, write_lora
+from trainer.models.components import Components, load_components
+from trainer.paths import DataFolder
+from trainer.sampling import stack as stack_module
+from trainer.sampling.stack import LoraStack, StackEntry
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def components(folder: Path, request: pytest.FixtureRequest) -> Iterator[Components]:
+    yield load_components(str(folder), DataFolder(folder.parent), torch.device("cpu"), request.param)
+
+
+@pytest.fixture
+def files(components: Components, tmp_path: Path) -> dict[str, tuple[Path, dict[str, LoraModule]]]:
+    loras = {
+        "all": random_lora(components, rank=3, alpha=6.0, seed=1),
+        "attention": random_lora(components, rank=2, alpha=1.0, endings=ATTENTION, seed=2),
+        "unet": {p: m for p, m in random_lora(components, seed=3).items() if p.startswith("unet.")},
+    }
+    for name, modules in loras.items():
+        write_lora(tmp_path / f"{name}.safetensors", modules, {}, "fp32")
+    return {name: (tmp_path / f"{name}.safetensors", modules) for name, modules in loras.items()}
+
+
+def weights(components: Components) -> dict[str, Tensor]:
+    return {
+        f"{name}.{path}": parameter.detach().clone()
+        for name, model in (("unet", components.unet), ("text_encoder", components.text_encoder))
+        for path, parameter in model.named_parameters()
+    }
+
+
+def expected(before: dict[str, Tensor], *parts: tuple[dict[str, LoraModule], float, float]) -> dict[str, Tensor]:
+    """By the definition: each LoRA's change is computed alone, in float64, and added."""
+    sums = {key: tensor.double() for key, tensor in before.items()}
+    for modules, unet_weight, text_weight in parts:
+        for path, module in modules.items():
+            weight = unet_weight if path.startswith("unet.") else text_weight
+            up, down = module.up.double().flatten(1), module.down.double().flatten(1)
+            key = f"{path}.weight"
+            sums[key] += (up @ down).reshape(sums[key].shape) * (weight * module.alpha / module.down.shape[0])
+    return {key: tensor.to(before[key].dtype) for key, tensor in sums.items()}
+
+
+def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(found[key], tensor, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_merging_is_the_definition_for_several_loras_and_weights(components: Components, files: dict) -> None:
+    before, stack = weights(components), LoraStack(components)
+    stack.set([StackEntry(files["all"][0], 0.7, -0.3), StackEntry(files["attention"][0], 1.5, 2.0)])
+    wanted = expected(before, (files["all"][1], 0.7, -0.3), (files["attention"][1], 1.5, 2.0))
+    assert any(path.startswith("text_encoder.") for path in stack.touched)
+    assert any(".conv1" in path for path in stack.touched)
+    assert not torch.equal(
+        wanted["unet.mid_block.resnets.0.conv1.weight"], before["unet.mid_block.resnets.0.conv1.weight"]
+    )
+    assert_equal(weights(components), wanted)
+
+
+def test_taking_out_restores_every_bit_after_many_changes(components: Components, files: dict) -> None:
+    before, stack = weights(components), LoraStack(components)
+    for cycle in range(20):
+        stack.set([StackEntry(files[name][0], cycle / 7 - 1, 0.3 * cycle) for name in list(files)[: cycle % 3 + 1]])
+    stack.clear()
+    after = weights(components)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert stack.touched == frozenset()
+
+
+def test_the_way_to_a_stack_does_not_matter(components: Components, files: dict) -> None:
+    stack = LoraStack(components)
+    goal = [StackEntry(files["all"][0], 0.5, 0.5), StackEntry(files["unet"][0])]
+    stack.set(goal)
+    direct = weights(components)
+    stack.set([StackEntry(files["attention"][0], 3.0, 3.0)])
+    stack.set([*goal, StackEntry(files["attention"][0])])
+    stack.set(goal)
+    detour = weights(components)
+    assert all(torch.equal(direct[key], detour[key]) for key in direct)
+
+
+def test_weight_zero_is_the_base_model_bit_for_bit(components: Components, files: dict) -> None:
+    before, stack = weights(components), LoraStack(components)
+    assert stack.set([StackEntry(files["all"][0], 0.0, 0.0)]) == 0
+    stack.set([StackEntry(files["all"][0], 1.0, 0.0)])
+    after = weights(components)
+    for key in before:
+        if key.startswith("text_encoder."):
+            assert torch.equal(after[key], before[key])
+
+
+def test_only_what_changed_is_written(components: Components, files: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = LoraStack(components)
+    reads: list[Path] = []
+    real = stack_module.read_lora
+    monkeypatch.setattr(stack_module, "read_lora", lambda path: (reads.append(path), real(path))[1])
+    everything, attention = StackEntry(files["all"][0]), StackEntry(files["attention"][0])
+    assert stack.set([everything, attention]) == len(files["all"][1])
+    assert stack.set([everything, attention]) == 0
+    only_text = StackEntry(files["attention"][0], 1.0, 0.5)
+    assert stack.set([everything, only_text]) == sum(p.startswith("text_encoder.") for p in files["attention"][1])
+    assert stack.set([everything]) == len(files["attention"][1])
+    assert len(reads) == 2
+    os.utime(files["all"][0], ns=(1, 1))
+    assert stack.set([everything]) == len(files["all"][1])
+    assert len(reads) == 3
+
+
+def test_one_file_twice_counts_twice(components: Components, files: dict) -> None:
+    before, stack = weights(components), LoraStack(components)
+    stack.set([StackEntry(files["unet"][0], 0.25), StackEntry(files["unet"][0], 0.5)])
+    assert_equal(weights(components), expected(before, (files["unet"][1], 0.75, 0.75)))
+
+
+def test_a_file_that_does_not_fit_changes_nothing(components: Components, files: dict, tmp_path: Path) -> None:
+    stack = LoraStack(components)
+    stack.set([StackEntry(files["all"][0])])
+    before = weights(components)
+    write_lora(tmp_path / "big.safetensors", modules_for({next(iter(files["all"][1])): (999, 999)}), {}, "fp16")
+    for path, word in ((tmp_path / "big.safetensors", "does not fit"), (tmp_path / "gone.safetensors", "not there")):
+        with pytest.raises(LoraFileError, match=word):
+            stack.set([StackEntry(files["attention"][0]), StackEntry(path)])
+        after = weights(components)
+        assert all(torch.equal(after[key], before[key]) for key in before)
+    stack.set([StackEntry(files["all"][0], 0.5, 0.5)])
+
+
+def test_unknown_layers_are_told(components: Components, files: dict, tmp_path: Path) -> None:
+    extra = {**files["all"][1], **modules_for({"unet.add_embedding.linear_1": (4, 4)})}
+    write_lora(tmp_path / "extra.safetensors", extra, {}, "fp32")
+    stack = LoraStack(components)
+    stack.set([StackEntry(tmp_path / "extra.safetensors"), StackEntry(files["unet"][0])])
+    assert stack.unknown == {"extra": ("lora_unet_add_embedding_linear_1",)}
