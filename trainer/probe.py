@@ -88,7 +88,7 @@ def self_test(tiny_model: Path = TINY_MODEL) -> list[dict[str, Any]]:
     """Compute on the best device and run the embedded model once: `name, ok, seconds, detail` for each trial."""
     device = devices()[0]["device"]
     trials = [_trial(f"matrix product on {device}", lambda: _product(device))]
-    if tiny_model.is_dir():
+    if (tiny_model / "unet" / "config.json").is_file():
         trials.append(_trial(f"embedded model on {device}", lambda: _tiny_forward(tiny_model, device)))
     return trials
 
