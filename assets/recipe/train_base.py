@@ -1,0 +1,55 @@
+"""Train the embedded base model, a very small Stable Diffusion 1.x, from drawn scenes.
+
+Stages, in order (each is skipped once its result lies in the work folder, and goes on from its checkpoint when it
+was interrupted)::
+
+    python train_base.py --work WORK --stages tokenizer,vae,unet,export --out ../models/inkwash-tiny
+
+Learning rates follow a wall-clock budget: a stage always ends on time, on a faster machine with more steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+from export import export_pipeline
+from tokenizer import build_tokenizer
+from train_unet import train_unet
+from train_vae import train_vae
+
+
+def main() -> None:
+    """Run the stages asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, outside of the repository")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "models" / "inkwash-tiny")
+    parser.add_argument("--stages", default="tokenizer,vae,unet,export")
+    parser.add_argument("--pictures", type=int, default=12000)
+    parser.add_argument("--doodles", type=int, default=4000)
+    parser.add_argument("--vae-minutes", type=float, default=12)
+    parser.add_argument("--unet-minutes", type=float, default=45)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    for stage in args.stages.split(","):
+        print(f"[{time.strftime('%H:%M:%S')}] stage {stage}", flush=True)
+        if stage == "tokenizer":
+            build_tokenizer(args.work / "tokenizer")
+        elif stage == "vae":
+            train_vae(args.work, args.pictures, args.doodles, args.vae_minutes * 60)
+        elif stage == "unet":
+            train_unet(args.work, args.pictures, args.doodles, args.unet_minutes * 60)
+        elif stage == "export":
+            export_pipeline(args.work, args.out)
+        else:
+            parser.error(f"no such stage: {stage}")
+
+
+if __name__ == "__main__":
+    main()
