@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from trainer.dataset.captions import clean_caption, fill_template
 from trainer.dataset.importing import ImportReport
 from trainer.dataset.problems import Problem
-from trainer.dataset.scan import DatasetScan, PictureFacts
+from trainer.dataset.scan import DatasetScan, PictureFacts, Progress
 from trainer.dataset.store import DatasetInfo, DatasetStore
 from trainer.errors import DatasetError
 from trainer.files import write_atomically
@@ -105,7 +105,7 @@ class DatasetService:
             found.append((f"{info.title} ({info.num_pictures}){tail}", info.name))
         return found
 
-    def view(self, name: str, progress: Callable[[int, int], None] | None = None) -> DatasetView:
+    def view(self, name: str, progress: Progress | None = None) -> DatasetView:
         """Scan a data set. Raises DatasetError."""
         info = self.store.get(name)
         return DatasetView(info, self.store.scan(name, progress=progress), len(self.store.excluded(info.name)))

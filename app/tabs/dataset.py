@@ -108,7 +108,7 @@ class DatasetTab:
         self._gallery = gr.Gallery(
             label="Pictures",
             show_label=False,
-            columns=[2, 3, 4, 5, 5, 6],
+            columns=5,
             height="auto",
             object_fit="cover",
             allow_preview=False,
@@ -294,7 +294,7 @@ class DatasetTab:
 
     def _look(self, name: str, page: int, event: gr.SelectData) -> dict[Any, Any]:
         view = self._service.view(name)
-        return self._show_picture(self._service.picture(view, self._service.on_page(page, event.index)))
+        return self._show_picture(self._service.picture(view, self._service.on_page(page, _tile_index(event))))
 
     def _save(self, name: str | None, picture: str, caption: str) -> Any:
         if not name or not picture or not self._service.save_caption(name, picture, caption):
@@ -350,6 +350,10 @@ class DatasetTab:
             self._picture: facts.name,
             self._caption: facts.caption or "",
         }
+
+
+def _tile_index(event: gr.SelectData) -> int:
+    return event.index[0] if isinstance(event.index, (list, tuple)) else event.index
 
 
 def _about(view: DatasetView) -> str:

@@ -23,7 +23,7 @@ from trainer.errors import DatasetError, Finding, ResourceError
 from trainer.files import write_json
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 """Called with (pictures done, pictures in all)."""
 
 # Entries of another version say what another Pillow, or another Inkwash, thought of the picture.

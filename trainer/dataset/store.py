@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer.dataset.captions import CAPTION_SUFFIXES, clean_caption
+from trainer.dataset.captions import CAPTION_SUFFIXES, caption_path, clean_caption, read_caption
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
 from trainer.dataset.importing import ImportReport, import_files
 from trainer.dataset.pictures import is_picture_name
@@ -29,6 +29,15 @@ class DatasetStore(DatasetCatalog):
 
     def create(self, name: str, *, trigger_word: str = "", kind: str = "") -> DatasetInfo:
         """An empty data set. Raises DatasetError: the name is empty or taken."""
+        return self.create_from(name, (), trigger_word=trigger_word, kind=kind)[0]
+
+    def create_from(
+        self, name: str, paths: Sequence[str | Path], *, trigger_word: str = "", kind: str = ""
+    ) -> tuple[DatasetInfo, ImportReport]:
+        """A data set out of pictures, folders and zips, as `add_files` takes them. After an error there is none.
+
+        Raises: DatasetError: the name is empty or taken, or see `import_files`. ResourceError: the disk is full.
+        """
         title = " ".join(name.split())
         folder_name = safe_name(title, fallback="")
         if not folder_name:
@@ -38,7 +47,8 @@ class DatasetStore(DatasetCatalog):
                 f"There is already a data set '{folder_name}'.", fix="Choose another name, or add to that one."
             )
         record = Record(origin="own", title=title, kind=kind, trigger_word=_checked_trigger_word(trigger_word))
-        return self._own_info(self._make_folder(folder_name, record))
+        folder, report = self._make_folder(folder_name, record, [Path(path) for path in paths])
+        return self._own_info(folder), report
 
     def link(self, folder: str | Path) -> DatasetInfo:
         """A folder used where it is; it is only read. One that is linked already is given back.
@@ -65,20 +75,25 @@ class DatasetStore(DatasetCatalog):
         number, free = 2, name
         while self._is_bundled(free) or (self._data.datasets / free).exists():
             free, number = f"{name} {number}", number + 1
-        return self._own_info(self._make_folder(free, Record(origin="linked", folder=str(path), title=free)))
+        record = Record(origin="linked", folder=str(path), title=free)
+        return self._own_info(self._make_folder(free, record, ())[0])
 
-    def _make_folder(self, name: str, record: Record) -> Path:
+    def _make_folder(self, name: str, record: Record, paths: Sequence[Path]) -> tuple[Path, ImportReport]:
+        """A data set's folder, complete before it has its name."""
         target = self._data.datasets / name
+        report = ImportReport((), 0, (), {})
         with disk_errors(target, "the data set"):
             self._data.datasets.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}set-", dir=self._data.datasets))
             try:
                 save_record(partial, record)
+                if paths:
+                    report = import_files(partial, paths)
                 replace(partial, target)
             finally:
                 if partial.exists():
                     shutil.rmtree(partial)
-        return target
+        return target, report
 
     def add_files(self, name: str, paths: Sequence[str | Path]) -> ImportReport:
         """Copy pictures, folders and zips into a data set of ours, captions too. After an error nothing came in.
@@ -101,6 +116,16 @@ class DatasetStore(DatasetCatalog):
             if report.captions_for:
                 save_captions(record, load_captions(record) | report.captions_for)
         return report
+
+    def caption_of(self, name: str, picture: str) -> str:
+        """A picture's caption as it is now, or an empty text. Raises DatasetError: there is no such picture."""
+        info, record = self._known(name)
+        path = _picture_path(info, picture)
+        captions = load_captions(record)
+        if picture in captions:
+            return captions[picture]
+        beside = caption_path(path)
+        return (read_caption(beside).text or "") if beside is not None else ""
 
     def set_caption(self, name: str, picture: str, caption: str) -> str:
         """Write a picture's caption into the record; empty removes it. Returns it as one clean line."""
