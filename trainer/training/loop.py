@@ -59,6 +59,7 @@ def _due_actions(parts: TrainParts, state: TrainState, reporter: Reporter) -> No
         run.clear_requests("save")
         export_lora(parts, state, is_final=False)
     _show_and_export(parts, state)
+    parts.context.stage("Training", state.step, parts.total_steps)
 
 
 def _show_and_export(parts: TrainParts, state: TrainState) -> None:
