@@ -60,7 +60,7 @@ class LibraryService:
 
     def entries(self, search: str = "") -> list[LibraryEntry]:
         """The library, newest first; those that hold all words of `search`."""
-        return list_loras(self._data, search)
+        return list_loras(self._data, search or "")
 
     def entry(self, name: str) -> LibraryEntry:
         """One LoRA. Raises LoraFileError."""

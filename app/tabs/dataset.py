@@ -42,6 +42,7 @@ class DatasetTab:
         self._choice = gr.Dropdown([], label="Data set", elem_id="dataset-choice", interactive=True)
         self._about = gr.HTML("", elem_id="dataset-about", padding=False)
         self._trigger = gr.Textbox(
+            "",
             label="Trigger word",
             info="Calls up what is learned. It is put in front of captions that lack it; empty for none.",
             placeholder="for example: zsy style",
@@ -56,10 +57,10 @@ class DatasetTab:
     def _lay_out_making(self) -> None:
         with gr.Accordion("New data set", open=False, elem_id="dataset-new"):
             self._new_name = gr.Textbox(
-                label="Name", placeholder="My drawings", elem_id="dataset-new-name", max_length=100
+                "", label="Name", placeholder="My drawings", elem_id="dataset-new-name", max_length=100
             )
             self._new_trigger = gr.Textbox(
-                label="Trigger word", placeholder="optional", elem_id="dataset-new-trigger", max_length=200
+                "", label="Trigger word", placeholder="optional", elem_id="dataset-new-trigger", max_length=200
             )
             self._drop = gr.File(
                 label="Pictures, captions (.txt) or a zip", file_count="multiple", height=150, elem_id="dataset-drop"
@@ -71,6 +72,7 @@ class DatasetTab:
                 self._create = gr.Button("Create", variant="primary", elem_id="dataset-create", **_SMALL)
         with gr.Accordion("Use a folder on this machine", open=False, elem_id="dataset-link-open"):
             self._link_path = gr.Textbox(
+                "",
                 label="Path of the folder",
                 info="Used where it is and only read: captions written here are kept in Inkwash's own folder.",
                 placeholder="/home/me/Pictures/ink",
@@ -137,8 +139,9 @@ class DatasetTab:
             with gr.Column(scale=3, min_width=280):
                 self._facts = gr.HTML("", elem_id="dataset-facts", padding=False)
                 # In the browser, not in a gr.State: saving on blur must name the picture that the text was written for.
-                self._picture = gr.Textbox(visible="hidden", elem_id="dataset-picture")
+                self._picture = gr.Textbox("", elem_id="dataset-picture", elem_classes="kept-in-browser")
                 self._caption = gr.Textbox(
+                    "",
                     label="Caption",
                     info="Saved when you press Enter or leave the field.",
                     lines=1,

@@ -37,6 +37,7 @@ class LorasTab:
 
     def _lay_out_grid(self) -> None:
         self._search = gr.Textbox(
+            "",
             show_label=False,
             placeholder="Search by name, trigger word or base model",
             elem_id="lora-search",
@@ -69,7 +70,7 @@ class LorasTab:
             self._restore = gr.Button("Bring back", elem_id="lora-restore", **_SMALL)
 
     def _lay_out_details(self) -> None:
-        self._chosen = gr.Textbox(visible="hidden", elem_id="lora-chosen")
+        self._chosen = gr.Textbox("", elem_id="lora-chosen", elem_classes="kept-in-browser")
         with gr.Column(visible=False, elem_id="lora-details") as self._details:
             self._image = gr.Image(
                 show_label=False,
@@ -84,7 +85,7 @@ class LorasTab:
                 self._use = gr.Button("Use in Generate →", variant="primary", elem_id="lora-use", **_SMALL)
                 self._download = gr.HTML("", elem_id="lora-download", padding=False)
             with gr.Row(equal_height=True):
-                self._new_name = gr.Textbox(label="Name", elem_id="lora-name", max_length=100, interactive=True)
+                self._new_name = gr.Textbox("", label="Name", elem_id="lora-name", max_length=100, interactive=True)
                 self._rename = gr.Button("Rename", elem_id="lora-rename", scale=0, **_SMALL)
             with gr.Row():
                 self._preview = gr.UploadButton(
