@@ -366,7 +366,7 @@ def _about(view: DatasetView) -> str:
     lines = [info.description, f"License: {info.license}" if info.license else ""]
     lines.append(f"Pictures: {info.folder}" if info.is_linked else "")
     texts = "".join(f'<div class="hint">{render.text(line)}</div>' for line in lines if line)
-    return f'<div class="dataset-about">{badges}{texts}</div>'
+    return f'<div class="dataset-about"><div>{badges}</div>{texts}</div>'
 
 
 def _deletion(view: DatasetView) -> str:
