@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def components(folder: Path) -> Iterator[Components]:
-    yield load_components(str(folder), DataFolder(folder.parent), torch.device("cpu"), torch.float32)
+def components(folder: Path) -> Components:
+    return load_components(str(folder), DataFolder(folder.parent), torch.device("cpu"), torch.float32)
 
 
 def our_latents(components: Components) -> torch.Tensor:

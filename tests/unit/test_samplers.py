@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,9 +24,9 @@ REQUEST = SampleRequest("a red house", "ink", 64, 64, 4, "DPM++ 2M Karras", 5.0,
 
 
 @pytest.fixture(scope="module")
-def components(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Components]:
+def components(tmp_path_factory: pytest.TempPathFactory) -> Components:
     folder = make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-    yield load_components(str(folder), DataFolder(folder.parent), torch.device("cpu"), torch.float32)
+    return load_components(str(folder), DataFolder(folder.parent), torch.device("cpu"), torch.float32)
 
 
 def pixels(image: Image.Image) -> np.ndarray:

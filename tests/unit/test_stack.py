@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def components(folder: Path, request: pytest.FixtureRequest) -> Iterator[Components]:
-    yield load_components(str(folder), DataFolder(folder.parent), torch.device("cpu"), request.param)
+def components(folder: Path, request: pytest.FixtureRequest) -> Components:
+    return load_components(str(folder), DataFolder(folder.parent), torch.device("cpu"), request.param)
 
 
 @pytest.fixture

@@ -93,22 +93,29 @@ class LoraStack:
         if path not in self._originals:
             self._originals[path] = weight.detach().to("cpu", copy=True)
         parts = [(self._files[stamp].modules[path], strength) for stamp, strength in recipe]
-        weight.copy_(merged_weight(self._originals[path].to(weight.device), parts))
+        merge_into(weight, self._originals[path].to(weight.device), parts)
         self._merged[path] = recipe
         return True
 
 
-def merged_weight(original: Tensor, parts: Sequence[tuple[LoraModule, float]]) -> Tensor:
-    """`original + sum of weight * alpha / rank * up @ down`, in float32, as one product over all ranks together.
+def merge_into(weight: Tensor, original: Tensor, parts: Sequence[tuple[LoraModule, float]]) -> None:
+    """Set `weight` to `original + sum of strength * alpha / rank * up @ down`, as one product over all ranks together.
 
     Args:
-        original: a layer's weight, `(out, in)` or `(out, in, kernel, kernel)`.
-        parts: LoRAs and their weights.
+        weight: a layer's weight, `(out, in)` or `(out, in, kernel, kernel)`; rounded to its own number format.
+        original: of the same shape and number format, on the same device.
+        parts: LoRAs and their strengths; the sum is in float32.
     """
-    device = original.device
-    downs = [module.down.to(device, torch.float32).flatten(1) for module, _ in parts]
-    ups = [module.up.to(device, torch.float32).flatten(1) * (module.scale * weight) for module, weight in parts]
-    return torch.addmm(original.float().flatten(1), torch.cat(ups, 1), torch.cat(downs)).reshape(original.shape)
+    device = weight.device
+    downs = torch.cat([module.down.to(device, torch.float32).flatten(1) for module, _ in parts])
+    ups = torch.cat(
+        [module.up.to(device, torch.float32).flatten(1) * (module.scale * strength) for module, strength in parts], 1
+    )
+    if weight.dtype == torch.float32 and weight.is_contiguous():
+        # Straight into place: a temporary of the weight's size costs as much as the product.
+        torch.addmm(original.flatten(1), ups, downs, out=weight.view(weight.shape[0], -1))
+    else:
+        weight.copy_(torch.addmm(original.float().flatten(1), ups, downs).reshape(weight.shape))
 
 
 def _layers(components: Components) -> Mapping[str, nn.Linear | nn.Conv2d]:

@@ -1,0 +1,210 @@
+"""Several LoRAs at once: our merged weights against diffusers' adapters, side by side, results compared.
+
+    python -m benchmarks.stack            a UNet of middle size, for two cores
+    python -m benchmarks.stack --sd15     the architecture of Stable Diffusion 1.5 with random weights
+
+Prints ratios; absolute times depend on the machine. Both sides get the same files and must give the same output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+
+from tests.random_lora import modules_for
+from tests.tiny_model import TEXT_WIDTH, make_tiny_model
+from trainer.lora_files.file import write_lora
+from trainer.lora_files.matching import adaptable_shapes
+from trainer.models.components import Components, load_components
+from trainer.paths import DataFolder
+from trainer.sampling.stack import LoraStack, StackEntry
+
+ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0", ".proj_in", ".proj_out", ".proj", ".net.2")
+RANK, ALPHA = 16, 8.0
+
+
+def make_model(folder: Path, is_sd15: bool) -> Path:
+    """A folder with a UNet worth measuring; the text encoder and VAE stay tiny, they take no part."""
+    make_tiny_model(folder)
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"block_out_channels": (96, 192, 384, 384), "attention_head_dim": 8, "sample_size": 32}
+    if is_sd15:
+        sizes = {"block_out_channels": (320, 640, 1280, 1280), "attention_head_dim": 8, "sample_size": 64}
+    UNet2DConditionModel(cross_attention_dim=TEXT_WIDTH, **sizes).save_pretrained(folder / "unet")
+    return folder
+
+
+def median_seconds(action: Callable[[], object], repeats: int) -> float:
+    """The median time of an action, after one run to warm up."""
+    action()
+    times: list[float] = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+class Sides:
+    """The same base model twice, for diffusers and for us, and LoRA files for both."""
+
+    def __init__(self, folder: Path, num_loras: int) -> None:
+        self.components: Components = load_components(
+            str(folder), DataFolder(folder.parent), torch.device("cpu"), torch.float32
+        )
+        self.pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+        self.base = copy.deepcopy(self.components.unet)
+        self.stack = LoraStack(self.components)
+        shapes = adaptable_shapes(self.components.unet, self.components.text_encoder)
+        chosen = {
+            path: shape for path, shape in shapes.items() if path.startswith("unet.") and path.endswith(ATTENTION)
+        }
+        self.files: list[Path] = []
+        for index in range(num_loras):
+            path = folder.parent / f"lora{index}.safetensors"
+            write_lora(path, modules_for(chosen, rank=RANK, alpha=ALPHA, seed=index, size=0.05), {}, "fp32")
+            self.files.append(path)
+        config = self.components.unet.config
+        generator = torch.Generator().manual_seed(0)
+        self.latents = torch.randn((2, 4, config.sample_size, config.sample_size), generator=generator)
+        self.states = torch.randn((2, 77, config.cross_attention_dim), generator=generator)
+
+    def step(self, unet: UNet2DConditionModel) -> Tensor:
+        """One guided denoising step's call of the UNet."""
+        with torch.no_grad():
+            return unet(self.latents, torch.tensor(500), encoder_hidden_states=self.states).sample
+
+    def use(self, count: int, weight: float = 0.7) -> None:
+        """Our side: the first LoRAs, the first of them with `weight`."""
+        weights = [weight] + [0.7] * (count - 1)
+        self.stack.set(
+            [StackEntry(path, value, value) for path, value in zip(self.files[:count], weights, strict=False)]
+        )
+
+    def use_diffusers(self, count: int, weight: float = 0.7) -> None:
+        """diffusers' side, unfused."""
+        for index in range(count):
+            if f"a{index}" not in self.pipeline.get_list_adapters().get("unet", []):
+                self.load_diffusers(index)
+        if count:
+            self.pipeline.enable_lora()
+            self.pipeline.set_adapters([f"a{i}" for i in range(count)], [weight] + [0.7] * (count - 1))
+
+    def load_diffusers(self, index: int) -> None:
+        """Load a file with diffusers' own loader."""
+        self.pipeline.load_lora_weights(
+            str(self.files[index].parent), weight_name=self.files[index].name, adapter_name=f"a{index}"
+        )
+
+    def fuse_diffusers(self, count: int, weight: float) -> None:
+        """diffusers' way to be as fast as merged: unfuse, set the weights, fuse."""
+        self.pipeline.unfuse_lora(components=["unet"])
+        self.use_diffusers(count, weight)
+        self.pipeline.fuse_lora(components=["unet"], adapter_names=[f"a{i}" for i in range(count)])
+
+    def require_equal(self) -> None:
+        """Both sides must give the same output."""
+        ours, theirs = self.step(self.components.unet), self.step(self.pipeline.unet)
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)
+
+
+def measure_steps(sides: Sides, repeats: int, say: Callable[[str], object]) -> None:
+    """Time of a denoising step with 0, 1, 3 and 5 LoRAs, relative to an untouched base model."""
+    base = median_seconds(lambda: sides.step(sides.base), repeats)
+    say(f"step without LoRAs: {base * 1000:.0f} ms\nLoRAs  ours  diffusers set_adapters   (times the step without)")
+    for count in (0, 1, 3, 5):
+        sides.use(count)
+        sides.use_diffusers(count)
+        sides.require_equal()
+        # Interleaved, so that a busy machine slows all alike; the shortest time is the one least disturbed.
+        unets = (sides.base, sides.components.unet, sides.pipeline.unet)
+        rounds = [[once(sides, unet) for unet in unets] for _ in range(repeats)]
+        none, ours, theirs = (min(times) for times in zip(*rounds, strict=True))
+        say(f"{count:5d}  {ours / none:4.2f}  {theirs / none:4.2f}")
+
+
+def once(sides: Sides, unet: UNet2DConditionModel) -> float:
+    """Time of one step."""
+    started = time.perf_counter()
+    sides.step(unet)
+    return time.perf_counter() - started
+
+
+def measure_changes(sides: Sides, repeats: int, say: Callable[[str], object]) -> None:
+    """Time to change one LoRA's weight, with 1, 3 and 5 merged."""
+    say("LoRAs  change of a weight: ours  diffusers unfuse + fuse  (ms; share)")
+    for count in (1, 3, 5):
+        values = iter(0.3 + 0.01 * index for index in range(1000))
+        ours = median_seconds(lambda n=count, v=values: sides.use(n, next(v)), repeats)
+        theirs = median_seconds(lambda n=count, v=values: sides.fuse_diffusers(n, next(v)), repeats)
+        sides.use(count, 0.9)
+        sides.fuse_diffusers(count, 0.9)
+        sides.require_equal()
+        say(f"{count:5d}  {ours * 1000:6.0f}  {theirs * 1000:6.0f}   {ours / theirs:.2f}")
+    sides.pipeline.unfuse_lora(components=["unet"])
+
+
+def measure_loading(sides: Sides, repeats: int, say: Callable[[str], object]) -> None:
+    """Time from a file to an effective LoRA."""
+    sides.pipeline.unload_lora_weights()
+
+    def ours() -> None:
+        sides.stack.clear()
+        sides.use(1)
+
+    def theirs() -> None:
+        sides.pipeline.unload_lora_weights()
+        sides.load_diffusers(0)
+
+    our_time, their_time = median_seconds(ours, repeats), median_seconds(theirs, repeats)
+    say(
+        f"file to effect: ours {our_time * 1000:.0f} ms, diffusers {their_time * 1000:.0f} ms, share {our_time / their_time:.2f}"
+    )
+
+
+def require_exact_restore(sides: Sides, say: Callable[[str], object]) -> None:
+    """Many changes, then nothing: the base model must be there to the last bit."""
+    sides.stack.clear()
+    before = {key: value.clone() for key, value in sides.components.unet.state_dict().items()}
+    for cycle in range(100):
+        sides.use(1 + cycle % 2, cycle / 50)
+    sides.stack.clear()
+    drift = max(float((value - before[key]).abs().max()) for key, value in sides.components.unet.state_dict().items())
+    say(f"drift after 100 changes: {drift:g}")
+    if drift:
+        raise SystemExit("the base model has changed")
+
+
+def main() -> None:
+    """Run all measurements."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sd15", action="store_true", help="full size; needs about 10 GB of memory")
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+
+    def say(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    with tempfile.TemporaryDirectory() as folder:
+        sides = Sides(make_model(Path(folder) / "model", options.sd15), num_loras=5)
+        measure_steps(sides, options.repeats, say)
+        measure_changes(sides, options.repeats, say)
+        measure_loading(sides, options.repeats, say)
+        require_exact_restore(sides, say)
+
+
+if __name__ == "__main__":
+    main()
