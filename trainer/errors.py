@@ -130,7 +130,8 @@ class Cancelled(InkwashError):
 
 def error_from_dict(data: Mapping[str, Any]) -> InkwashError:
     """Rebuild an error from `to_dict`, in another process."""
-    classes = {cls.code: cls for cls in _all_classes(InkwashError)}
+    # A subclass without a code of its own has its parent's, but perhaps not its parent's arguments.
+    classes = {cls.code: cls for cls in _all_classes(InkwashError) if "code" in vars(cls)}
     cls = classes.get(str(data.get("code")), InkwashError)
     findings = [Finding(str(f.get("where", "")), str(f.get("message", ""))) for f in data.get("findings", ())]
     return cls(
