@@ -120,13 +120,15 @@ window.inkwashTheme = {{
     this.apply();
   }},
 }};
-document.addEventListener("DOMContentLoaded", () => {{
+function keepTheme() {{
   inkwashTheme.apply();
   // Gradio sets its own idea of the theme when it mounts; the one chosen here wins.
   new MutationObserver(() => {{
     if (document.body.classList.contains("dark") !== (inkwashTheme.wanted() === "dark")) inkwashTheme.apply();
   }}).observe(document.body, {{attributes: true, attributeFilter: ["class"]}});
-}});
+}}
+// Gradio may put this in before the body is there, or long after.
+if (document.body) keepTheme(); else document.addEventListener("DOMContentLoaded", keepTheme);
 </script>"""
 
 

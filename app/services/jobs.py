@@ -182,17 +182,22 @@ class JobService:
 
     def newest(self, kind: str) -> str | None:
         """The run of a kind to look at first: the one that works, else that waits, else the newest."""
-        ids = self.ids(kind)
-        rows = [self.row(run_id) for run_id in ids]
+        rows = self.rows(kind)
         for wanted in (lambda state: state.is_active, lambda state: state is RunState.QUEUED):
             for row in rows:
                 if wanted(row.state):
                     return row.id
-        return ids[0] if ids else None
+        return rows[0].id if rows else None
 
-    def rows(self) -> list[JobRow]:
-        """All runs, newest first."""
-        return [self.row(run_id) for run_id in self.ids()]
+    def rows(self, kind: str = "") -> list[JobRow]:
+        """The runs of a kind (or all), newest first."""
+        found = []
+        for run_id in self.ids(kind):
+            try:
+                found.append(self.row(run_id))
+            except RunError:  # deleted in another tab since it was listed
+                log.info("The run %s is gone", run_id)
+        return found
 
     def row(self, run_id: str) -> JobRow:
         """A run in a list. Of a run that is over, the disk is asked only whether that is still so."""

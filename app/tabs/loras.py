@@ -60,7 +60,7 @@ class LorasTab:
 
     def _lay_out_import(self) -> None:
         self._drop = gr.File(
-            label="Import: drop .safetensors files, with a preview picture of the same name if there is one",
+            label="Import .safetensors, with a preview of its name",
             file_count="multiple",
             height=120,
             elem_id="lora-import",
@@ -84,7 +84,7 @@ class LorasTab:
             with gr.Row():
                 self._use = gr.Button("Use in Generate →", variant="primary", elem_id="lora-use", **_SMALL)
                 self._download = gr.HTML("", elem_id="lora-download", padding=False)
-            with gr.Row(equal_height=True):
+            with gr.Row():
                 self._new_name = gr.Textbox("", label="Name", elem_id="lora-name", max_length=100, interactive=True)
                 self._rename = gr.Button("Rename", elem_id="lora-rename", scale=0, **_SMALL)
             with gr.Row():
