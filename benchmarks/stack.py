@@ -39,7 +39,7 @@ def make_model(folder: Path, is_sd15: bool) -> Path:
     """A folder with a UNet worth measuring; the text encoder and VAE stay tiny, they take no part."""
     make_tiny_model(folder)
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"block_out_channels": (96, 192, 384, 384), "attention_head_dim": 8, "sample_size": 32}
+    sizes: dict[str, Any] = {"block_out_channels": (64, 128, 256, 256), "attention_head_dim": 8, "sample_size": 32}
     if is_sd15:
         sizes = {"block_out_channels": (320, 640, 1280, 1280), "attention_head_dim": 8, "sample_size": 64}
     UNet2DConditionModel(cross_attention_dim=TEXT_WIDTH, **sizes).save_pretrained(folder / "unet")

@@ -105,7 +105,7 @@ def _png_texts(path: Path) -> Mapping[str, str]:
     try:
         # Only the chunks before the pixels are read; no pixel is decoded.
         with Image.open(path, formats=["PNG"]) as image:
-            return {key: value for key, value in image.info.items() if isinstance(value, str)}
+            return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError("The picture cannot be read.", where=str(path), fix="Choose a PNG picture.") from error
 

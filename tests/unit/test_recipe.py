@@ -93,7 +93,7 @@ def test_pictures_without_a_recipe_and_damaged_ones_are_told(tmp_path: Path) -> 
 
 def test_a_large_compressed_text_is_no_bomb(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
-    info.add_text("inkwash", "x" * 100_000_000, zip=True)
+    info.add_text("inkwash", "x" * 5_000_000, zip=True)
     Image.new("RGB", (4, 4)).save(tmp_path / "bomb.png", pnginfo=info)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_recipe(tmp_path / "bomb.png")

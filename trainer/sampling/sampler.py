@@ -114,7 +114,7 @@ class _Batch:
         scales = [request.guidance_scale for request in requests]
         self.guidance = torch.tensor(scales, device=components.device).view(-1, 1, 1, 1)
         factor = components.vae_scale_factor
-        self.shape = (1, components.unet.config.in_channels, first.height // factor, first.width // factor)
+        self.shape = (1, components.unet.config["in_channels"], first.height // factor, first.width // factor)
 
     def denoise(self, progress: _Progress) -> Tensor:
         """Finished latents, float32."""
