@@ -23,13 +23,15 @@ def read(tmp_path: Path, content: bytes) -> tuple[str | None, list[str]]:
 @pytest.mark.parametrize(
     ("content", "text", "codes"),
     [
-        ("a red house\n".encode(), "a red house", []),
+        (b"a red house\n", "a red house", []),
         ("a red house".encode("utf-8-sig"), "a red house", []),
         ("水墨, 山水".encode(), "水墨, 山水", []),
         ("水墨, a house".encode("utf-16"), "水墨, a house", ["caption_encoding"]),
         ("a red house".encode("utf-16-le"), "a red house", ["caption_encoding"]),
         ("a red house".encode("utf-16-be"), "a red house", ["caption_encoding"]),
         ("一座山, 水墨".encode("gbk"), "一座山, 水墨", ["caption_encoding"]),
+        ("水墨山水".encode("gbk"), "水墨山水", ["caption_encoding"]),
+        ("café, naïve, Ωμέγα, чай".encode(), "café, naïve, Ωμέγα, чай", []),
         ("un café à Paris".encode("latin-1"), "un café à Paris", ["caption_encoding"]),
         (b"a red\0 house", "a red house", ["caption_control"]),
         ("a\u200b red \u202ehouse\ufeff".encode(), "a red house", ["caption_control"]),

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from trainer.dataset.captions import CAPTION_SUFFIXES, looks_like_gbk
+from trainer.dataset.captions import CAPTION_SUFFIXES, decode_unmarked
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.walk import is_hidden_name
 from trainer.errors import DatasetError, Finding
@@ -129,16 +129,9 @@ def entry_name(info: zipfile.ZipInfo) -> str:
             raw = name.encode("cp437")
         except UnicodeEncodeError:
             raw = None
-        if raw is not None and not raw.isascii():
-            name = _decode_name(raw) or name
+        if raw is not None:
+            name, _ = decode_unmarked(raw, fallback="cp437")
     return name.replace("\\", "/").replace("\0", "")
-
-
-def _decode_name(raw: bytes) -> str | None:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("gb18030", errors="replace") if looks_like_gbk(raw) else None
 
 
 def _choose(entries: list[_Entry]) -> tuple[list[_Entry], list[Finding]]:

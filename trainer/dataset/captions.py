@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -72,19 +73,25 @@ def decode_text(data: bytes) -> tuple[str | None, str]:
         encoding = "utf-16-le" if is_little else "utf-16-be"
         text = data[: len(data) // 2 * 2].decode(encoding, errors="replace")
         return (text, encoding) if _looks_like_text(text) else (None, "")
-    try:
-        # A multi-byte letter cut by the size limit is no fault of the file.
-        text = data.decode("utf-8", errors="ignore" if len(data) >= _MAX_CAPTION_BYTES else "strict")
-        encoding = "utf-8"
-    except UnicodeDecodeError:
-        encoding = "gb18030" if looks_like_gbk(data) else "cp1252"
-        text = data.decode(encoding, errors="replace")
+    text, encoding = decode_unmarked(data, fallback="cp1252")
     return (text, encoding) if _looks_like_text(text) else (None, "")
 
 
-def looks_like_gbk(data: bytes) -> bool:
-    """Whether bytes that are no UTF-8 are likely Chinese: their high bytes come in pairs."""
-    return _GBK.fullmatch(data) is not None
+def decode_unmarked(data: bytes, *, fallback: str) -> tuple[str, str]:
+    """`data` as UTF-8, else as Chinese where it looks like that, else in the `fallback` encoding; with the encoding's name.
+
+    Some Chinese words are valid UTF-8 by chance ("水墨"): they give themselves away by letters of phonetic script.
+    """
+    is_chinese = _GBK.fullmatch(data) is not None and not data.isascii()
+    try:
+        # A multi-byte letter cut by the size limit is no fault of the file.
+        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=len(data) < _MAX_CAPTION_BYTES)
+        if not (is_chinese and any("\u0250" <= char <= "\u02ff" for char in text)):
+            return text, "utf-8"
+    except UnicodeDecodeError:
+        pass  # it is in one of the other encodings
+    encoding = "gb18030" if is_chinese else fallback
+    return data.decode(encoding, errors="replace"), encoding
 
 
 def _looks_like_text(text: str) -> bool:

@@ -40,7 +40,7 @@ class DatasetStore(DatasetCatalog):
         """
         title = " ".join(name.split())
         folder_name = safe_name(title, fallback="")
-        if not folder_name:
+        if not folder_name.strip("_ "):  # what stands for characters that no file system takes
             raise DatasetError("The data set needs a name.", where=title, fix="Type one, in any script.")
         if self._is_bundled(folder_name) or (self._data.datasets / folder_name).exists():
             raise DatasetError(

@@ -1,0 +1,449 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests import zoo
+from trainer.dataset import archives
+from trainer.dataset.store import DatasetStore
+from trainer.errors import DatasetError, ResourceError
+from trainer.paths import ASSETS, DataFolder
+
+NAME = "我的 水墨 画"
+
+
+def state(folder: Path) -> dict[str, str]:
+    """All files of a folder with their hashes: equal before and after means nothing was touched."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataFolder:
+    return DataFolder(tmp_path / "data")
+
+
+@pytest.fixture
+def store(data: DataFolder) -> DatasetStore:
+    return DatasetStore(data)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures 图"
+    (folder / "sub").mkdir(parents=True)
+    zoo.good(folder / "山 水.png", "mountains", seed=1)
+    zoo.good(folder / "a.png", "a house", seed=2)
+    zoo.good(folder / "sub" / "a.png", "another house", seed=3)
+    return folder
+
+
+# --- coming in ---------------------------------------------------------------------------------------------------
+
+
+def zipped(pictures: Path) -> Path:
+    return Path(shutil.make_archive(str(pictures.parent / "画 packed"), "zip", pictures))
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "files"])
+def test_pictures_come_in_with_their_captions_under_unused_names(
+    store: DatasetStore, pictures: Path, form: str
+) -> None:
+    before = state(pictures)
+    sources = {"folder": lambda: [pictures], "zip": lambda: [zipped(pictures)]}.get(
+        form, lambda: [*pictures.glob("*.*"), pictures / "sub"]
+    )()
+    info, report = store.create_from(NAME, sources, trigger_word="zsy")
+    assert sorted(report.added) == ["a 2.png", "a.png", "山 水.png"]
+    assert (info.name, info.num_pictures, info.trigger_word, info.is_own) == (NAME, 3, "zsy", True)
+    captions = sorted(str(facts.caption) for facts in store.scan(NAME).usable)
+    assert captions == ["a house", "another house", "mountains"]
+    assert state(pictures) == before
+
+
+def test_dropping_the_same_again_adds_nothing_and_overwrites_nothing(store: DatasetStore, pictures: Path) -> None:
+    info, _ = store.create_from(NAME, [pictures])
+    before = state(info.folder)
+    report = store.add_files(NAME, [pictures])
+    assert report.added == ()
+    assert all("already in the data set" in finding.message for finding in report.left_out)
+    assert state(info.folder) == before
+
+
+def test_another_picture_of_a_taken_name_gets_a_number(store: DatasetStore, tmp_path: Path, pictures: Path) -> None:
+    info, _ = store.create_from(NAME, [pictures / "a.png"])
+    first = state(info.folder)["a.png"]
+    (tmp_path / "other").mkdir()
+    zoo.noise(seed=50).save(tmp_path / "other" / "A.jpg")
+    assert store.add_files(NAME, [tmp_path / "other" / "A.jpg"]).added == ("A 2.jpg",)
+    assert state(info.folder)["a.png"] == first
+
+
+def test_captions_dropped_later_go_to_their_pictures(store: DatasetStore, tmp_path: Path, pictures: Path) -> None:
+    store.create_from(NAME, [pictures / "a.png"])
+    (tmp_path / "a.txt").write_text("a blue house", encoding="utf-8")
+    (tmp_path / "zzz.txt").write_text("nobody's", encoding="utf-8")
+    report = store.add_files(NAME, [tmp_path / "a.txt", tmp_path / "zzz.txt"])
+    assert store.scan(NAME).pictures[0].caption == "a blue house"
+    assert [finding.where for finding in report.left_out] == ["zzz.txt"]
+
+
+def test_broken_pictures_come_in_and_are_said(store: DatasetStore, tmp_path: Path) -> None:
+    info, report = store.create_from(NAME, [zoo.everything(tmp_path / "zoo")])
+    assert len(report.added) == 15
+    scan = store.scan(NAME)
+    assert len(scan.usable) == 8
+    assert all(info.folder in facts.path.parents for facts in scan.pictures)
+
+
+def test_nothing_but_text_is_refused_and_leaves_nothing(store: DatasetStore, data: DataFolder, tmp_path: Path) -> None:
+    notes = zoo.text_as_picture(tmp_path / "notes.md")
+    with pytest.raises(DatasetError, match="no picture in what you dropped") as caught:
+        store.create_from(NAME, [notes])
+    assert caught.value.findings[0].where == "notes.md"
+    assert list(data.datasets.iterdir()) == []
+    with pytest.raises(DatasetError, match="not there"):
+        store.create_from(NAME, [tmp_path / "gone.png"])
+
+
+def evil_zip(name: str) -> Callable[[Path], Path]:
+    return lambda path: zoo.zip_of(path, {"good.png": zoo.png_bytes(), name: zoo.png_bytes(1)})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (evil_zip("../evil.png"), "not safe to unpack"),
+        (evil_zip("a/../../evil.png"), "not safe to unpack"),
+        (evil_zip("/tmp/evil.png"), "not safe to unpack"),
+        (evil_zip("..\\evil.png"), "not safe to unpack"),
+        (evil_zip("C:\\evil.png"), "not safe to unpack"),
+        (evil_zip("\\\\host\\share\\evil.png"), "not safe to unpack"),
+        (zoo.zip_with_link, "not safe to unpack"),
+        (zoo.zip_bomb, "would take 0.3 GB"),
+        (zoo.zip_encrypted, "encrypted"),
+        (zoo.zip_truncated, "incomplete or damaged"),
+        (zoo.zip_damaged, "incomplete or damaged"),
+        (zoo.text_as_picture, "incomplete or damaged"),
+        (lambda path: shutil.copy(shutil.make_archive(str(path.with_suffix("")), "gztar", path.parent), path), "gzip"),
+        (lambda path: zoo.zip_of(path, {"readme.md": b"hello"}), "no picture"),
+    ],
+)
+def test_a_bad_zip_is_refused_whole_and_nothing_is_lost(
+    store: DatasetStore, data: DataFolder, tmp_path: Path, pictures: Path, make: Callable[[Path], Path], words: str
+) -> None:
+    store.create_from(NAME, [pictures])
+    store.set_caption(NAME, "a.png", "written by hand")
+    (tmp_path / "drop").mkdir()
+    archive = make(tmp_path / "drop" / "bad 包.zip")
+    before, outside = state(data.datasets), state(tmp_path / "drop")
+    with pytest.raises(DatasetError, match=words) as caught:
+        store.add_files(NAME, [pictures / "a.png", Path(archive)])
+    assert caught.value.fix
+    assert state(data.datasets) == before
+    assert state(tmp_path / "drop") == outside
+    assert not list(tmp_path.rglob("evil.png"))
+    assert not list(data.datasets.glob(".partial-*"))
+
+
+def test_a_zip_of_too_many_entries_is_refused(
+    store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 3)
+    path = zoo.zip_of(tmp_path / "a.zip", {f"{index}.png": zoo.png_bytes(index) for index in range(4)})
+    with pytest.raises(DatasetError, match="more than 3 entries"):
+        store.create_from(NAME, [path])
+
+
+def test_a_zip_in_a_zip_and_system_files_are_left_out_with_a_word(store: DatasetStore, tmp_path: Path) -> None:
+    files = {"set/a.png": zoo.png_bytes(), "set/more.zip": b"PK", "__MACOSX/set/._a.png": b"x", "set/x.psd1": b"x"}
+    _, report = store.create_from(NAME, [zoo.zip_of(tmp_path / "a.zip", files)])
+    assert report.added == ("a.png",)
+    assert {finding.where: finding.message for finding in report.left_out} == {
+        "set/more.zip": "is an archive inside the zip and was not opened",
+        "": "1 other files in the zip were left out",
+    }
+
+
+def test_names_of_chinese_windows_and_of_backslashes_are_read_right(store: DatasetStore, tmp_path: Path) -> None:
+    _, report = store.create_from(NAME, [zoo.zip_with_chinese_windows_names(tmp_path / "a.zip")])
+    assert report.added == ("水墨 山水.png",)
+    path = zoo.zip_of(tmp_path / "b.zip", {"x.png": zoo.png_bytes(8), "d\\y.png": zoo.png_bytes(9), "d\\y.txt": b"why"})
+    assert sorted(store.add_files(NAME, [path]).added) == ["x.png", "y.png"]
+    assert {facts.name: facts.caption for facts in store.scan(NAME).pictures}["y.png"] == "why"
+
+
+def test_names_that_some_system_refuses_are_changed(store: DatasetStore, tmp_path: Path) -> None:
+    names = ["CON.png", 'a"; rm -rf ~.png', "-x.png", "<img onerror=1>.png", "é" * 120 + ".png"]
+    path = zoo.zip_of(tmp_path / "a.zip", {name: zoo.png_bytes(index) for index, name in enumerate(names)})
+    _, report = store.create_from(NAME, [path])
+    assert len(report.added) == 5
+    for name in report.added:
+        assert name.endswith(".png")
+        assert len(name.encode()) <= 110
+        assert not set(name) & set('<>:"/\\|?*')
+        assert not name.startswith(("-", "CON."))
+
+
+def test_a_full_disk_takes_nothing_and_loses_nothing(
+    store: DatasetStore, data: DataFolder, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create_from(NAME, [pictures / "a.png"])
+    before = state(data.datasets)
+    copies = 0
+
+    def fill(source: Path, target: Path) -> None:
+        nonlocal copies
+        copies += 1
+        Path(target).write_bytes(b"part")
+        if copies == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("trainer.dataset.importing.shutil.copyfile", fill)
+    with pytest.raises(ResourceError, match="disk is full"):
+        store.add_files(NAME, [pictures])
+    assert copies == 2
+    assert state(data.datasets) == before
+    assert not list(data.datasets.glob(".partial-*"))
+
+
+def test_too_little_space_is_said_before_anything_is_copied(
+    store: DatasetStore, data: DataFolder, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.files.free_bytes", lambda folder: 10)
+    with pytest.raises(ResourceError, match="Not enough free disk space"):
+        store.create_from(NAME, [pictures])
+    assert list(data.datasets.iterdir()) == []
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "   ", "..", "/", "///"])
+def test_a_name_of_nothing_is_refused(store: DatasetStore, name: str) -> None:
+    with pytest.raises(DatasetError, match="needs a name"):
+        store.create(name)
+
+
+def test_a_name_cannot_lead_out_and_is_taken_once(store: DatasetStore, data: DataFolder) -> None:
+    info = store.create("../../evil")
+    assert info.folder.parent == data.datasets
+    store.create(NAME)
+    for taken in (NAME, "ink-wash"):
+        with pytest.raises(DatasetError, match="already a data set"):
+            store.create(taken)
+
+
+@pytest.mark.parametrize("name", ["../data", "..", "no such set", "", "\0", "x" * 5000])
+def test_changes_go_to_known_sets_only(store: DatasetStore, name: str) -> None:
+    for change in (
+        lambda: store.delete(name),
+        lambda: store.set_caption(name, "a.png", "x"),
+        lambda: store.set_trigger_word(name, "x"),
+        lambda: store.add_files(name, ["x.png"]),
+        lambda: store.remove_picture(name, "a.png"),
+    ):
+        with pytest.raises(DatasetError, match="no data set"):
+            change()
+
+
+@pytest.mark.parametrize("picture", ["../../other/a.png", "/etc/passwd", "", "gone.png", "dataset.json", "."])
+def test_pictures_are_those_of_the_set_only(
+    store: DatasetStore, data: DataFolder, pictures: Path, picture: str
+) -> None:
+    store.create_from(NAME, [pictures])
+    (data.root / "other").mkdir()
+    zoo.good(data.root / "other" / "a.png")
+    before = state(data.root)
+    for change in (lambda: store.remove_picture(NAME, picture), lambda: store.set_caption(NAME, picture, "x")):
+        with pytest.raises(DatasetError, match="not in the data set"):
+            change()
+    assert state(data.root) == before
+
+
+# --- captions and trigger words ----------------------------------------------------------------------------------
+
+
+def test_captions_written_here_come_before_files_and_can_be_taken_away(store: DatasetStore, pictures: Path) -> None:
+    info, _ = store.create_from(NAME, [pictures])
+    files = state(info.folder)
+    assert store.set_caption(NAME, "a.png", " a tower\nby the sea ") == "a tower by the sea"
+    assert {facts.name: facts.caption for facts in store.scan(NAME).pictures}["a.png"] == "a tower by the sea"
+    store.set_caption(NAME, "a.png", "")
+    assert {facts.name: facts.caption for facts in store.scan(NAME).pictures}["a.png"] is None
+    assert store.caption_of(NAME, "a.png") == ""
+    assert store.caption_of(NAME, "山 水.png") == "mountains"
+    assert {name: digest for name, digest in state(info.folder).items() if name in files} == files
+
+
+def test_captions_of_two_tabs_at_once_all_stay(store: DatasetStore, data: DataFolder, tmp_path: Path) -> None:
+    for index in range(12):
+        zoo.good(tmp_path / f"{index}.png", seed=index)
+    store.create_from(NAME, sorted(tmp_path.glob("*.png")))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: DatasetStore(data).set_caption(NAME, f"{index}.png", f"c{index}"), range(12)))
+    assert {facts.name: facts.caption for facts in store.scan(NAME).pictures} == {
+        f"{index}.png": f"c{index}" for index in range(12)
+    }
+
+
+def test_a_damaged_record_is_said_and_not_replaced(store: DatasetStore, data: DataFolder, pictures: Path) -> None:
+    store.create_from(NAME, [pictures])
+    record = data.datasets / NAME / "captions.json"
+    record.write_text('{"a.png": "half a cap')
+    for action in (lambda: store.scan(NAME), lambda: store.set_caption(NAME, "a.png", "x")):
+        with pytest.raises(DatasetError, match="damaged"):
+            action()
+    assert record.read_text() == '{"a.png": "half a cap'
+
+
+def test_trigger_words(store: DatasetStore) -> None:
+    store.create(NAME)
+    assert store.set_trigger_word(NAME, "  zsy   style\n") == "zsy style"
+    assert store.get(NAME).trigger_word == "zsy style"
+    store.set_trigger_word(NAME, "")
+    assert store.get(NAME).trigger_word == ""
+    with pytest.raises(DatasetError, match="longer than 200"):
+        store.set_trigger_word(NAME, "x" * 201)
+
+
+# --- linked and bundled ------------------------------------------------------------------------------------------
+
+
+def test_a_linked_folder_is_never_touched(store: DatasetStore, data: DataFolder, pictures: Path) -> None:
+    before = state(pictures)
+    info = store.link(f'  "{pictures}" ')
+    assert (info.is_linked, info.folder, info.num_pictures) == (True, pictures, 3)
+    store.set_caption(info.name, "a.png", "mine")
+    store.set_trigger_word(info.name, "zsy")
+    assert store.remove_picture(info.name, "sub/a.png") is None
+    assert {facts.name: facts.caption for facts in store.scan(info.name).pictures} == {
+        "a.png": "mine",
+        "山 水.png": "mountains",
+    }
+    assert store.get(pictures) == store.get(info.name) == store.link(pictures)
+    assert store.get(info.name).num_pictures == 2
+    store.restore_pictures(info.name)
+    assert len(store.scan(info.name).pictures) == 3
+    with pytest.raises(DatasetError, match="only be added"):
+        store.add_files(info.name, [pictures / "a.png"])
+    store.delete(info.name)
+    assert info.name not in [known.name for known in store.list()]
+    assert state(pictures) == before
+
+
+def test_folders_that_cannot_be_linked_say_why(store: DatasetStore, data: DataFolder, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    own = store.create(NAME)
+    for path, words in (
+        (tmp_path / "empty", "no pictures"),
+        (tmp_path / "nothing", "does not exist"),
+        ("", "No folder"),
+        (own.folder, "belongs to Inkwash"),
+    ):
+        with pytest.raises(DatasetError, match=words):
+            store.link(path)
+
+
+def test_a_linked_folder_that_is_gone_is_said_and_can_be_deleted(store: DatasetStore, pictures: Path) -> None:
+    info = store.link(pictures)
+    shutil.rmtree(pictures)
+    assert store.get(info.name).is_missing
+    with pytest.raises(DatasetError, match="not there"):
+        store.scan(info.name)
+    store.delete(info.name)
+    assert info.name not in [known.name for known in store.list()]
+
+
+def test_bundled_sets_keep_their_files_and_take_changes_in_the_record(store: DatasetStore) -> None:
+    before = state(ASSETS / "datasets")
+    bundled = [info for info in store.list() if info.is_bundled]
+    assert bundled
+    for info in bundled:
+        scan = store.scan(info.name)
+        assert len(scan.usable) == info.num_pictures == scan.num_captions
+        assert scan.findings() == []
+        assert info.license
+    info = bundled[0]
+    first, second = (facts.name for facts in store.scan(info.name).pictures[:2])
+    store.set_caption(info.name, first, "changed")
+    store.set_trigger_word(info.name, "other words")
+    store.remove_picture(info.name, second)
+    scan = store.scan(info.name)
+    assert scan.pictures[0].caption == "changed"
+    assert second not in [facts.name for facts in scan.pictures]
+    assert store.get(info.name).trigger_word == "other words"
+    assert [known.name for known in store.list()] == [known.name for known in bundled]
+    with pytest.raises(DatasetError, match="cannot be deleted"):
+        store.delete(info.name)
+    assert state(ASSETS / "datasets") == before
+
+
+def test_a_plain_folder_is_scanned_without_a_record(store: DatasetStore, pictures: Path) -> None:
+    info = store.get(str(pictures))
+    assert (info.record, info.num_pictures) == (None, 3)
+    assert len(store.scan(pictures).usable) == 3
+    with pytest.raises(DatasetError, match="no data set and no folder"):
+        store.get("nothing here")
+
+
+# --- taking away -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_removed_or_deleted_lies_in_the_trash_whole(
+    store: DatasetStore, data: DataFolder, pictures: Path
+) -> None:
+    info, _ = store.create_from(NAME, [pictures])
+    store.set_caption(NAME, "山 水.png", "by hand")
+    trashed = store.remove_picture(NAME, "山 水.png")
+    assert trashed is not None
+    assert trashed.is_relative_to(data.trash)
+    assert trashed.with_suffix(".txt").read_text(encoding="utf-8") == "by hand"
+    assert [facts.name for facts in store.scan(NAME).pictures] == ["a 2.png", "a.png"]
+    left = state(info.folder)
+    target = store.delete(NAME)
+    assert state(target) == left
+    assert not info.folder.exists()
+    # The name is free again, and a second deletion does not overwrite the first.
+    store.create(NAME)
+    assert store.delete(NAME) != target
+
+
+def test_thumbnails_are_small_upright_and_kept_by_content(
+    store: DatasetStore, data: DataFolder, tmp_path: Path
+) -> None:
+    path = zoo.rotated(tmp_path / "a.jpg", 6)
+    thumbnail = store.thumbnail(path, size=48)
+    with Image.open(thumbnail) as image:
+        assert (image.format, image.size) == ("JPEG", (32, 48))
+    assert thumbnail.is_relative_to(data.cache)
+    shutil.copy(path, tmp_path / "b.jpg")
+    assert store.thumbnail(tmp_path / "b.jpg", size=48) == thumbnail
+    with pytest.raises(DatasetError):
+        store.thumbnail(zoo.text_as_picture(tmp_path / "c.jpg"))
+
+
+def test_zip_entries_are_bounded_by_what_their_list_says(tmp_path: Path) -> None:
+    """A list that lies about sizes gives no more bytes than it says, and is refused."""
+    path = zoo.zip_of(tmp_path / "a.zip", {"a.png": zoo.png_bytes(size=(300, 300))})
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        size = archive.infolist()[0].file_size
+    data = bytearray(bytes(data).replace(size.to_bytes(4, "little"), (1000).to_bytes(4, "little")))
+    path.write_bytes(bytes(data))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DatasetError, match="incomplete or damaged"):
+        archives.unpack_zip(path, tmp_path / "out")
+    assert sum(file.stat().st_size for file in (tmp_path / "out").rglob("*.png")) <= 1000
