@@ -1,0 +1,160 @@
+"""Checkpoints as folders, the optimizer's state, what may change between a stop and a resume, and the guard against NaN."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.config.optimizer import AdamWConfig
+from trainer.errors import NonFiniteLossError, RunError
+from trainer.optimizers.adamw import build
+from trainer.training.checkpoint import Checkpoint, CheckpointStore, pack_optimizer, unpack_optimizer
+from trainer.training.identity import require_same
+from trainer.training.step import FiniteGuard, StepResult
+
+
+def make_checkpoint(step: int) -> Checkpoint:
+    return Checkpoint({"a": torch.full((2, 2), float(step))}, {"0.step": torch.tensor(float(step))}, {"step": step})
+
+
+def test_newest_is_what_was_saved_last(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    assert store.newest() == (None, [])
+    for step in (5, 10, 9_999, 100_000):
+        store.save(step, make_checkpoint(step))
+    found, warnings = store.newest()
+    assert found is not None
+    assert found.state == {"step": 100_000}
+    assert torch.equal(found.adapter["a"], torch.full((2, 2), 100_000.0))
+    assert warnings == []
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00009999", "step-00100000"]
+
+
+def test_the_oldest_stays_until_the_newest_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(1, make_checkpoint(1))
+    write = Path.write_bytes
+    monkeypatch.setattr(
+        Path, "write_bytes", lambda path, data: write(path, data[:-1] if path.name == "adapter.safetensors" else data)
+    )
+    with pytest.raises(RunError, match="not written correctly"):
+        store.save(2, make_checkpoint(2))
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    found, _ = store.newest()
+    assert found is not None
+
+
+def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    path = store.save(1, make_checkpoint(1))
+    (path / "state.json").write_text("{}")
+    assert store.newest()[0] is None
+    store.save(1, make_checkpoint(1))
+    found, warnings = store.newest()
+    assert found is not None
+    assert warnings == []
+
+
+def test_a_checkpoint_of_a_newer_program_is_refused_not_passed_over(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    store.save(1, make_checkpoint(1))
+    path = store.save(2, make_checkpoint(2)) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+    with pytest.raises(RunError, match="version 2"):
+        store.newest()
+
+
+def step_with(optimizer: torch.optim.Optimizer, weight: nn.Parameter, seed: int) -> None:
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+    optimizer.step()
+
+
+def test_an_optimizer_goes_on_bit_by_bit(tmp_path: Path) -> None:
+    config = AdamWConfig(unet_learning_rate=0.1)
+    first = nn.Parameter(torch.ones(64))
+    optimizer = build(config, {"unet": [first]})
+    for seed in range(3):
+        step_with(optimizer, first, seed)
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(3, Checkpoint({"w": first}, pack_optimizer(optimizer), {}))
+    loaded, _ = store.newest()
+    assert loaded is not None
+    second = nn.Parameter(loaded.adapter["w"])
+    other = build(config, {"unet": [second]})
+    unpack_optimizer(other, loaded.optimizer)
+    for seed in range(3, 6):
+        step_with(optimizer, first, seed)
+        step_with(other, second, seed)
+    assert torch.equal(first, second)
+
+
+def identity(**changes: Any) -> dict[str, Any]:
+    return {
+        "settings": {"adapter.unet.rank": 4},
+        "pictures": {"a.png": ["hash", "a house", 64, 64]},
+        "base": {"unet": "x"},
+        "machine": {"torch": "2", "threads": 1},
+    } | changes
+
+
+def test_what_changed_is_named() -> None:
+    assert require_same(identity(), identity()) == []
+    changed = identity(
+        settings={"adapter.unet.rank": 8},
+        pictures={"a.png": ["hash", "a hut", 64, 64], "b.png": ["other", "", 64, 64]},
+        base={"unet": "y"},
+    )
+    with pytest.raises(RunError) as caught:
+        require_same(identity(), changed)
+    text = str(caught.value)
+    assert all(part in text for part in ("adapter.unet.rank", "'a house'", "'a hut'", "b.png", "base model: unet"))
+
+
+def test_another_machine_is_a_note() -> None:
+    notes = require_same(identity(), identity(machine={"torch": "3", "threads": 1}))
+    assert len(notes) == 1
+    assert "torch" in notes[0]
+
+
+def result(step: int, loss: float) -> StepResult:
+    return StepResult(step, torch.tensor(loss), None, torch.tensor(1.0), (f"picture-{step}.png",))
+
+
+def parts_with(optimizer: torch.optim.Optimizer) -> Any:
+    return SimpleNamespace(accelerator=SimpleNamespace(scaler=None), optimizer=SimpleNamespace(optimizer=optimizer))
+
+
+def test_the_guard_of_a_gpu_skips_the_broken_update_and_tells_later() -> None:
+    weight = nn.Parameter(torch.ones(8))
+    optimizer = build(AdamWConfig(unet_learning_rate=0.1), {"unet": [weight]})
+    guard, parts = FiniteGuard(deferred=True), parts_with(optimizer)
+    guard.watch(parts, result(1, 0.5))
+    step_with(optimizer, weight, 1)
+    good = weight.detach().clone()
+    assert not torch.equal(good, torch.ones(8))
+    guard.watch(parts, result(2, float("nan")))
+    weight.grad = torch.full((8,), float("nan"))
+    optimizer.step()
+    assert torch.equal(weight.detach(), good)
+    with pytest.raises(NonFiniteLossError, match="step 2") as caught:
+        guard.check()
+    assert [finding.where for finding in caught.value.findings] == ["picture-2.png"]
+    guard.check()
+
+
+def test_the_guard_of_a_cpu_tells_before_the_update() -> None:
+    guard = FiniteGuard(deferred=False)
+    optimizer = build(AdamWConfig(), {"unet": [nn.Parameter(torch.ones(1))]})
+    guard.watch(parts_with(optimizer), result(1, 0.5))
+    with pytest.raises(NonFiniteLossError, match="loss became NaN"):
+        guard.watch(parts_with(optimizer), result(2, float("inf")))
+    broken = StepResult(3, torch.tensor(0.5), None, torch.tensor(float("nan")), ())
+    with pytest.raises(NonFiniteLossError, match="gradient"):
+        guard.watch(parts_with(optimizer), broken)
