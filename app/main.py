@@ -46,10 +46,24 @@ def build_page(services: Services) -> gr.Blocks:
             for name in TABS:
                 _add_tab(name, services, links)
             links.current = None
+    _settle_events(page)
+    return page
+
+
+def _settle_events(page: gr.Blocks) -> None:
+    """What holds for every event of the page, whichever tab it is of."""
+    watched = {
+        block_id
+        for function in page.fns.values()
+        for block_id, event in function.targets
+        if event == "change" and isinstance(page.blocks.get(block_id), gr.State)
+    }
     for function in page.fns.values():
         # What the page's own buttons do is no API for other programs.
         function.api_visibility = "private"
-    return page
+        # The browser hears that a State changed from queued events only (gradio 6.31: `changed_state_ids`).
+        if any(output._id in watched for output in function.outputs):
+            function.queue = True
 
 
 def _add_tab(name: str, services: Services, links: Links) -> None:

@@ -127,6 +127,8 @@ def _stage(row: JobRow, history: History) -> str:
         return '<div class="stage">Waiting for the job before it to end.</div>'
     if row.state is RunState.STARTING:
         return '<div class="stage">Starting: loading the libraries takes some seconds.</div>'
+    if row.state is RunState.RUNNING and history.stage is None:
+        return '<div class="stage">Getting ready.</div>'
     if row.state is RunState.RUNNING and history.stage:
         stage = history.stage
         count = f" ({stage.done} of {stage.total})" if stage.total else ""

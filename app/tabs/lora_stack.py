@@ -17,7 +17,8 @@ from app.messages import handler, note
 from app.services.generation import GenerationService
 
 MIN_WEIGHT, MAX_WEIGHT = -2.0, 2.0
-_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# Queued: the browser hears of a changed State from queued events only.
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 Row = dict[str, Any]
 
 

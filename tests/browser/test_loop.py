@@ -147,7 +147,7 @@ def test_killed_app_shows_the_run_again_untouched(page: Page, app: App, watch: W
     expect(page.locator("#run-status .badge.stopped")).to_be_visible(timeout=_LONG)
 
     open_tab(page, "Jobs")
-    page.locator("#jobs-table tbody tr").first.locator("td").nth(1).click()
+    page.locator("#jobs-table .virtual-row").first.get_by_role("gridcell").nth(1).click()
     expect(page.locator("#job-detail")).to_contain_text("Stopped")
     page.locator("#job-delete").click()
     page.locator("#job-delete-yes").click()

@@ -89,7 +89,7 @@ def test_names_that_are_scripts_are_shown_as_text(page: Page, app: App) -> None:
     expect(page.locator("#run-status")).to_contain_text("alert(8)")
     expect(page.locator("#run-status .title")).to_contain_text("<script>alert(4)</script>")
     open_tab(page, "Jobs")
-    page.locator("#jobs-table tbody tr", has_text="alert(4)").first.locator("td").nth(1).click()
+    page.locator("#jobs-table .virtual-row", has_text="alert(4)").first.get_by_role("gridcell").nth(1).click()
     expect(page.locator("#job-detail")).to_contain_text("<img src=x onerror=alert(8)>")
     page.wait_for_timeout(500)
     assert page.locator("img[src='x']").count() == 0
