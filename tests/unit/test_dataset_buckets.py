@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -21,6 +21,7 @@ def settings_of_buckets(draw: st.DrawFn) -> tuple[int, int, float]:
     return resolution, step, draw(st.floats(1, 8))
 
 
+@settings(deadline=None)
 @given(settings_of_buckets())
 def test_buckets_have_the_area_of_the_square_and_sides_of_whole_steps(setting: tuple[int, int, float]) -> None:
     resolution, step, max_aspect_ratio = setting
@@ -33,6 +34,7 @@ def test_buckets_have_the_area_of_the_square_and_sides_of_whole_steps(setting: t
         assert Bucket(bucket.height, bucket.width) in buckets
 
 
+@settings(deadline=None)
 @given(settings_of_buckets(), sides, sides)
 def test_a_crop_lies_inside_has_the_shape_of_its_bucket_and_is_as_large_as_can_be(
     setting: tuple[int, int, float], width: int, height: int
@@ -48,6 +50,7 @@ def test_a_crop_lies_inside_has_the_shape_of_its_bucket_and_is_as_large_as_can_b
     assert top == pytest.approx(height - bottom)
 
 
+@settings(deadline=None)
 @given(settings_of_buckets(), sides, sides)
 def test_no_other_bucket_cuts_off_less(setting: tuple[int, int, float], width: int, height: int) -> None:
     buckets = make_buckets(*setting)
