@@ -20,7 +20,7 @@ from trainer.errors import LoraFileError
 from trainer.lora_files.file import DTYPES, LoraModule, read_lora, write_lora
 from trainer.lora_files.formats.kohya import kohya_name, kohya_names
 from trainer.lora_files.header import read_header
-from trainer.lora_files.inspect import inspect_lora, trigger_words
+from trainer.lora_files.inspect import describe_lora, inspect_lora, trigger_words
 from trainer.lora_files.matching import match_modules
 from trainer.lora_files.metadata import TrainingFacts, build_metadata, config_from_metadata
 
@@ -411,6 +411,21 @@ def test_alphas_are_read_without_torch_in_every_number_format(tmp_path: Path, dt
     save_file(tensors, tmp_path / "a.safetensors")
     assert inspect_lora(tmp_path / "a.safetensors").alphas == (6.0,)
     assert read_lora(tmp_path / "a.safetensors").modules[kohya_name(Q)].alpha == 6.0
+
+
+def test_a_description_is_plain_data_without_escape_sequences(tmp_path: Path) -> None:
+    metadata = {
+        "ss_output_name": "ink\x1b[2J",
+        "ss_sd_model_name": "tiny",
+        "ss_tag_frequency": '{"a": {"zib\\u001b": 2}}',
+    }
+    write_lora(tmp_path / "a.safetensors", modules_for(SHAPES), metadata, "fp16")
+    facts = describe_lora(tmp_path / "a.safetensors")
+    assert "\x1b" not in json.dumps(facts, ensure_ascii=False)
+    assert "\\u001b[" not in json.dumps(facts["title"])
+    assert (facts["title"], facts["base_model"], facts["ranks"], facts["layers"]) == ("ink [2J", "tiny", [4], 5)
+    assert facts["trigger_words"] == ["zib "]
+    assert facts["data_sha256"] == facts["metadata"]["sshs_model_hash"]
 
 
 def test_inspecting_needs_no_torch() -> None:

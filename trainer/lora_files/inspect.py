@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer.errors import LoraFileError
 from trainer.lora_files.architecture import TITLES, Architecture, architecture_of
@@ -103,6 +104,43 @@ def inspect_lora(path: Path, *, with_hash: bool = True) -> LoraInfo:
         has_settings=CONFIG_KEY in metadata,
         metadata=metadata,
     )
+
+
+def describe_lora(path: Path) -> dict[str, Any]:
+    """`inspect_lora` as plain data for `inkwash lora inspect` and `--json`. Texts of the file come without control characters.
+
+    Raises: LoraFileError: as `inspect_lora`.
+    """
+    info = inspect_lora(path)
+    return {
+        "file": str(info.path),
+        "title": _plain(info.title),
+        "family": info.family,
+        "base_model": _plain(info.base_model),
+        "trigger_words": [_plain(word) for word in info.trigger_words],
+        "trigger_words_are_guessed": info.trigger_words_are_guessed,
+        "description": _plain(info.description),
+        "ranks": list(info.ranks),
+        "alphas": list(info.alphas),
+        "layers": info.num_modules,
+        "parameters": info.num_parameters,
+        "changes_unet": info.has_unet,
+        "changes_text_encoder": info.has_text_encoder,
+        "changes_convolutions": info.has_convolutions,
+        "number_format": info.dtype,
+        "layout": info.layout,
+        "steps": info.steps,
+        "size_bytes": info.size_bytes,
+        "sha256": info.sha256,
+        "data_sha256": _plain(info.metadata.get("sshs_model_hash", "")),
+        "has_training_settings": info.has_settings,
+        "metadata": {_plain(key): _plain(value) for key, value in info.metadata.items()},
+    }
+
+
+def _plain(text: str) -> str:
+    # Escape sequences in a stranger's file must not reach a terminal.
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def file_sha256(path: Path) -> str:
