@@ -182,30 +182,37 @@ class DatasetTab:
         self._again.click(handler(self._open), self._choice, **shown)
         for event in (self._trigger.blur, self._trigger.submit):
             event(handler(self._set_trigger), [self._choice, self._trigger], None, **_QUIET)
+        # In the queue: outside of it gradio does not tell the page that a gr.State has changed, so no letter would arrive.
         self._train.click(
-            lambda name: send(name, "train"), self._choice, [self._links.dataset_for_train, self._links.tabs], **_QUIET
+            handler(lambda name: send(name, "train")),
+            self._choice,
+            [self._links.dataset_for_train, self._links.tabs],
+            show_progress="hidden",
         )
-        self._restore.click(handler(self._bring_back), self._choice, None).success(
+        self._restore.click(handler(self._bring_back), self._choice, None, show_progress="hidden").success(
             handler(self._open), self._choice, **shown
         )
         self._delete.click(lambda: gr.update(visible=True), None, self._ask, **_QUIET)
         self._delete_no.click(lambda: gr.update(visible=False), None, self._ask, **_QUIET)
-        self._delete_yes.click(handler(self._trash), self._choice, [self._choice, self._ask])
+        self._delete_yes.click(handler(self._trash), self._choice, [self._choice, self._ask], show_progress="hidden")
 
     def _wire_making(self) -> None:
         shown: dict[str, Any] = {"outputs": self._set_parts, "show_progress_on": [self._gallery]}
         self._drop_folder.upload(lambda files: files, self._drop_folder, self._drop, **_QUIET)
-        self._create.click(
+        # Progress is said by the button: gradio would lay an error over the fields, and hide what was typed.
+        unseen: dict[str, Any] = {"show_progress": "hidden"}
+        self._create.click(lambda: gr.update(value="Creating…", interactive=False), None, self._create, **_QUIET).then(
             handler(self._make),
             [self._new_name, self._new_trigger, self._drop],
             [self._choice, self._new_name, self._new_trigger, self._drop],
-        )
+            **unseen,
+        ).then(lambda: gr.update(value="Create", interactive=True), None, self._create, **_QUIET)
         for event in (self._link.click, self._link_path.submit):
-            event(handler(self._use_folder), self._link_path, [self._choice, self._link_path])
-        self._add.upload(handler(self._add_files), [self._choice, self._add], [self._choice, self._add]).success(
-            handler(self._open), self._choice, **shown
-        )
-        self._fill.click(handler(self._fill_captions), [self._choice, self._template], None).success(
+            event(handler(self._use_folder), self._link_path, [self._choice, self._link_path], **unseen)
+        self._add.upload(
+            handler(self._add_files), [self._choice, self._add], [self._choice, self._add], **unseen
+        ).success(handler(self._open), self._choice, **shown)
+        self._fill.click(handler(self._fill_captions), [self._choice, self._template], None, **unseen).success(
             handler(self._open), self._choice, **shown
         )
 
@@ -215,6 +222,7 @@ class DatasetTab:
                 handler(lambda name, page, step=step: self._turn(name, page + step)),
                 [self._choice, self._page],
                 self._page_parts,
+                show_progress_on=[self._gallery],
             )
         self._gallery.select(handler(self._look), [self._choice, self._page], self._viewer_parts, **_QUIET)
         written = [self._choice, self._picture, self._caption]
@@ -231,6 +239,7 @@ class DatasetTab:
             handler(self._take_out),
             [self._choice, self._picture, self._page],
             [self._choice, *self._page_parts, *self._summary_parts, *self._viewer_parts, self._restore],
+            show_progress="hidden",
         )
 
     # --- choosing ------------------------------------------------------------------------------------------------

@@ -105,25 +105,27 @@ class LorasTab:
             *(self._details, self._image, self._about, self._download, self._new_name, self._chosen),
             *(self._ask, self._ask_text, self._use, self._metadata),
         ]
+        # Gradio would lay an error over the fields, and hide what was typed.
+        hidden: dict[str, Any] = {"show_progress": "hidden"}
         self._links.on_show(self._list, [self._search], grid)
         self._search.change(handler(self._list), self._search, grid, **_QUIET)
-        self._grid.select(handler(self._choose), self._names, details)
-        self._drop.upload(handler(self._import), [self._drop, self._search], [*grid, *details, self._drop])
+        self._grid.select(handler(self._choose), self._names, details, **hidden)
+        self._drop.upload(handler(self._import), [self._drop, self._search], [*grid, *details, self._drop], **hidden)
         self._use.click(
             handler(self._send),
             self._chosen,
             [self._links.lora_for_generate, self._links.tabs],
-            **_QUIET,
+            show_progress="hidden",  # and in the queue: outside of it no gr.State tells the page that it has changed
         )
         for event in (self._rename.click, self._new_name.submit):
-            event(handler(self._give_name), [self._chosen, self._new_name, self._search], [*grid, *details])
+            event(handler(self._give_name), [self._chosen, self._new_name, self._search], [*grid, *details], **hidden)
         self._preview.upload(
-            handler(self._give_preview), [self._chosen, self._preview, self._search], [*grid, *details]
+            handler(self._give_preview), [self._chosen, self._preview, self._search], [*grid, *details], **hidden
         )
         self._delete.click(lambda: gr.update(visible=True), None, self._ask, **_QUIET)
         self._delete_no.click(lambda: gr.update(visible=False), None, self._ask, **_QUIET)
-        self._delete_yes.click(handler(self._throw_away), [self._chosen, self._search], [*grid, *details])
-        self._restore.click(handler(self._bring_back), [self._trash, self._search], [*grid, *details])
+        self._delete_yes.click(handler(self._throw_away), [self._chosen, self._search], [*grid, *details], **hidden)
+        self._restore.click(handler(self._bring_back), [self._trash, self._search], [*grid, *details], **hidden)
 
     # --- what the user does --------------------------------------------------------------------------------------
 
