@@ -86,7 +86,7 @@ def status(row: JobRow, history: History) -> str:
     done, total = (step.step if step else 0), history.total_steps
     if row.state is RunState.FINISHED and total:
         done = total
-    parts.append(bar(done, total))
+    parts.append(bar(1, 1) if row.state is RunState.FINISHED else bar(done, total))
     facts: list[tuple[str, str]] = []
     if total:
         facts.append(("Step", f"{done} / {total}"))

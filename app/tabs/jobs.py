@@ -40,7 +40,7 @@ class JobsTab:
             elem_id="jobs-table",
             max_height=340,
             show_label=False,
-            column_widths=["110px", "200px", "110px", "170px", "90px", "300px"],
+            column_widths=["110px", "200px", "110px", "170px", "90px", "560px"],
             buttons=[],
         )
         self._detail = gr.HTML(render.empty("No job is chosen."), elem_id="job-detail", padding=False)

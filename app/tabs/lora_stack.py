@@ -65,7 +65,7 @@ class LoraStackEditor:
                 value=None,
                 allow_custom_value=True,
             )
-        gr.render(inputs=[self.rows], triggers=[self.version.change], queue=False, show_progress="hidden")(self._draw)
+        gr.render(inputs=[self.rows], triggers=[self.version.change], show_progress="hidden")(self._draw)
         self.picker.input(
             handler(self._add), [self.picker, self.rows, self.version], [self.rows, self.version, self.picker], **_QUIET
         )
