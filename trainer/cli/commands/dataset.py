@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
             print_table(["data set", "title", "pictures"], [[s.name, s.title, str(s.num_pictures)] for s in sets])
         return 0
     printer = ProgressPrinter(quiet=arguments.json)
-    scan = store.scan(arguments.name, on_progress=lambda done, total: printer.over(f"checking {done}/{total}"))
+    scan = store.scan(arguments.name, progress=lambda done, total: printer.over(f"checking {done}/{total}"))
     printer.close()
     rows = [
         {

@@ -95,7 +95,11 @@ def _show_captions(config: RunConfig, data: DataFolder, printer: ProgressPrinter
         raise DatasetError("The data set has no picture that can be used.", where=str(scan.folder))
     printer.line(f"Data set '{config.data.dataset}': {len(usable)} pictures. The first captions:")
     for picture in usable[:3]:
-        printer.line(f"  {picture.name}: {compose_caption(picture.caption, config.data)}")
+        settings = config.data
+        caption = compose_caption(
+            picture.caption, settings.trigger_word, settings.instance_prompt, settings.use_captions
+        )
+        printer.line(f"  {picture.name}: {caption}")
 
 
 def _compare(config: RunConfig, trained: dict[str, Any]) -> CompareConfig:

@@ -9,6 +9,7 @@ from typing import Any
 from trainer.cli.flags import add_flags, flag_values
 from trainer.cli.output import ProgressPrinter, follow, print_json
 from trainer.config.loading import build_config, load_preset, merge, read_settings
+from trainer.dataset.catalog import DatasetCatalog
 from trainer.jobs import enqueue, launch
 from trainer.paths import PRESETS, DataFolder, data_folder
 from trainer.runs import Run, create_run
@@ -27,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", metavar="NAME", help="settings to start from; `inkwash preset` lists them")
     parser.add_argument(
-        "--dataset", metavar="FOLDER", help="name of a data set, or a folder with pictures (same as --data.dataset)"
+        "--dataset",
+        metavar="FOLDER",
+        help="name of a data set, or a folder with pictures (as --data.dataset); its trigger word is taken unless one is set",
     )
     parser.add_argument(
         "--run", metavar="FOLDER", type=Path, help="where to keep the run (default: a new folder in the data folder)"
@@ -47,10 +50,19 @@ def run(arguments: argparse.Namespace) -> int:
     layers.append(flag_values(arguments))
     if arguments.dataset:
         layers.append({"data": {"dataset": arguments.dataset}})
-    config = build_config(merge(*layers))
+    config = build_config(with_trigger_word(merge(*layers), data))
     title = config.save.name or Path(config.data.dataset).name or "training"
     new_run = create_run(data, "train", title, config.model_dump(mode="json"), arguments.run)
     return start_and_follow(new_run, data, arguments)
+
+
+def with_trigger_word(settings: dict[str, Any], data: DataFolder) -> dict[str, Any]:
+    """The settings with the data set's own trigger word, where they name none. Raises DatasetError: no such data set."""
+    chosen = settings.get("data", {})
+    if not isinstance(chosen, dict) or "trigger_word" in chosen:
+        return settings
+    trigger_word = DatasetCatalog(data).get(str(chosen.get("dataset", ""))).trigger_word
+    return merge(settings, {"data": {"trigger_word": trigger_word}})
 
 
 def start_and_follow(new_run: Run, data: DataFolder, arguments: argparse.Namespace) -> int:
