@@ -96,6 +96,8 @@ class DatasetService:
     def __init__(self, data: DataFolder) -> None:
         self._data = data
         self.store = DatasetStore(data)
+        for partial in self.store.sweep():
+            log.info("Removed %s, left by an import that did not end", partial)
 
     def choices(self) -> list[tuple[str, str]]:
         """(label, name) of every data set."""

@@ -79,7 +79,10 @@ class JobsTab:
             handler(self._poll), **poll
         )
         self._open.click(
-            lambda run_id: send(run_id, "train"), self._chosen, [self._links.run_for_train, self._links.tabs], **_QUIET
+            lambda run_id: send(run_id, "train"),
+            self._chosen,
+            [self._links.run_for_train, self._links.tabs],
+            show_progress="hidden",
         )
         self._delete.click(lambda: gr.update(visible=True), None, self._ask, **_QUIET)
         self._delete_no.click(lambda: gr.update(visible=False), None, self._ask, **_QUIET)

@@ -228,6 +228,18 @@ def test_too_little_space_is_said_before_anything_is_copied(
     assert list(data.datasets.iterdir()) == []
 
 
+def test_what_a_killed_import_left_is_swept_and_never_listed(store: DatasetStore, data: DataFolder) -> None:
+    names = [info.name for info in store.list()]
+    old, young = data.datasets / ".partial-import-old", data.datasets / ".partial-import-young"
+    for partial in (old, young):
+        partial.mkdir(parents=True)
+        zoo.good(partial / "a.png")
+    os.utime(old, (0, 0))
+    assert [info.name for info in store.list()] == names
+    assert store.sweep() == [old]
+    assert young.exists()
+
+
 # --- names -------------------------------------------------------------------------------------------------------
 
 

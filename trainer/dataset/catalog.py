@@ -77,7 +77,7 @@ class DatasetCatalog:
                 fix="Choose one in the Dataset tab, or give the path of a folder with pictures.",
             )
         path = path.absolute()
-        linked = next((info for info in self.list() if info.folder == path), None)
+        linked = next((info for info in self.list() if info.folder == path.resolve()), None)
         if linked is not None:
             return linked
         return DatasetInfo(path.name, path.name, path, num_pictures=_count_pictures(path))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -77,6 +78,15 @@ class DatasetStore(DatasetCatalog):
             free, number = f"{name} {number}", number + 1
         record = Record(origin="linked", folder=str(path), title=free)
         return self._own_info(self._make_folder(free, record, ())[0])
+
+    def sweep(self, older_than_seconds: float = 24 * 3600) -> list[Path]:
+        """Remove what imports left that were killed halfway; returns what was removed. Younger ones may still be working."""
+        removed = []
+        for partial in self._data.datasets.glob(f"{TEMPORARY_PREFIX}*"):
+            if partial.is_dir() and time.time() - partial.stat().st_mtime > older_than_seconds:
+                shutil.rmtree(partial)
+                removed.append(partial)
+        return removed
 
     def _make_folder(self, name: str, record: Record, paths: Sequence[Path]) -> tuple[Path, ImportReport]:
         """A data set's folder, complete before it has its name."""
