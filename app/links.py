@@ -2,7 +2,8 @@
 
 A tab sends with `send`: `button.click(lambda name: send(name, "train"), name, [links.dataset_for_train, links.tabs])`.
 The receiving tab listens: `links.dataset_for_train.change(receive, links.dataset_for_train, outputs)`, where the value
-is a `Letter`. `links.on_show(fn, ...)`, called in `build`, runs when the page is loaded and when that tab is opened.
+is a `Letter`. The sending event must go through the queue (no `queue=False`): outside of it gradio does not tell the
+page that a gr.State has changed. `links.on_show(fn, ...)`, called in `build`, runs when the page is loaded and when that tab is opened.
 """
 
 from __future__ import annotations

@@ -78,7 +78,10 @@ class RunView:
         for button, action in actions:
             button.click(handler(action), self.chosen, None, **_QUIET).success(handler(self._poll), **poll)
         self._try.click(
-            handler(self._send_lora), self.chosen, [self._links.lora_for_generate, self._links.tabs], **_QUIET
+            handler(self._send_lora),
+            self.chosen,
+            [self._links.lora_for_generate, self._links.tabs],
+            show_progress="hidden",
         )
 
     def choose(self, run_id: str) -> dict[Any, Any]:
