@@ -6,6 +6,7 @@ the schema.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ def make_widget(spec: FieldSpec, prefix: str, value: Any = None, **options: Any)
 
 
 def _is_text_number(spec: FieldSpec) -> bool:
-    return spec.kind == "int" and (spec.maximum is None or spec.maximum > _JS_SAFE_INTEGER)
+    return spec.kind == "int" and spec.maximum is not None and spec.maximum > _JS_SAFE_INTEGER
 
 
 def to_widget(spec: FieldSpec, value: Any) -> Any:
@@ -142,7 +143,8 @@ def from_widget(spec: FieldSpec, value: Any) -> Any:
         if isinstance(value, float) and value.is_integer() and spec.kind == "int":
             return int(value)
         if isinstance(value, str):
-            return value.strip()
+            text = value.strip()
+            return int(text) if re.fullmatch(r"[+-]?\d{1,30}", text) else text
         return value
     return "" if value is None and spec.kind == "str" else value
 

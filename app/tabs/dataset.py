@@ -10,7 +10,8 @@ from app import render
 from app.links import Links, send
 from app.messages import handler, note
 from app.services.context import Services
-from app.services.datasets import TEMPLATES, DatasetService, DatasetView, PictureView, ProblemRow, shown_rows
+from app.services.datasets import TEMPLATES, DatasetService, DatasetView, PictureView
+from app.tabs import dataset_html
 from trainer.dataset.importing import ImportReport
 
 TITLE = "Dataset"
@@ -255,14 +256,14 @@ class DatasetTab:
         view = self._service.view(name, lambda done, total: progress((done, total), desc="Looking at the pictures"))
         info = view.info
         return {
-            self._about: _about(view),
+            self._about: dataset_html.about(view),
             self._trigger: info.trigger_word,
             self._train: gr.update(interactive=bool(view.scan.usable)),
             self._add_open: gr.update(visible=info.is_own),
             self._restore: gr.update(visible=bool(view.num_excluded)),
             self._delete: gr.update(visible=not info.is_bundled),
             self._ask: gr.update(visible=False),
-            self._ask_text: _deletion(view),
+            self._ask_text: dataset_html.deletion(view),
             **self._show_page(view, 0),
             **self._show_summary(view),
             **self._show_picture(self._service.picture(view, 0)),
@@ -349,7 +350,10 @@ class DatasetTab:
         rows = view.problem_rows()
         title = f'<div class="section-title">{render.text(view.info.title)}</div>'
         line = f'<div class="plan-line" role="status">{render.text(view.summary)}</div>'
-        return {self._summary: title + line, self._problems: gr.update(value=_problem_list(rows), visible=bool(rows))}
+        return {
+            self._summary: title + line,
+            self._problems: gr.update(value=dataset_html.problem_list(rows), visible=bool(rows)),
+        }
 
     def _show_picture(self, shown: PictureView | None) -> dict[Any, Any]:
         if shown is None:
@@ -358,7 +362,7 @@ class DatasetTab:
         return {
             self._viewer: gr.update(visible=True),
             self._image: str(shown.image) if shown.image else None,
-            self._facts: _picture_facts(shown),
+            self._facts: dataset_html.picture_facts(shown),
             self._picture: facts.name,
             self._caption: facts.caption or "",
         }
@@ -366,52 +370,6 @@ class DatasetTab:
 
 def _tile_index(event: gr.SelectData) -> int:
     return event.index[0] if isinstance(event.index, (list, tuple)) else event.index
-
-
-def _about(view: DatasetView) -> str:
-    info = view.info
-    origin = "Bundled" if info.is_bundled else "Folder on this machine" if info.is_linked else "Your own"
-    badges = "".join(f'<span class="badge">{render.text(part)}</span> ' for part in (origin, info.kind) if part)
-    lines = [info.description, f"License: {info.license}" if info.license else ""]
-    lines.append(f"Pictures: {info.folder}" if info.is_linked else "")
-    texts = "".join(f'<div class="hint">{render.text(line)}</div>' for line in lines if line)
-    return f'<div class="dataset-about"><div>{badges}</div>{texts}</div>'
-
-
-def _deletion(view: DatasetView) -> str:
-    title = render.text(view.info.title)
-    if view.info.is_linked:
-        return f"<div>Forget ‘{title}’? The folder and its pictures stay where they are.</div>"
-    return f"<div>Move ‘{title}’ with its {len(view.pictures)} pictures to the trash folder?</div>"
-
-
-def _problem_list(rows: list[ProblemRow]) -> str:
-    shown, more = shown_rows(rows)
-    items = []
-    for row in shown:
-        where = f"<b>{render.text(row.where)}</b> " if row.where else ""
-        mark = "error" if row.problem.is_error else "warning"
-        fix = f' <span class="hint">{render.text(row.problem.fix)}</span>' if row.problem.fix else ""
-        items.append(f'<li class="{mark}">{where}{render.text(row.problem.message)}{fix}</li>')
-    if more:
-        items.append(f"<li>… and {more:,} more</li>")
-    num_errors = sum(1 for row in rows if row.problem.is_error)
-    unused = f", {num_errors} of which keep a picture from being used" if num_errors else ""
-    title = f"{len(rows):,} {'problem' if len(rows) == 1 else 'problems'}{unused}"
-    opened = " open" if num_errors else ""
-    return f'<details class="problem-list"{opened}><summary>{title}</summary><ul>{"".join(items)}</ul></details>'
-
-
-def _picture_facts(shown: PictureView) -> str:
-    facts = shown.facts
-    size = f"{facts.width}×{facts.height} px · " if facts.width else ""
-    head = f'<div class="picture-name">{render.text(facts.name)}</div>'
-    line = f'<div class="hint">{size}{shown.index + 1} of {shown.total}</div>'
-    notes = "".join(
-        f'<div class="{"problems" if p.is_error else "run-warning"}">{render.text(p.message)} {render.text(p.fix)}</div>'
-        for p in facts.problems
-    )
-    return head + line + notes
 
 
 def _tell(report: ImportReport) -> None:

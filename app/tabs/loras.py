@@ -62,7 +62,7 @@ class LorasTab:
         self._drop = gr.File(
             label="Import .safetensors, with a preview of its name",
             file_count="multiple",
-            height=120,
+            height=150,
             elem_id="lora-import",
         )
         with gr.Accordion("Trash", open=False, visible=False, elem_id="lora-trash") as self._trash_open:
