@@ -166,7 +166,10 @@ def zip_with_link(path: Path) -> Path:
 
 
 def zip_bomb(path: Path, num_bytes: int = 150_000_000) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("a.png", "w") as entry:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("a.png", "w") as entry,
+    ):
         block = bytes(1_000_000)
         for _ in range(num_bytes // len(block)):
             entry.write(block)

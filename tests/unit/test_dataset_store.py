@@ -173,7 +173,7 @@ def test_a_zip_in_a_zip_and_system_files_are_left_out_with_a_word(store: Dataset
     assert report.added == ("a.png",)
     assert {finding.where: finding.message for finding in report.left_out} == {
         "set/more.zip": "is an archive inside the zip and was not opened",
-        "": "1 other files in the zip were left out",
+        "": "1 other file in the zip left out",
     }
 
 

@@ -147,7 +147,7 @@ def _choose(entries: list[_Entry]) -> tuple[list[_Entry], list[Finding]]:
         else:
             others += 1
     if others:
-        findings.append(Finding("", f"{others} other files in the zip were left out"))
+        findings.append(Finding("", f"{others} other {'file' if others == 1 else 'files'} in the zip left out"))
     return wanted, findings
 
 
