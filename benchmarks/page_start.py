@@ -42,7 +42,7 @@ def seconds_to_answer(command: list[str], port: int) -> float:
     try:
         while time.perf_counter() - started < 180:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:  # noqa: S310
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
                     if answer.status == 200:
                         return time.perf_counter() - started
             except (urllib.error.URLError, OSError):
