@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import peft
 import torch
@@ -61,31 +62,27 @@ class LoraMethod:
         generator = torch.Generator().manual_seed(seed)
         for layer in self._layers.values():
             # peft makes them in the base weight's format; Adam's small steps would vanish in bf16.
-            down, up = layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]
-            down.to(torch.float32)
-            up.to(torch.float32)
+            down, up = (weight.requires_grad_(True) for weight in _weights(layer, torch.float32))
             with torch.no_grad():
-                start = torch.empty(down.weight.shape)
+                start = torch.empty(down.shape)
                 nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
-                down.weight.copy_(start)
-                up.weight.zero_()
-            for parameter in (down.weight, up.weight):
-                parameter.requires_grad_(True)
+                down.copy_(start)
+                up.zero_()
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The trainable weights of each part, sorted by layer: down, then up."""
         groups: dict[str, list[nn.Parameter]] = {}
         for path, layer in self._layers.items():
             weights = groups.setdefault(path.partition(".")[0], [])
-            weights += [layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight]
+            weights += _weights(layer)
         return groups
 
     def state_dict(self) -> dict[str, Tensor]:
         """All trainable weights, float32, by `<module path>.down` and `.up`."""
         state: dict[str, Tensor] = {}
         for path, layer in self._layers.items():
-            state[f"{path}.down"] = layer.lora_A[_ADAPTER].weight.detach()
-            state[f"{path}.up"] = layer.lora_B[_ADAPTER].weight.detach()
+            down, up = _weights(layer)
+            state[f"{path}.down"], state[f"{path}.up"] = down.detach(), up.detach()
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -103,14 +100,11 @@ class LoraMethod:
 
     def export_modules(self) -> dict[str, LoraModule]:
         """The layers with their weights and alpha."""
-        return {
-            path: LoraModule(
-                down=layer.lora_A[_ADAPTER].weight.detach(),
-                up=layer.lora_B[_ADAPTER].weight.detach(),
-                alpha=float(layer.lora_alpha[_ADAPTER]),
-            )
-            for path, layer in self._layers.items()
-        }
+        modules: dict[str, LoraModule] = {}
+        for path, layer in self._layers.items():
+            down, up = _weights(layer)
+            modules[path] = LoraModule(down.detach(), up.detach(), alpha=float(layer.lora_alpha[_ADAPTER]))
+        return modules
 
     def notes(self) -> list[str]:
         """Says where a rank is higher than a layer can use."""
@@ -127,10 +121,17 @@ class LoraMethod:
         return notes
 
 
+def _weights(layer: LoraLayer, dtype: torch.dtype | None = None) -> tuple[nn.Parameter, nn.Parameter]:
+    """The trainable weights (down, up) of a layer, first brought to `dtype` if one is given."""
+    modules = [cast(nn.Module, part[_ADAPTER]) for part in (layer.lora_A, layer.lora_B)]
+    down, up = (cast(nn.Parameter, (module.to(dtype) if dtype else module).weight) for module in modules)
+    return down, up
+
+
 def _same_shape(first: Tensor | None, second: Tensor | None) -> bool:
     return first is not None and second is not None and first.shape == second.shape
 
 
 def _full_rank(layer: LoraLayer) -> int:
-    weight = layer.get_base_layer().weight
+    weight = cast(Tensor, layer.get_base_layer().weight)
     return min(weight.shape[0], weight[0].numel())

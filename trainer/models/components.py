@@ -96,7 +96,7 @@ def load_components(base: str, data: DataFolder, device: torch.device, dtype: to
             fix="Copy the model's folder again, whole, or choose another base model.",
         ) from error
     for part in (unet, vae, text_encoder):
-        part.requires_grad_(False).eval().to(device)
+        nn.Module.to(part.requires_grad_(False).eval(), device)
     log.info("Loaded %s on %s in %s", folder, device, dtype)
     return Components(
         family=load_family(info.family),
@@ -127,7 +127,7 @@ def _options(part: Path, dtype: torch.dtype) -> dict[str, Any]:
 def _load_text_encoder(part: Path, dtype: torch.dtype) -> CLIPTextModel:
     """Load and verify: transformers fills in weights that it misses at random, with no more than a line in the log."""
     found = weight_file(part)
-    model, report = CLIPTextModel.from_pretrained(
+    loaded: Any = CLIPTextModel.from_pretrained(
         part,
         dtype=dtype,
         variant=found.variant if found else None,
@@ -135,6 +135,7 @@ def _load_text_encoder(part: Path, dtype: torch.dtype) -> CLIPTextModel:
         local_files_only=True,
         output_loading_info=True,
     )
+    model, report = loaded
     missing = [key for key in report["missing_keys"] if "position_ids" not in key]
     if missing:
         raise ValueError(f"the text encoder lacks {len(missing)} weights, such as {missing[0]}")

@@ -188,4 +188,5 @@ def _accelerate(
     precision = _ACCELERATE_PRECISION[dtype_name(dtype)]
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     optimizer = load_object(config.optimizer.implementation)(config.optimizer, adapter.parameter_groups())
-    return accelerator, accelerator.prepare_optimizer(optimizer, device_placement=False)
+    prepared = accelerator.prepare_optimizer(optimizer, device_placement=False)
+    return accelerator, cast(AcceleratedOptimizer, prepared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from trainer.data.batches import Batch
 from trainer.data.randomness import stream_seed
 from trainer.errors import Finding, NonFiniteLossError
+from trainer.models.attention import training_attention
 from trainer.objectives.diffusion import add_noise, target
 from trainer.objectives.weighting import min_snr_weights, signal_to_noise, squared_error
 from trainer.optimizers.schedule import multiplier
@@ -81,7 +83,9 @@ def denoising_loss(parts: TrainParts, batch: Batch) -> Tensor:
         tensor.to(device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.timesteps)
     )
     noisy_latents = add_noise(latents, noise, timesteps, schedule.alphas_cumprod)
-    with parts.accelerator.autocast():
+    # Checkpointing computes the forward pass again in the backward pass, where this choice of kernel no longer holds.
+    is_plain = not parts.config.training.gradient_checkpointing
+    with parts.accelerator.autocast(), training_attention(latents) if is_plain else nullcontext():
         states = parts.texts.encode(batch.captions)
         model_pred = parts.components.family.predict(parts.components, noisy_latents, timesteps, states)
     goal = target(schedule.prediction_type, latents, noise, timesteps, schedule.alphas_cumprod)
