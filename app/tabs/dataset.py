@@ -200,14 +200,15 @@ class DatasetTab:
     def _wire_making(self) -> None:
         shown: dict[str, Any] = {"outputs": self._set_parts, "show_progress_on": [self._gallery]}
         self._drop_folder.upload(lambda files: files, self._drop_folder, self._drop, **_QUIET)
-        # Progress is said by the button: gradio would lay an error over the fields, and hide what was typed.
+        # Hidden: gradio would lay an error over the fields, and hide what was typed.
         unseen: dict[str, Any] = {"show_progress": "hidden"}
-        self._create.click(lambda: gr.update(value="Creating…", interactive=False), None, self._create, **_QUIET).then(
+        self._create.click(
             handler(self._make),
             [self._new_name, self._new_trigger, self._drop],
             [self._choice, self._new_name, self._new_trigger, self._drop],
+            trigger_mode="once",
             **unseen,
-        ).then(lambda: gr.update(value="Create", interactive=True), None, self._create, **_QUIET)
+        )
         for event in (self._link.click, self._link_path.submit):
             event(handler(self._use_folder), self._link_path, [self._choice, self._link_path], **unseen)
         self._add.upload(
@@ -285,6 +286,8 @@ class DatasetTab:
     # --- making --------------------------------------------------------------------------------------------------
 
     def _make(self, name: str, trigger_word: str, files: list[str] | None) -> tuple[Any, ...]:
+        if files:
+            note("Bringing the pictures in…")
         info, report = self._service.create(name, files or [], trigger_word)
         _tell(report)
         return self._offer(info.name), "", "", None
