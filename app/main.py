@@ -75,7 +75,9 @@ def _add_tab(name: str, services: Services, links: Links) -> None:
         with gr.Tab(name.capitalize(), id=name, elem_id=f"tab-{name}"):
             gr.HTML(_BROKEN, padding=False)
         return
-    with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}") as links.current:
+    # Generate is drawn before it is opened: what `gr.render` sends to a tab that is not there yet is lost.
+    is_drawn_early = name == "generate"
+    with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}", render_children=is_drawn_early) as links.current:
         try:
             module.build(services, links)
         except Exception:
@@ -92,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InkwashError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from app.form import Form, element_id, info, label
 from app.links import Letter, Links
 from app.messages import handler, note
 from app.services.context import Services
-from app.services.training import TrainingService
+from app.services.training import FIRST_PRESET, TrainingService
 from app.tabs.train_run import RunView
 from trainer.config.base import Level
 from trainer.config.fields import describe
@@ -47,8 +47,16 @@ class TrainTab:
 
     def _build_form(self) -> None:
         form = self._form
+        presets = [(preset.title, preset.name) for preset in self._service.presets()]
+        # With a draft the form shows the draft, which no preset is.
+        is_first = self._settings.get(_DRAFT) is None and FIRST_PRESET in dict(presets).values()
         self._preset = gr.Dropdown(
-            [], label="Preset", info="Choosing one fills the form below.", elem_id="train-preset", interactive=True
+            presets,
+            value=FIRST_PRESET if is_first else None,
+            label="Preset",
+            info="Choosing one fills the form below.",
+            elem_id="train-preset",
+            interactive=True,
         )
         with gr.Row(equal_height=False):
             self._base = form.adopt("model.base", self._choice("model.base"))
