@@ -68,12 +68,13 @@ def _start(side: str, folder: str, arguments: list[str]) -> subprocess.Popen[str
     environment = worker_environment() if side == "ours" else dict(os.environ)
     environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, __file__, *arguments, "--side", side, "--data", str(Path(folder) / side)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def _ask(process: subprocess.Popen[str], what: str) -> dict[str, Any]:
     stdin, stdout = process.stdin, process.stdout
-    assert stdin is not None and stdout is not None
+    assert stdin is not None
+    assert stdout is not None
     stdin.write(what + "\n")
     stdin.flush()
     return json.loads(stdout.readline())

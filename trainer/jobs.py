@@ -115,7 +115,7 @@ def start_next(data: DataFolder) -> Run | None:
         return run
 
 
-def launch(run: Run, arguments: list[str] | None = None) -> subprocess.Popen[bytes]:
+def launch(run: Run, arguments: list[str] | None = None) -> subprocess.Popen[Any]:
     """Start the process of a run, detached: it lives on when its parent ends."""
     # CREATE_NEW_PROCESS_GROUP | DETACHED_PROCESS; the names exist on Windows only.
     options: dict[str, Any] = (
@@ -136,10 +136,10 @@ def launch(run: Run, arguments: list[str] | None = None) -> subprocess.Popen[byt
     return process
 
 
-_children: list[subprocess.Popen[bytes]] = []
+_children: list[subprocess.Popen[Any]] = []
 
 
-def _remember_child(process: subprocess.Popen[bytes]) -> None:
+def _remember_child(process: subprocess.Popen[Any]) -> None:
     """Keep the handle and reap those that ended, so that no dead child looks alive to psutil."""
     _children[:] = [child for child in _children if child.poll() is None]
     _children.append(process)

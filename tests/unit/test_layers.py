@@ -73,7 +73,7 @@ def test_engine_packages_import_downwards_only() -> None:
             continue
         for name in imports(path):
             parts = name.split(".")
-            if parts[0] == "trainer" and len(parts) > 1 and parts[1] in row_of and parts[1] != package:
-                if row_of[parts[1]] < row_of[package]:
-                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+            target = parts[1] if parts[0] == "trainer" and len(parts) > 1 else ""
+            if target in row_of and target != package and row_of[target] < row_of[package]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert wrong == []
