@@ -50,7 +50,7 @@ def without(rows: Sequence[Row], row_id: str) -> list[Row]:
 class LoraStackEditor:
     """The editor. `rows` is its state; `version` changes when the rows must be drawn anew."""
 
-    def __init__(self, service: GenerationService, prompt: gr.Textbox) -> None:
+    def __init__(self, service: GenerationService, prompt: gr.Textbox, tab: gr.Tab) -> None:
         self._service = service
         self._prompt = prompt
         self.rows = gr.State([])
@@ -63,10 +63,12 @@ class LoraStackEditor:
                 elem_id="lora-add",
                 interactive=True,
                 value=None,
-                allow_custom_value=True,
             )
-        gr.render(inputs=[self.rows], triggers=[self.version.change], show_progress="hidden")(self._draw)
-        self.picker.input(
+        # Also when the tab is opened: what was drawn before the browser had made the tab is lost.
+        triggers = [self.version.change, tab.select]
+        gr.render(inputs=[self.rows], triggers=triggers, show_progress="hidden")(self._draw)
+        # Not `input`: a dropdown that takes free text fires it a second time when it is left.
+        self.picker.select(
             handler(self._add), [self.picker, self.rows, self.version], [self.rows, self.version, self.picker], **_QUIET
         )
 
