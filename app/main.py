@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -29,6 +31,7 @@ _HEADER = (
     '<div class="tagline">Teach a picture model your style, on your own computer.</div></div></div>'
 )
 
+_RENDER_TRIES = 5
 _BROKEN = '<div class="run-error broken-tab">This tab could not be opened. The log in the data folder says why.</div>'
 
 
@@ -64,6 +67,27 @@ def _settle_events(page: gr.Blocks) -> None:
         # The browser hears that a State changed from queued events only (gradio 6.31: `changed_state_ids`).
         if any(output._id in watched for output in function.outputs):
             function.queue = True
+        if function.renderable is not None and function.fn is not None:
+            function.fn = _tried_again(function.fn)
+
+
+def _tried_again(render: Callable[..., Any]) -> Callable[..., Any]:
+    """A render function that is run again where another event of the session came in between.
+
+    Gradio 6.31 walks the session's blocks at the end of a render while other events may add to them.
+    """
+
+    @functools.wraps(render)
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        for _ in range(_RENDER_TRIES - 1):
+            try:
+                return render(*args, **kwargs)
+            except RuntimeError as error:
+                if "changed size during iteration" not in str(error):
+                    raise
+        return render(*args, **kwargs)
+
+    return apply
 
 
 def _add_tab(name: str, services: Services, links: Links) -> None:
