@@ -26,7 +26,7 @@ def is_pastel(index: int) -> bool:
 
 def captions_of(scene: SceneSpec, index: int, count: int = 4) -> list[str]:
     """Several phrasings of the same scene."""
-    rng = random.Random(scene.seed ^ 0x5EED)  # noqa: S311
+    rng = random.Random(scene.seed ^ 0x5EED)
     style = PASTEL if is_pastel(index) else None
     return [caption(scene, None if i == 0 else rng, style) for i in range(count)]
 
@@ -38,7 +38,7 @@ def _draw(job: tuple[int, SceneSpec]) -> np.ndarray:
 
 def doodle(seed: int) -> np.ndarray:
     """Lines, blots and textures in any colours: they teach the autoencoder what is not in the scenes."""
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     size = SIZE * 3
 
     def colour() -> tuple[int, ...]:

@@ -52,6 +52,8 @@ def export_pipeline(work: Path, out: Path) -> None:
     temporary = work / "export"
     shutil.rmtree(temporary, ignore_errors=True)
     load_pipeline(work).to(dtype=torch.float16).save_pretrained(temporary, safe_serialization=True)
+    for name in ("vocab.json", "merges.txt"):  # the classic files, which older libraries and other programs read
+        shutil.copyfile(work / "tokenizer" / name, temporary / "tokenizer" / name)
     for source in sorted(temporary.rglob("*")):
         if source.is_file():
             target = out / source.relative_to(temporary)

@@ -66,7 +66,7 @@ def _draw(job: tuple[int, SceneSpec]) -> np.ndarray:
 
 def examples(work: Path, count: int, seed: int) -> tuple[list[SceneSpec], Tensor]:
     """Scenes (one in ten with the character) and their pictures in mixed styles; drawn on the first call."""
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     scenes = [replace(s, character=rng.random() < 0.1) for s in specs(count, seed, None)]
     path = work / f"judge-{count}-{seed}.pt"
     if not path.exists():

@@ -81,7 +81,7 @@ def write(dataset: Dataset, out: Path) -> None:
     """Draw one data set into its folder."""
     folder = out / dataset.name
     folder.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(SEED)  # noqa: S311
+    rng = random.Random(SEED)
     for i, scene in enumerate(scenes_of(dataset), start=1):
         stem = folder / f"{dataset.name}-{i:02d}"
         image = dataset.render(scene, pixel_height(scene.aspect))

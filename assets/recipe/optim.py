@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(matrix: Tensor, steps: int = 4) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly (Newton-Schulz in bfloat16)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.bfloat16()

@@ -73,7 +73,7 @@ def random_spec(rng: random.Random, aspect: float = 1.0) -> SceneSpec:
 
 def specs(count: int, seed: int, want_held_out: bool | None = False) -> list[SceneSpec]:
     """``count`` random scenes; held-out combinations are left out (False), the only ones (True) or mixed (None)."""
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     stream = (random_spec(rng) for _ in itertools.count())
     return list(itertools.islice((s for s in stream if want_held_out is None or held_out(s) == want_held_out), count))
 
@@ -321,5 +321,5 @@ def _thing(spec: SceneSpec, rng: random.Random) -> list[Shape]:
 
 def shapes(spec: SceneSpec) -> list[Shape]:
     """All polygons of the scene, back to front."""
-    rng = random.Random(spec.seed)  # noqa: S311
+    rng = random.Random(spec.seed)
     return [*_sky(spec, rng), *_far(spec, rng), *_ground(spec, rng), *_thing(spec, rng)]

@@ -42,7 +42,7 @@ def byte_characters() -> list[str]:
 
 def corpus() -> Counter[str]:
     """The words that the merges are learned from, and how much each counts."""
-    rng = random.Random(3)  # noqa: S311
+    rng = random.Random(3)
     words: Counter[str] = Counter()
     for scene in specs(2000, 11, None):
         words.update(caption(scene, rng).replace(",", " ,").split())

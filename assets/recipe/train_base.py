@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--stages", default="tokenizer,vae,unet,export")
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--doodles", type=int, default=4000)
-    parser.add_argument("--vae-minutes", type=float, default=12)
+    parser.add_argument("--vae-minutes", type=float, default=17)
     parser.add_argument("--unet-minutes", type=float, default=45)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     args = parser.parse_args()

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from checkpoints import load_checkpoint, save_checkpoint
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from optim import Average, Optimizers
+from scenes import SceneSpec, shapes
+from threads import ThreadChooser
 from tokenizer import build_tokenizer
 from torch import Tensor
 from train_vae import make_vae, to_float
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-BATCH = 24
+BATCH = 16
 WIDTH = 192
 EMPTY_SHARE = 0.1
 
@@ -99,11 +101,43 @@ def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
 
 
-def min_snr_weights(scheduler: DDIMScheduler, gamma: float = 5.0) -> Tensor:
-    """The weight of each timestep (min-SNR)."""
+def cached_tokens(work: Path, tokenizer: CLIPTokenizer, scenes: list[SceneSpec]) -> Tensor:
+    """Token ids of all phrasings (scenes × phrasings × 77); computed on the first call."""
+    path = work / f"tokens-{len(scenes)}.pt"
+    if not path.exists():
+        phrasings = [data.captions_of(scene, i) for i, scene in enumerate(scenes)]
+        ids = tokenise(tokenizer, [text for texts in phrasings for text in texts])
+        torch.save(ids.view(len(scenes), -1, 77), path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+    return torch.load(path)
+
+
+def loss_weights(scheduler: DDIMScheduler, gamma: float = 5.0, most: float = 40.0) -> Tensor:
+    """The weight of each timestep: min-SNR where there is little noise, and more where there is much of it.
+
+    What stands where is decided in heavy noise, and that is what a model learns last.
+    """
     alphas = scheduler.alphas_cumprod
     snr = alphas / (1 - alphas)
-    return snr.clamp(max=gamma) / snr
+    return snr.clamp(max=gamma) / snr * snr.clamp(max=1.0).reciprocal().clamp(max=most)
+
+
+def object_boxes(scenes: list[SceneSpec]) -> Tensor:
+    """Where the object stands in each scene: left, top, right, bottom in latent cells."""
+    rows = []
+    for scene in scenes:
+        points = [p for shape in shapes(scene) if shape.layer == "object" for p in shape.points]
+        xs, ys = zip(*points, strict=True)
+        rows.append((min(xs), min(ys), max(xs), max(ys)))
+    return torch.tensor(rows) * (data.SIZE // 4)
+
+
+def object_weights(boxes: Tensor, inside: float = 3.0) -> Tensor:
+    """A map for each scene: the object counts more than its surroundings."""
+    cells = torch.arange(data.SIZE // 4) + 0.5
+    left, top, right, bottom = boxes.T[:, :, None]
+    across, down = (cells > left) & (cells < right), (cells > top) & (cells < bottom)
+    return 1 + (inside - 1) * (down[:, :, None] & across[:, None, :]).float().unsqueeze(1)
 
 
 def train_unet(work: Path, count: int, doodles: int, budget: float) -> None:
@@ -116,10 +150,10 @@ def train_unet(work: Path, count: int, doodles: int, budget: float) -> None:
     latents = cached_latents(work, pictures)
     scale = scaling_factor(latents)
     del pictures
-    ids = torch.stack([tokenise(tokenizer, data.captions_of(scene, i)) for i, scene in enumerate(scenes)])
+    ids = cached_tokens(work, tokenizer, scenes)
     empty = tokenise(tokenizer, [""])[0]
     scheduler = make_scheduler()
-    weights = min_snr_weights(scheduler)
+    weights, boxes = loss_weights(scheduler), object_boxes(scenes)
     modules = {"unet": make_unet().to(memory_format=torch.channels_last), "text": make_text_encoder(tokenizer)}
     unet, text = modules["unet"].train(), modules["text"].train()
     print(f"unet {sum(p.numel() for p in unet.parameters())} text {sum(p.numel() for p in text.parameters())}")
@@ -127,6 +161,7 @@ def train_unet(work: Path, count: int, doodles: int, budget: float) -> None:
     average = Average([p for module in modules.values() for p in module.parameters()], 0.996)
     spent = load_checkpoint(work / "unet-checkpoint.pt", modules, optimizers, average)
     torch.manual_seed(optimizers.steps)
+    chooser = ThreadChooser(torch.get_num_threads())
     last, log = time.monotonic(), 0.0
     while spent < budget:
         pick = torch.randint(len(latents), (BATCH,))
@@ -134,22 +169,27 @@ def train_unet(work: Path, count: int, doodles: int, budget: float) -> None:
         tokens = ids[pick, torch.randint(ids.shape[1], (BATCH,))]
         tokens = torch.where(torch.rand(BATCH, 1) < EMPTY_SHARE, empty, tokens)
         t, noise = torch.randint(1000, (BATCH,)), torch.randn_like(x)
+        t[::2] = 500 + t[::2] // 2  # more of the heavy noise, in which places are decided
         noisy = scheduler.add_noise(x, noise, t).to(memory_format=torch.channels_last)
         optimizers.set_progress(spent / budget)
         with torch.autocast("cpu", torch.bfloat16):
             context = text(tokens).last_hidden_state
             guess = unet(noisy, t, context).sample
-        error = F.mse_loss(guess.float(), noise, reduction="none").mean((1, 2, 3))
+        error = (F.mse_loss(guess.float(), noise, reduction="none") * object_weights(boxes[pick])).mean((1, 2, 3))
         loss = (error * weights[t]).mean()
         loss.backward()
         optimizers.step()
         average.update()
+        chooser.step()
         log += float(loss.detach())
         spent, last = spent + time.monotonic() - last, time.monotonic()
         if optimizers.steps % 50 == 0:
-            print(f"unet {optimizers.steps} {spent:.0f}s loss {log / 50:.4f}", flush=True)
+            print(
+                f"unet {optimizers.steps} {spent:.0f}s loss {log / 50:.4f} threads {torch.get_num_threads()}",
+                flush=True,
+            )
             log = 0.0
-            if optimizers.steps % 200 == 0:
+            if optimizers.steps % 100 == 0:
                 save_checkpoint(work / "unet-checkpoint.pt", modules, optimizers, average, spent)
     average.copy_to()
     torch.save({name: module.state_dict() for name, module in modules.items()}, final.with_suffix(".tmp"))

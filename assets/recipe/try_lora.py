@@ -94,7 +94,7 @@ def train(pipe: StableDiffusionPipeline, items: list[tuple[Tensor, Tensor]], set
     shapes: dict[torch.Size, list[int]] = {}
     for i, (latent, _) in enumerate(items):
         shapes.setdefault(latent.shape, []).append(i)
-    rng = random.Random(settings.seed)  # noqa: S311
+    rng = random.Random(settings.seed)
     alphas = pipe.scheduler.alphas_cumprod
     snr = alphas / (1 - alphas)
     weights = snr.clamp(max=settings.snr_gamma) / snr
