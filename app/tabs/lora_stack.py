@@ -91,7 +91,7 @@ class LoraStackEditor:
 
     def _draw_row(self, row: Row, index: int) -> None:
         row_id = row["id"]
-        with gr.Group(elem_classes=["lora-row"], elem_id=f"lora-row-{index}"):
+        with gr.Column(elem_classes=["lora-row"], elem_id=f"lora-row-{index}", min_width=200):
             with gr.Row(equal_height=True):
                 on = gr.Checkbox(
                     row["on"], label=row["name"], interactive=True, container=False, elem_id=f"lora-on-{index}"

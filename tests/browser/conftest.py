@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "assets" / "models" / "inkwash-tiny"
 _START_SECONDS = 90
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)  # a busy machine answers late; a quiet one at once
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -145,7 +145,7 @@ def page(browser: Browser, app: App) -> Iterator[Page]:
     """A page of the app; the test fails on console errors, dialogs and requests to other machines."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(90_000)
     watch = Watch(page)
     page.watch = watch  # type: ignore[attr-defined]
     open_app(page, app)

@@ -98,7 +98,7 @@ def test_whole_loop_by_clicks(page: Page, app: App, watch: Watch, picture_zip: P
     assert any(name.startswith("lora_unet_") and name.endswith(".lora_down.weight") for name in tensors)
 
     page.locator("#run-try").click()
-    expect(page.locator("#lora-row-0")).to_contain_text("Stripes")
+    expect(page.locator(".lora-row").first).to_contain_text("Stripes", timeout=_LONG)
     fill_number(page, "gen-num-inference-steps", "2")
     page.locator("#gen-seed textarea, #gen-seed input").first.fill("7")
     page.locator("#gen-prompt textarea").fill("stripes in red")
