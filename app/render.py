@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import time
 from collections.abc import Mapping, Sequence
@@ -253,12 +254,15 @@ def _sample_cell(run: Run, picture: Any, step: int) -> str:
 
 
 def preview(history: History) -> str:
-    """The latest rough view of a picture that is being made."""
+    """The latest rough view of a picture that is being made, inside the page: its file goes when the picture is done."""
     if history.preview is None:
         return ""
-    path = history.run.folder / history.preview.path
-    # The file keeps its name while its content changes.
-    return f'<div class="preview"><img src="{file_url(path)}?n={history.num_events}" alt="Preview"></div>'
+    try:
+        data = (history.run.folder / Path(history.preview.path).name).read_bytes()
+    except OSError:
+        return ""
+    encoded = base64.b64encode(data).decode("ascii")
+    return f'<div class="preview"><img src="data:image/jpeg;base64,{encoded}" alt="Preview"></div>'
 
 
 def recipe(settings: Mapping[str, Any]) -> str:

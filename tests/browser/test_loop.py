@@ -119,7 +119,7 @@ def test_whole_loop_by_clicks(page: Page, app: App, watch: Watch, picture_zip: P
     expect(page.locator("#lora-unet-0 input[type=number]")).to_have_value("0.6")
 
     open_tab(page, "LoRAs")
-    expect(page.get_by_text("Stripes").first).to_be_visible()
+    expect(page.locator("#tab-loras").get_by_text("Stripes").first).to_be_visible()
 
 
 def test_killed_app_shows_the_run_again_untouched(page: Page, app: App, watch: Watch) -> None:
