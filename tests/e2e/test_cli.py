@@ -92,6 +92,7 @@ def test_train_reports_what_it_made_and_resume_of_a_finished_run_changes_nothing
     again = inkwash.json("resume", tmp_path / "my run")
     assert again["steps"] == 4
     assert Path(again["lora"]).read_bytes() == before
+    assert again["library_path"] == result["library_path"]
 
 
 def test_generate_same_seed_same_picture_other_weight_other_picture(
@@ -121,8 +122,8 @@ def test_generate_same_seed_same_picture_other_weight_other_picture(
 def test_inspect_shows_rank_trigger_and_recipe(inkwash: Inkwash, demo: dict[str, Any]) -> None:
     facts = inkwash.json("lora", "inspect", demo["lora"])
     assert "ink wash" in json.dumps(facts["trigger_words"])
-    assert facts["has_unet"] is True
-    assert facts["has_text_encoder"] is False
+    assert facts["changes_unet"] is True
+    assert facts["changes_text_encoder"] is False
     assert "inkwash.config" in facts["metadata"]
 
 

@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     layers.append(flag_values(arguments))
     if arguments.dataset:
         layers.append({"data": {"dataset": arguments.dataset}})
+    build_config(*layers)  # before anything is looked up: what is typed wrongly is said first
     config = build_config(with_trigger_word(merge(*layers), data))
     title = config.save.name or Path(config.data.dataset).name or "training"
     new_run = create_run(data, "train", title, config.model_dump(mode="json"), arguments.run)
