@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -91,6 +92,12 @@ def write_text(path: Path, text: str, what: str = "a file") -> None:
 def write_json(path: Path, value: Any, what: str = "a file") -> None:
     """Write `value` atomically as indented JSON."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n", what)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a whole file, in hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def sync_file(path: Path) -> None:

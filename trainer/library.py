@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from trainer.errors import LoraFileError
 from trainer.files import (
     disk_errors,
+    file_sha256,
     is_inside,
     replace,
     require_free,
@@ -20,7 +21,7 @@ from trainer.files import (
     write_atomically,
     write_json,
 )
-from trainer.lora_files.inspect import LoraInfo, file_sha256, inspect_lora
+from trainer.lora_files.inspect import LoraInfo, inspect_lora
 from trainer.paths import DataFolder
 
 SUFFIX = ".safetensors"

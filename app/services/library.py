@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from trainer.dataset.thumbnails import make_thumbnail
 from trainer.errors import DatasetError, Finding, LoraFileError
-from trainer.files import write_atomically
+from trainer.files import file_sha256, write_atomically
 from trainer.library import (
     PREVIEW_SUFFIXES,
     SUFFIX,
@@ -27,7 +27,7 @@ from trainer.library import (
     restore_lora,
     set_preview,
 )
-from trainer.lora_files.inspect import LoraInfo, file_sha256
+from trainer.lora_files.inspect import LoraInfo
 from trainer.paths import DataFolder
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from PIL import Image
 from tests.random_lora import modules_for
 from trainer import library
 from trainer.errors import LoraFileError
+from trainer.files import file_sha256
 from trainer.lora_files.file import write_lora
-from trainer.lora_files.inspect import file_sha256
 from trainer.paths import DataFolder
 
 PATH = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

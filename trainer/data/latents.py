@@ -13,8 +13,8 @@ from trainer.data.examples import Example
 from trainer.data.tensor_store import TensorStore, content_key
 from trainer.dataset.buckets import fit_picture
 from trainer.dataset.pictures import open_picture
-from trainer.dataset.scan import sha256_of
 from trainer.errors import DatasetError, ResourceError
+from trainer.files import file_sha256
 from trainer.models.components import Components
 from trainer.models.devices import dtype_name
 
@@ -103,7 +103,7 @@ class LatentCache:
 
     def _compute(self, example: Example, flipped: bool) -> tuple[Tensor, Tensor]:
         image = fit_picture(open_picture(example.path), example.bucket)
-        if sha256_of(example.path) != example.sha256:
+        if file_sha256(example.path) != example.sha256:
             raise DatasetError(
                 "A picture was changed while the run was preparing.", where=example.name, fix="Start the run again."
             )

@@ -12,10 +12,9 @@ from pathlib import Path
 from trainer.dataset.archives import safe_file_name, unpack_zip
 from trainer.dataset.captions import CAPTION_SUFFIXES, read_caption
 from trainer.dataset.pictures import is_picture_name
-from trainer.dataset.scan import sha256_of
 from trainer.dataset.walk import is_hidden_name, readable_name, walk_folder
 from trainer.errors import DatasetError, Finding
-from trainer.files import TEMPORARY_PREFIX, disk_errors, replace, require_free, sync_file, sync_folder
+from trainer.files import TEMPORARY_PREFIX, disk_errors, file_sha256, replace, require_free, sync_file, sync_folder
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ class _Known:
 
     def _hash(self, path: Path) -> str:
         if path not in self._hashes:
-            self._hashes[path] = sha256_of(path)
+            self._hashes[path] = file_sha256(path)
         return self._hashes[path]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from trainer.dataset.pictures import UnusablePicture, is_picture_name, read_pict
 from trainer.dataset.problems import Problem, error, warning
 from trainer.dataset.walk import walk_folder
 from trainer.errors import DatasetError, Finding, ResourceError
-from trainer.files import write_json
+from trainer.files import file_sha256, write_json
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], object]
@@ -156,16 +155,10 @@ def _look(
             if failure.problem.code in ("unreadable", "missing", "not_a_file"):
                 return path, None, _FileFacts(0, 0, "", problems)
         width, height = image.size if image is not None else (0, 0)
-        return path, key, _FileFacts(width, height, sha256_of(path), problems)
+        return path, key, _FileFacts(width, height, file_sha256(path), problems)
     except OSError as failure:
         problem = error("unreadable", f"This file cannot be read ({failure.strerror or failure}).", "Copy it anew.")
         return path, None, _FileFacts(0, 0, "", (problem,))
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as hex."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _with_caption(path: Path, folder: Path, found: _FileFacts) -> PictureFacts:

@@ -7,9 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from trainer.dataset.pictures import open_picture
-from trainer.dataset.scan import sha256_of
 from trainer.errors import DatasetError
-from trainer.files import write_atomically
+from trainer.files import file_sha256, write_atomically
 from trainer.paths import DataFolder
 
 
@@ -19,7 +18,7 @@ def make_thumbnail(data: DataFolder, picture: Path, size: int, sha256: str = "")
     Raises: DatasetError: the picture cannot be read. ResourceError: the disk is full.
     """
     try:
-        digest = sha256 or sha256_of(picture)
+        digest = sha256 or file_sha256(picture)
     except OSError as failure:
         raise DatasetError("This picture cannot be read.", where=str(picture)) from failure
     path = data.cache / "thumbnails" / digest[:2] / f"{digest}-{size}.jpg"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import LoraFileError
+from trainer.files import file_sha256
 from trainer.lora_files.architecture import TITLES, Architecture, architecture_of
 from trainer.lora_files.formats import split_keys
 from trainer.lora_files.formats.kohya import TEXT_ENCODER_PREFIX, UNET_PREFIX
@@ -141,12 +141,6 @@ def describe_lora(path: Path) -> dict[str, Any]:
 def _plain(text: str) -> str:
     # Escape sequences in a stranger's file must not reach a terminal.
     return "".join(char if char.isprintable() else " " for char in text)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a whole file, in hex."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def trigger_words(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], bool]:

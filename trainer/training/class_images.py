@@ -11,8 +11,7 @@ from trainer.data.examples import Example
 from trainer.data.randomness import stream_seed
 from trainer.data.tensor_store import content_key
 from trainer.dataset.buckets import Bucket
-from trainer.dataset.scan import sha256_of
-from trainer.files import write_atomically
+from trainer.files import file_sha256, write_atomically
 from trainer.jobs import JobContext
 from trainer.models.components import Components
 from trainer.models.devices import dtype_name
@@ -37,7 +36,9 @@ def class_examples(context: JobContext, config: RunConfig, data: DataFolder, com
     paths = [folder / f"{index:05d}.png" for index in range(prior.num_class_images)]
     _make_missing(context, config, components, side, paths)
     bucket = Bucket(side, side)
-    return [Example(f"class picture {path.stem}", path, sha256_of(path), prior.class_prompt, bucket) for path in paths]
+    return [
+        Example(f"class picture {path.stem}", path, file_sha256(path), prior.class_prompt, bucket) for path in paths
+    ]
 
 
 def _key(config: RunConfig, components: Components, side: int) -> str:

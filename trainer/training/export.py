@@ -8,9 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from trainer.base_models import weight_file
-from trainer.dataset.scan import sha256_of
 from trainer.events import LoraExported
-from trainer.files import safe_name, unused_path, write_atomically
+from trainer.files import file_sha256, safe_name, unused_path, write_atomically
 from trainer.lora_files.file import write_lora
 from trainer.lora_files.metadata import TrainingFacts, build_metadata
 from trainer.training.preview import preview_path
@@ -68,16 +67,16 @@ def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:
         started_at=state.started_at,
         finished_at=time.time(),
         trigger_word=config.data.trigger_word,
-        base_sha256=sha256_of(found.files[0]) if found else "",
+        base_sha256=file_sha256(found.files[0]) if found else "",
         tag_frequency={parts.dataset_name: dict(tags)},
     )
 
 
 def _add_to_library(path: Path, library: Path) -> Path:
     """Copy a file to the library under a name that is free; one that is there already is not copied again."""
-    size, digest = path.stat().st_size, sha256_of(path)
+    size, digest = path.stat().st_size, file_sha256(path)
     for candidate in sorted(library.glob("*.safetensors")):
-        if candidate.stat().st_size == size and sha256_of(candidate) == digest:
+        if candidate.stat().st_size == size and file_sha256(candidate) == digest:
             return candidate
     target = unused_path(library / path.name)
     write_atomically(target, lambda temporary: shutil.copyfile(path, temporary), "the LoRA file")
