@@ -36,42 +36,61 @@ def _draw(job: tuple[int, SceneSpec]) -> np.ndarray:
     return np.asarray(render_flat(scene, SIZE, is_pastel(index)))
 
 
+def _tone(rng: random.Random, grey: bool) -> tuple[int, ...]:
+    return (rng.randrange(256),) * 3 if grey or rng.random() < 0.3 else tuple(rng.randrange(256) for _ in range(3))
+
+
+def _line(draw: ImageDraw.ImageDraw, rng: random.Random, size: int, paint: tuple[int, ...]) -> None:
+    """One wavering stroke, or a closed ring of it."""
+    x, y, turn, width = rng.uniform(0, size), rng.uniform(0, size), rng.uniform(0, 6.3), rng.uniform(2, 9)
+    bend = rng.choice((0.0, rng.gauss(0, 0.15)))
+    for _ in range(rng.randint(10, 60)):
+        turn += bend + rng.gauss(0, 0.12)
+        nx, ny = x + 5 * math.cos(turn), y + 5 * math.sin(turn)
+        width = min(14, max(2, width + rng.gauss(0, 0.7)))
+        draw.line((x, y, nx, ny), fill=paint, width=round(width))
+        x, y = nx, ny
+
+
+def _figure(draw: ImageDraw.ImageDraw, rng: random.Random, size: int, fill: tuple[int, ...] | None, edge: tuple) -> None:
+    """A filled or empty shape with an outline."""
+    width = rng.randint(2, 9)
+    if rng.random() < 0.5:
+        x, y, r = rng.uniform(0, size), rng.uniform(0, size), rng.uniform(6, 50)
+        draw.ellipse((x - r, y - r, x + r, y + r * rng.uniform(0.2, 1)), fill=fill, outline=edge, width=width)
+    else:
+        x, y, r = rng.uniform(0, size), rng.uniform(0, size), rng.uniform(20, 90)
+        points = [(x + rng.uniform(-r, r), y + rng.uniform(-r, r)) for _ in range(rng.randint(3, 6))]
+        draw.polygon(points, fill=fill)
+        draw.line([*points, points[0]], fill=edge, width=width, joint="curve")
+
+
 def doodle(seed: int) -> np.ndarray:
-    """Lines, blots and textures in any colours: they teach the autoencoder what is not in the scenes."""
-    rng = random.Random(seed)
-    size = SIZE * 3
-
-    def colour() -> tuple[int, ...]:
-        if rng.random() < 0.4:
-            return (rng.randrange(256),) * 3
-        return tuple(rng.randrange(256) for _ in range(3))
-
-    image = Image.new("RGB", (size, size), colour())
+    """Lines, blots and textures in any colours or in greys: they teach the autoencoder what is not in the scenes."""
+    rng, noise = random.Random(seed), np.random.default_rng(seed)
+    size, grey = SIZE * 3, rng.random() < 0.4
+    image = Image.new("RGB", (size, size), _tone(rng, grey))
     draw = ImageDraw.Draw(image)
-    for _ in range(rng.randint(3, 14)):
-        x, y, turn, paint = rng.uniform(0, size), rng.uniform(0, size), rng.uniform(0, 6.3), colour()
-        kind = rng.random()
-        if kind < 0.6:
-            width = rng.uniform(2, 9)
-            for _ in range(rng.randint(10, 60)):
-                turn += rng.gauss(0, 0.25)
-                nx, ny = x + 5 * math.cos(turn), y + 5 * math.sin(turn)
-                width = min(12, max(1.5, width + rng.gauss(0, 0.7)))
-                draw.line((x, y, nx, ny), fill=paint, width=round(width))
-                x, y = nx, ny
-        elif kind < 0.8:
-            r = rng.uniform(5, 60)
-            draw.ellipse((x - r, y - r, x + r, y + r * rng.uniform(0.2, 1)), fill=paint, outline=colour(), width=3)
+    edge = _tone(rng, grey)
+    for _ in range(rng.randint(2, 14)):
+        if rng.random() < 0.3:
+            edge = _tone(rng, grey)
+        if rng.random() < 0.5:
+            _line(draw, rng, size, edge)
         else:
-            draw.polygon([(rng.uniform(0, size), rng.uniform(0, size)) for _ in range(rng.randint(3, 6))], fill=paint)
-    if rng.random() < 0.4:
+            _figure(draw, rng, size, None if rng.random() < 0.3 else _tone(rng, grey), edge)
+    if rng.random() < 0.25:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 6)))
     pixels = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX)).astype(np.float32)
     if rng.random() < 0.5:
-        noise = np.random.default_rng(seed)
-        grain = noise.normal(0, rng.uniform(2, 14), (SIZE, SIZE, 1))
-        cloud = Image.fromarray(noise.uniform(0, 255, (9, 9)).astype(np.uint8)).resize((SIZE, SIZE), 3)
-        pixels = pixels + grain + (np.asarray(cloud, np.float32)[..., None] - 128) * rng.uniform(0, 0.5)
+        cells = rng.choice((5, 9, 17))
+        cloud = Image.fromarray(noise.uniform(0, 255, (cells, cells)).astype(np.uint8)).resize((SIZE, SIZE), 3)
+        grain = noise.normal(0, rng.uniform(0, 8), (SIZE, SIZE, 1))
+        pixels = pixels + grain + (np.asarray(cloud, np.float32)[..., None] - 128) * rng.uniform(0, 0.7)
+    if grey and rng.random() < 0.6:  # greys on tinted paper
+        paper, ink = noise.uniform(150, 256, 3), noise.uniform(0, 90, 3)
+        share = pixels.clip(0, 255) / 255
+        pixels = ink + (paper - ink) * share
     return pixels.clip(0, 255).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Muon for matrices and convolution kernels, AdamW for everything else, on one wall-clock schedule."""
+"""Muon for matrices and convolution kernels, AdamW for everything else, on one schedule."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from torch import Tensor, nn
 
 
 def orthogonalise(matrix: Tensor, steps: int = 4) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly (Newton-Schulz in bfloat16)."""
+    """The nearest semi-orthogonal matrix, roughly.
+
+    Newton-Schulz, carried out on the small Gram matrix: the wide matrix itself is multiplied only at the beginning
+    and at the end, which takes half the time of the usual form.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    product = torch.eye(len(gram))
     for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
     return x.T if tall else x
 
 
@@ -45,7 +53,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class Optimizers:
-    """Both optimizers behind one face; ``set_progress`` moves the learning rate (0 to 1 over the time budget)."""
+    """Both optimizers behind one face; ``set_progress`` moves the learning rate (0 to 1 over the training)."""
 
     def __init__(self, modules: Iterable[nn.Module], muon_lr: float, adam_lr: float, hold: float = 0.55) -> None:
         matrices, rest = [], []

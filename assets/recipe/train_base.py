@@ -5,7 +5,7 @@ was interrupted)::
 
     python train_base.py --work WORK --stages tokenizer,vae,unet,export --out ../models/inkwash-tiny
 
-Learning rates follow a wall-clock budget: a stage always ends on time, on a faster machine with more steps.
+Every draw of a step is seeded by its number: a run that was interrupted ends in the same weights.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "models" / "inkwash-tiny")
     parser.add_argument("--stages", default="tokenizer,vae,unet,export")
     parser.add_argument("--pictures", type=int, default=12000)
-    parser.add_argument("--doodles", type=int, default=4000)
-    parser.add_argument("--vae-minutes", type=float, default=17)
-    parser.add_argument("--unet-minutes", type=float, default=45)
+    parser.add_argument("--doodles", type=int, default=8000)
+    parser.add_argument("--vae-steps", type=int, default=3000)
+    parser.add_argument("--unet-steps", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -42,9 +42,9 @@ def main() -> None:
         if stage == "tokenizer":
             build_tokenizer(args.work / "tokenizer")
         elif stage == "vae":
-            train_vae(args.work, args.pictures, args.doodles, args.vae_minutes * 60)
+            train_vae(args.work, args.pictures, args.doodles, args.vae_steps)
         elif stage == "unet":
-            train_unet(args.work, args.pictures, args.doodles, args.unet_minutes * 60)
+            train_unet(args.work, args.pictures, args.doodles, args.unet_steps)
         elif stage == "export":
             export_pipeline(args.work, args.out)
         else:

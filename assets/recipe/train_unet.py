@@ -12,7 +12,6 @@ from checkpoints import load_checkpoint, save_checkpoint
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from optim import Average, Optimizers
 from scenes import SceneSpec, shapes
-from threads import ThreadChooser
 from tokenizer import build_tokenizer
 from torch import Tensor
 from train_vae import make_vae, to_float
@@ -56,14 +55,18 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """A UNet with random weights; its attention stands at the lower resolution."""
+    """A UNet with random weights.
+
+    Three resolutions, though there is attention at the middle one and in the middle block only: at 4 × 4 cells every
+    cell sees the borders, and knows left from right.  With two resolutions the words for places were never obeyed.
+    """
     return UNet2DConditionModel(
         sample_size=data.SIZE // 4,
         in_channels=4,
         out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 160),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128, 192),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
@@ -140,8 +143,8 @@ def object_weights(boxes: Tensor, inside: float = 3.0) -> Tensor:
     return 1 + (inside - 1) * (down[:, :, None] & across[:, None, :]).float().unsqueeze(1)
 
 
-def train_unet(work: Path, count: int, doodles: int, budget: float) -> None:
-    """Train until the budget of seconds is spent."""
+def train_unet(work: Path, count: int, doodles: int, steps: int) -> None:
+    """Train; a run that was interrupted goes on from its checkpoint as if nothing had happened."""
     final = work / "unet.pt"
     if final.exists():
         return
@@ -159,19 +162,18 @@ def train_unet(work: Path, count: int, doodles: int, budget: float) -> None:
     print(f"unet {sum(p.numel() for p in unet.parameters())} text {sum(p.numel() for p in text.parameters())}")
     optimizers = Optimizers(modules.values(), muon_lr=2.5e-3, adam_lr=1e-3)
     average = Average([p for module in modules.values() for p in module.parameters()], 0.996)
-    spent = load_checkpoint(work / "unet-checkpoint.pt", modules, optimizers, average)
-    torch.manual_seed(optimizers.steps)
-    chooser = ThreadChooser(torch.get_num_threads())
-    last, log = time.monotonic(), 0.0
-    while spent < budget:
-        pick = torch.randint(len(latents), (BATCH,))
+    load_checkpoint(work / "unet-checkpoint.pt", modules, optimizers, average)
+    start, log = time.monotonic(), 0.0
+    while optimizers.steps < steps:
+        rng = torch.Generator().manual_seed(optimizers.steps)
+        pick = torch.randint(len(latents), (BATCH,), generator=rng)
         x = latents[pick].float() * scale
-        tokens = ids[pick, torch.randint(ids.shape[1], (BATCH,))]
-        tokens = torch.where(torch.rand(BATCH, 1) < EMPTY_SHARE, empty, tokens)
-        t, noise = torch.randint(1000, (BATCH,)), torch.randn_like(x)
+        tokens = ids[pick, torch.randint(ids.shape[1], (BATCH,), generator=rng)]
+        tokens = torch.where(torch.rand(BATCH, 1, generator=rng) < EMPTY_SHARE, empty, tokens)
+        t, noise = torch.randint(1000, (BATCH,), generator=rng), torch.randn(x.shape, generator=rng)
         t[::2] = 500 + t[::2] // 2  # more of the heavy noise, in which places are decided
         noisy = scheduler.add_noise(x, noise, t).to(memory_format=torch.channels_last)
-        optimizers.set_progress(spent / budget)
+        optimizers.set_progress(optimizers.steps / steps)
         with torch.autocast("cpu", torch.bfloat16):
             context = text(tokens).last_hidden_state
             guess = unet(noisy, t, context).sample
@@ -180,17 +182,12 @@ def train_unet(work: Path, count: int, doodles: int, budget: float) -> None:
         loss.backward()
         optimizers.step()
         average.update()
-        chooser.step()
         log += float(loss.detach())
-        spent, last = spent + time.monotonic() - last, time.monotonic()
         if optimizers.steps % 50 == 0:
-            print(
-                f"unet {optimizers.steps} {spent:.0f}s loss {log / 50:.4f} threads {torch.get_num_threads()}",
-                flush=True,
-            )
+            print(f"unet {optimizers.steps} {time.monotonic() - start:.0f}s loss {log / 50:.4f}", flush=True)
             log = 0.0
-            if optimizers.steps % 100 == 0:
-                save_checkpoint(work / "unet-checkpoint.pt", modules, optimizers, average, spent)
+            if optimizers.steps % 250 == 0:
+                save_checkpoint(work / "unet-checkpoint.pt", modules, optimizers, average)
     average.copy_to()
     torch.save({name: module.state_dict() for name, module in modules.items()}, final.with_suffix(".tmp"))
     final.with_suffix(".tmp").replace(final)

@@ -37,16 +37,17 @@ def to_float(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def _batch(scenes: Tensor, doodles: Tensor) -> Tensor:
-    """Half plain scenes, a quarter scenes in strange colours or in grey, a quarter doodles."""
-    plain = to_float(scenes[torch.randint(len(scenes), (BATCH * 3 // 4,))])
-    odd = plain[: BATCH // 4]
-    mix = torch.eye(3) + 0.5 * torch.randn(len(odd), 3, 3)
-    mix[::3] = torch.full((3, 3), 1 / 3)
-    shift = 0.3 * torch.randn(len(odd), 3, 1, 1)
+def _batch(scenes: Tensor, doodles: Tensor, rng: torch.Generator) -> Tensor:
+    """Three eighths plain scenes, a quarter scenes in strange colours or in grey, three eighths doodles."""
+    part = BATCH // 8
+    plain = to_float(scenes[torch.randint(len(scenes), (5 * part,), generator=rng)])
+    odd = plain[: 2 * part]
+    mix = torch.eye(3) + 0.5 * torch.randn(len(odd), 3, 3, generator=rng)
+    mix[::2] = torch.full((3, 3), 1 / 3)
+    shift = 0.3 * torch.randn(len(odd), 3, 1, 1, generator=rng)
     odd = (torch.einsum("bij,bjhw->bihw", mix, odd) + shift).clamp(-1, 1)
-    loose = to_float(doodles[torch.randint(len(doodles), (BATCH // 4,))])
-    return torch.cat([plain[BATCH // 4 :], odd, loose])
+    loose = to_float(doodles[torch.randint(len(doodles), (3 * part,), generator=rng)])
+    return torch.cat([plain[2 * part :], odd, loose])
 
 
 def _slopes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,8 +65,8 @@ def psnr(made: Tensor, true: Tensor) -> float:
     return float(-10 * torch.log10(F.mse_loss(made.clamp(-1, 1), true) / 4))
 
 
-def train_vae(work: Path, count: int, doodles: int, budget: float) -> None:
-    """Train until the budget of seconds is spent."""
+def train_vae(work: Path, count: int, doodles: int, steps: int) -> None:
+    """Train; a run that was interrupted goes on from its checkpoint as if nothing had happened."""
     final = work / "vae.pt"
     if final.exists():
         return
@@ -73,28 +74,28 @@ def train_vae(work: Path, count: int, doodles: int, budget: float) -> None:
     vae = make_vae().to(memory_format=torch.channels_last).train()
     optimizers = Optimizers([vae], muon_lr=4e-3, adam_lr=2e-3)
     average = Average(list(vae.parameters()), 0.995)
-    spent = load_checkpoint(work / "vae-checkpoint.pt", {"vae": vae}, optimizers, average)
+    load_checkpoint(work / "vae-checkpoint.pt", {"vae": vae}, optimizers, average)
     checks = to_float(pictures[:64])
-    last, log = time.monotonic(), 0.0
-    while spent < budget:
-        x = _batch(pictures[64:], loose).to(memory_format=torch.channels_last)
-        optimizers.set_progress(spent / budget)
+    start, log = time.monotonic(), 0.0
+    while optimizers.steps < steps:
+        rng = torch.Generator().manual_seed(optimizers.steps)
+        x = _batch(pictures[64:], loose, rng).to(memory_format=torch.channels_last)
+        optimizers.set_progress(optimizers.steps / steps)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(x).latent_dist
-            made = vae.decode(posterior.sample()).sample
+            made = vae.decode(posterior.sample(rng)).sample
         loss = reconstruction_loss(made.float(), x) + 1e-3 * posterior.kl().mean() / posterior.mean[0].numel()
         loss.backward()
         optimizers.step()
         average.update()
         log += float(loss.detach())
-        spent, last = spent + time.monotonic() - last, time.monotonic()
         if optimizers.steps % 50 == 0:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 quality = psnr(vae.decode(vae.encode(checks).latent_dist.mode()).sample.float(), checks)
-            print(f"vae {optimizers.steps} {spent:.0f}s loss {log / 50:.4f} psnr {quality:.2f}", flush=True)
+            print(f"vae {optimizers.steps} {time.monotonic() - start:.0f}s loss {log / 50:.4f} psnr {quality:.2f}", flush=True)
             log = 0.0
             if optimizers.steps % 250 == 0:
-                save_checkpoint(work / "vae-checkpoint.pt", {"vae": vae}, optimizers, average, spent)
+                save_checkpoint(work / "vae-checkpoint.pt", {"vae": vae}, optimizers, average)
     average.copy_to()
     whiten(vae, to_float(pictures[:512]))
     vae.eval()
