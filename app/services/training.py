@@ -151,7 +151,7 @@ class TrainingService:
         return total * _BYTES[config.save.precision]
 
     def _layer_shapes(self, base: str, part: str) -> list[tuple[str, tuple[int, ...]]]:
-        known = {info.name: info.folder for info in self.bases()}
+        known = {info.name: info.path for info in self.bases()}
         folder = known.get(base, Path(base).expanduser()) / part
         for path in sorted(folder.glob("*.safetensors")):
             key = (str(path), path.stat().st_mtime)

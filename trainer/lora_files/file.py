@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from trainer.errors import Finding, LoraFileError
 from trainer.files import require_free, write_bytes
 from trainer.lora_files.formats import split_keys
 from trainer.lora_files.formats.diffusers import alphas_from_metadata
-from trainer.lora_files.formats.kohya import kohya_key, kohya_name
+from trainer.lora_files.formats.kohya import PART_SUFFIXES, kohya_name
 from trainer.lora_files.header import data_start, read_header
 
 DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -137,7 +137,11 @@ def _alpha(tensor: Tensor, name: str, where: str) -> float:
 
 
 def write_lora(
-    path: Path, modules: Mapping[str, LoraModule], metadata: Mapping[str, str], dtype: str | torch.dtype
+    path: Path,
+    modules: Mapping[str, LoraModule],
+    metadata: Mapping[str, str],
+    dtype: str | torch.dtype,
+    name_of: Callable[[str], str] = kohya_name,
 ) -> None:
     """Write the kohya layout atomically, then read it back and compare.
 
@@ -149,20 +153,23 @@ def write_lora(
         modules: by module path ("unet.…", "text_encoder.…").
         metadata: texts; see `trainer.lora_files.metadata.build_metadata`.
         dtype: "fp16", "bf16", "fp32", or the torch type.
+        name_of: the family's kohya name of a module path.
 
     Raises: LoraFileError: nothing to write, a weight is NaN or too large for `dtype`, or the written file differs.
     """
     where = str(path)
     if not modules:
         raise LoraFileError("There is nothing to save: the LoRA has no layers.", where=where)
-    tensors = _to_tensors(modules, DTYPES[dtype] if isinstance(dtype, str) else dtype, where)
+    tensors = _to_tensors(modules, DTYPES[dtype] if isinstance(dtype, str) else dtype, where, name_of)
     data = _serialize(tensors, metadata)
     require_free(path.parent, len(data), "the LoRA file")
     write_bytes(path, data, "the LoRA file")
     _verify(path, tensors)
 
 
-def _to_tensors(modules: Mapping[str, LoraModule], dtype: torch.dtype, where: str) -> dict[str, Tensor]:
+def _to_tensors(
+    modules: Mapping[str, LoraModule], dtype: torch.dtype, where: str, name_of: Callable[[str], str]
+) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for module_path, module in _with_uniform_alpha(modules).items():
         if not (torch.isfinite(module.down).all() and torch.isfinite(module.up).all()):
@@ -171,7 +178,7 @@ def _to_tensors(modules: Mapping[str, LoraModule], dtype: torch.dtype, where: st
                 where=where,
                 fix="Go back to an earlier checkpoint, and train with a lower learning rate.",
             )
-        _check_shapes(kohya_name(module_path), module.down, module.up, where)
+        _check_shapes(name_of(module_path), module.down, module.up, where)
         values = {"down": module.down, "up": module.up, "alpha": torch.tensor(module.alpha)}
         for part in ("down", "up", "alpha"):
             # `copy` even where nothing changes: the writer refuses shared storage.
@@ -182,20 +189,20 @@ def _to_tensors(modules: Mapping[str, LoraModule], dtype: torch.dtype, where: st
                     where=where,
                     fix="Choose bf16 or fp32 under save.precision.",
                 )
-            tensors[kohya_key(module_path, part)] = value
+            tensors[f"{name_of(module_path)}.{PART_SUFFIXES[part]}"] = value
     return tensors
 
 
 def _with_uniform_alpha(modules: Mapping[str, LoraModule]) -> dict[str, LoraModule]:
     """The same changes of weights with one alpha for the UNet and one for the text encoder: the commonest."""
     common: dict[str, float] = {}
-    for component in ("unet", "text_encoder"):
+    for component in ("unet", "text_encoder", "text_encoder_2"):
         alphas = Counter(module.alpha for path, module in modules.items() if path.startswith(f"{component}."))
         if alphas:
             common[component] = alphas.most_common(1)[0][0]
     result: dict[str, LoraModule] = {}
     for path, module in modules.items():
-        alpha = common[path.partition(".")[0]] if path.startswith(("unet.", "text_encoder.")) else module.alpha
+        alpha = common.get(path.partition(".")[0], module.alpha)
         up = module.up if module.alpha == alpha else module.up * (module.alpha / alpha)
         result[path] = LoraModule(module.down, up, alpha)
     return result

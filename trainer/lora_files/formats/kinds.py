@@ -40,9 +40,3 @@ def refuse_other_kinds(keys: Sequence[str], where: str) -> None:
                 where=where,
                 fix="Use a plain LoRA or LoCon, or convert the file with the tool that made it.",
             )
-    if any(key.startswith(("lora_te2_", "text_encoder_2.")) for key in keys):
-        raise LoraFileError(
-            "This LoRA was made for Stable Diffusion XL (it has a second text encoder); Inkwash's base models are of Stable Diffusion 1.x.",
-            where=where,
-            fix="Use a LoRA for Stable Diffusion 1.x.",
-        )

@@ -12,8 +12,9 @@ from trainer.lora_files.formats.parts import Part
 
 UNET_PREFIX = "lora_unet_"
 TEXT_ENCODER_PREFIX = "lora_te_"
+TEXT_ENCODER_2_PREFIX = "lora_te2_"
 # Some tools write the SDXL name of the first text encoder also for SD 1.x.
-_PREFIXES = (UNET_PREFIX, TEXT_ENCODER_PREFIX, "lora_te1_")
+_PREFIXES = (UNET_PREFIX, TEXT_ENCODER_PREFIX, TEXT_ENCODER_2_PREFIX, "lora_te1_")
 PART_SUFFIXES: dict[Part, str] = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
 _PARTS: dict[str, Part] = {suffix: part for part, suffix in PART_SUFFIXES.items()}
 
@@ -24,26 +25,22 @@ def kohya_name(module_path: str) -> str:
     "unet.down_blocks.0…" becomes "lora_unet_down_blocks_0_…", "text_encoder.encoder.layers.0…" becomes
     "lora_te_text_model_encoder_layers_0_…".
 
-    Raises: ValueError: the path begins with neither "unet." nor "text_encoder.".
+    Raises: ValueError: the path begins with the name of no component.
     """
     component, _, path = module_path.partition(".")
     if component == "unet" and path:
         return UNET_PREFIX + path.replace(".", "_")
-    if component == "text_encoder" and path:
+    if component in ("text_encoder", "text_encoder_2") and path:
         # transformers 5 has lost this level; without it no other tool knows the name.
         path = path if path.startswith("text_model.") else f"text_model.{path}"
-        return TEXT_ENCODER_PREFIX + path.replace(".", "_")
+        prefix = TEXT_ENCODER_PREFIX if component == "text_encoder" else TEXT_ENCODER_2_PREFIX
+        return prefix + path.replace(".", "_")
     raise ValueError(f"not a module of the unet or the text encoder: {module_path!r}")
 
 
 def kohya_names(module_paths: Iterable[str]) -> dict[str, str]:
     """The table from names in a file to module paths."""
     return {kohya_name(path): path for path in module_paths}
-
-
-def kohya_key(module_path: str, part: Part) -> str:
-    """The key of a tensor in a file."""
-    return f"{kohya_name(module_path)}.{PART_SUFFIXES[part]}"
 
 
 class KohyaFormat:
