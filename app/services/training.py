@@ -143,7 +143,10 @@ class TrainingService:
         unet, text = config.adapter.unet, config.adapter.text_encoder
         for part, lora, chosen in (
             ("unet", unet, lambda name, shape: _is_unet_target(name, shape, unet.targets)),
-            ("text_encoder", text, lambda name, shape: _ends(name, _TEXT_TARGETS[text.targets])),
+            *(
+                (name, text, lambda name, shape: _ends(name, _TEXT_TARGETS[text.targets]))
+                for name in ("text_encoder", "text_encoder_2")
+            ),
         ):
             if lora.rank:
                 shapes = [shape for name, shape in self._layer_shapes(config.model.base, part) if chosen(name, shape)]

@@ -164,7 +164,7 @@ class GenerateTab:
 
     def _refresh(self) -> tuple[Any, Any]:
         bases = [
-            (f"{base.title}{' (cannot be used)' if base.problem else ''}", base.name) for base in self._service.bases()
+            (f"{base.label}{' (cannot be used)' if base.problem else ''}", base.name) for base in self._service.bases()
         ]
         return gr.update(choices=bases), self._stack.choices()
 

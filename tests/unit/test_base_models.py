@@ -102,7 +102,7 @@ def test_a_folder_that_is_no_model_and_a_single_file(tmp_path: Path, data: DataF
     assert "model_index.json" in refusal(tmp_path, data)
     single = tmp_path / "model.safetensors"
     single.write_bytes(b"x")
-    assert "single file" in refusal(single, data)
+    assert "truncated" in refusal(single, data)
 
 
 def test_a_broken_description_is_a_problem_not_a_crash(folder: Path, data: DataFolder) -> None:

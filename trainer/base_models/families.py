@@ -37,6 +37,8 @@ class FamilyFacts:
         return f"{self.kohya_version}_v" if has_suffix else self.kohya_version
 
 
+VELOCITY_RESOLUTION = 768
+"""Pixels a side that the v-prediction models of Stable Diffusion 2.x were made for."""
 _BOTH = ("epsilon", "v_prediction")
 FAMILY_FACTS: dict[str, FamilyFacts] = {
     facts.name: facts

@@ -13,11 +13,13 @@ from typing import Any
 
 from trainer.base_models.families import FAMILY_FACTS, FamilyFacts
 from trainer.base_models.info import BaseModelInfo, Traits
-from trainer.errors import Finding, ModelFileError
+from trainer.errors import Finding, LoraFileError, ModelFileError
+from trainer.lora_files.header import read_header
 
-_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+_STEMS = ("diffusion_pytorch_model", "model")
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 _SD2_TEXT_WIDTH = 1024
+PRECISIONS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}
 _MAX_HEADER_BYTES = 100_000_000
 _WHOLE_FILE_BYTES = 64 * 2**20
 _SAMPLES, _SAMPLE_BYTES = 64, 64 * 2**10
@@ -25,7 +27,7 @@ _SAMPLES, _SAMPLE_BYTES = 64, 64 * 2**10
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The weights of one component: the files, and the `variant` that diffusers calls them by (fp16 or None)."""
+    """The weights of one component: the files, and the `variant` that diffusers calls them by (fp16, bf16 or None)."""
 
     files: tuple[Path, ...]
     variant: str | None
@@ -52,6 +54,8 @@ def describe_folder(folder: Path, *, is_bundled: bool = False) -> BaseModelInfo:
         example_prompts=tuple(str(prompt) for prompt in prompts) if isinstance(prompts, list) else (),
         default_steps=int(about.get("default_steps", 20)),
         default_guidance=float(about.get("default_guidance", 7.0)),
+        precision=_precision(folder / "unet"),
+        size_bytes=_size(folder),
         problem=problem,
     )
 
@@ -71,6 +75,24 @@ def folder_traits(folder: Path, about: Mapping[str, Any] | None = None) -> Trait
         family = "sd1"
     prediction_type = str(scheduler.get("prediction_type", "epsilon"))
     return Traits(family, prediction_type, bool(scheduler.get("rescale_betas_zero_snr", False)))
+
+
+def _precision(part: Path) -> str:
+    found = weight_file(part)
+    if found is None:
+        return ""
+    try:
+        _, tensors = read_header(found.files[0])
+    except LoraFileError:
+        return ""
+    dtypes = [dtype for dtype, _ in tensors.values()]
+    return PRECISIONS.get(max(dtypes, key=dtypes.count, default=""), "")
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all the weights that are loaded."""
+    found = [weight_file(part) for part in folder.iterdir() if part.is_dir()]
+    return sum(path.stat().st_size for weights in found if weights for path in weights.files if path.exists())
 
 
 def _read_about(folder: Path) -> tuple[dict[str, Any], str]:
@@ -173,9 +195,8 @@ def _wrong_configs(folder: Path, facts: FamilyFacts) -> list[Finding]:
 
 
 def weight_file(part: Path) -> WeightFile | None:
-    """The safetensors weights of a component's folder: the plain ones, else the fp16 ones; None where there are none."""
-    stem = _STEMS.get(part.name, "model")
-    for variant in (None, "fp16"):
+    """The safetensors weights of a component's folder: the plain ones, else fp16, else bf16; None where there are none."""
+    for variant, stem in ((variant, stem) for variant in (None, "fp16", "bf16") for stem in _STEMS):
         middle = f".{variant}" if variant else ""
         whole = part / f"{stem}{middle}.safetensors"
         if whole.is_file():
@@ -218,15 +239,15 @@ def _safetensors_fault(path: Path) -> str:
     return "" if size == expected else f"has {size:,} bytes instead of {expected:,}: the download was cut off"
 
 
-def fingerprint(folder: Path, part: str) -> str:
+def folder_fingerprint(part: Path) -> str:
     """A key for caches that changes with a component's weights or configuration.
 
     Files above 64 MiB are sampled at 64 places beside their header, because reading gigabytes at each start would cost
     more than the cache saves; a fine-tuned model differs from its parent everywhere.
     """
     digest = hashlib.sha256()
-    found = weight_file(folder / part)
-    for path in (folder / part / "config.json", *(found.files if found else ())):
+    found = weight_file(part)
+    for path in (part / "config.json", *(found.files if found else ())):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}:".encode())
         with open(path, "rb") as handle:

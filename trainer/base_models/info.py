@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.base_models.families import FAMILY_FACTS
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -39,9 +41,19 @@ class BaseModelInfo:
     example_prompts: tuple[str, ...] = ()
     default_steps: int = 20
     default_guidance: float = 7.0
+    precision: str = ""
+    size_bytes: int = 0
     problem: str = ""
 
     @property
     def family(self) -> str:
         """A key of `FAMILY_FACTS`."""
         return self.traits.family
+
+    @property
+    def label(self) -> str:
+        """The title, with what is unusual about the model: another family than SD 1.x, and how it predicts."""
+        facts = [] if self.family == "sd1" else [FAMILY_FACTS[self.family].title]
+        facts += ["predicts v"] if self.traits.prediction_type == "v_prediction" else []
+        facts += ["zero terminal SNR"] if self.traits.zero_terminal_snr else []
+        return f"{self.title} ({', '.join(facts)})" if facts and not self.problem else self.title

@@ -15,7 +15,9 @@ class BaseChoice(Settings):
     """A base model, and what to do otherwise than it says of itself."""
 
     base: Annotated[str, BASIC, Field(min_length=1)] = EMBEDDED_MODEL
-    """The base model: the name of one in the list, or the path of a diffusers folder. A LoRA fits the family of the model that it was trained on."""
+    """The base model: the name of one in the list, the path of a single file or of a diffusers folder, or the id of one in the Hugging Face cache (owner/name). A LoRA fits the family of the model that it was trained on."""
+    vae: str = ""
+    """Path of a VAE to use instead of the model's own: a `.safetensors` file, or a diffusers folder. Empty: its own."""
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
     """What the model predicts: the noise (epsilon) or the velocity (v_prediction). `auto` takes what the model says of itself; the wrong one gives noise instead of pictures."""
     zero_terminal_snr: Literal["auto", "yes", "no"] = "auto"

@@ -17,10 +17,20 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from trainer.base_models import FAMILY_FACTS, BaseModelInfo, describe_base, fingerprint, resolve_base, weight_file
+from trainer.base_models import (
+    FAMILY_FACTS,
+    VELOCITY_RESOLUTION,
+    BaseModelInfo,
+    describe_base,
+    fingerprint,
+    resolve_base,
+    resolve_vae,
+    weight_file,
+)
 from trainer.config.model import BaseChoice
 from trainer.errors import ConfigError, ModelFileError
 from trainer.models.family import load_family
+from trainer.models.single_file import TEXT_ENCODER_CLASSES, load_single_file, load_vae_file
 from trainer.paths import DataFolder
 
 if TYPE_CHECKING:
@@ -34,7 +44,7 @@ log = logging.getLogger(__name__)
 class Components:
     """The parts of a base model, frozen, on `device`, with weights of `dtype` (the VAE in fp32 where that is fp16).
 
-    `path` is where they were loaded from; `text_encoder_2` and its tokenizer are None in families with one encoder.
+    `path` is where they were loaded from, `vae_path` where the VAE was if it came from elsewhere; `text_encoder_2` and its tokenizer are None in families with one encoder.
     """
 
     family: Family
@@ -48,6 +58,7 @@ class Components:
     path: Path
     device: torch.device
     dtype: torch.dtype
+    vae_path: Path | None = None
     text_encoder_2: CLIPTextModelWithProjection | None = None
     tokenizer_2: CLIPTokenizer | None = None
 
@@ -80,7 +91,7 @@ class Components:
 
     def fingerprint(self, part: str) -> str:
         """A key for caches that changes with a part's weights or configuration."""
-        return fingerprint(self.path, part)
+        return fingerprint(self.vae_path if part == "vae" and self.vae_path else self.path, part)
 
     @property
     def vae_scale_factor(self) -> int:
@@ -115,13 +126,14 @@ def load_components(base: str | BaseChoice, data: DataFolder, device: torch.devi
         ConfigError: settings that do not go with the model.
     """
     choice = base if isinstance(base, BaseChoice) else BaseChoice(base=base)
-    path = resolve_base(choice.base, data)
+    vae_path = resolve_vae(choice.vae) if choice.vae else None
+    path = resolve_base(choice.base, data, has_vae=vae_path is not None)
     info = describe_base(path)
     # transformers draws progress bars and tables of "missing" weights on standard error.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     try:
-        parts = _load_folder(path, info, dtype)
+        parts = _load_parts(path, info, dtype, vae_path)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelFileError(
             f"The base model '{info.name}' cannot be loaded: {error}",
@@ -131,15 +143,18 @@ def load_components(base: str | BaseChoice, data: DataFolder, device: torch.devi
     components = Components(
         family=load_family(info.family),
         resolution=info.resolution,
-        name=path.name,
+        name=info.name,
         path=path,
+        vae_path=vae_path,
         device=device,
         dtype=dtype,
         **parts,
     )
-    components.scheduler_config |= noise_settings(components, choice)
     for name in components.parts:
         nn.Module.to(getattr(components, name).requires_grad_(False).eval(), device)
+    if not info.traits.prediction_type and choice.prediction_type == "auto":
+        _probe(components)
+    components.scheduler_config |= noise_settings(components, choice)
     log.info("Loaded %s on %s in %s", path, device, dtype)
     return components
 
@@ -164,12 +179,43 @@ def noise_settings(components: Components, choice: BaseChoice) -> dict[str, Any]
     return changed
 
 
-def _load_folder(folder: Path, info: BaseModelInfo, dtype: torch.dtype) -> dict[str, Any]:
-    """The parts of a diffusers folder, by the names that Components has for them."""
-    parts: dict[str, Any] = {
-        "unet": UNet2DConditionModel.from_pretrained(folder / "unet", **_options(folder / "unet", dtype)),
-        "vae": AutoencoderKL.from_pretrained(folder / "vae", **_options(folder / "vae", vae_dtype(dtype))),
-    }
+def _probe(components: Components) -> None:
+    from trainer.models.probe import probe_prediction_type
+
+    found = probe_prediction_type(components)
+    components.scheduler_config["prediction_type"] = found
+    if found == "v_prediction" and components.path.is_file():
+        components.resolution = VELOCITY_RESOLUTION
+    log.info("%s does not say what it predicts; asked, it answers with %s", components.path, found)
+
+
+def _load_parts(path: Path, info: BaseModelInfo, dtype: torch.dtype, vae_path: Path | None) -> dict[str, Any]:
+    """The parts of a model, by the names that Components has for them."""
+    if path.is_dir():
+        parts = _load_folder(path, info, dtype, with_vae=vae_path is None)
+    else:
+        parts = load_single_file(path, info.family, dtype, vae_dtype(dtype), with_vae=vae_path is None)
+        scheduler = {
+            "prediction_type": info.traits.prediction_type or "epsilon",
+            "rescale_betas_zero_snr": info.traits.zero_terminal_snr,
+        }
+        parts["scheduler_config"] = {**parts["scheduler_config"], **scheduler}
+    if vae_path is not None:
+        parts["vae"] = _load_vae(vae_path, info.family, vae_dtype(dtype))
+    return parts
+
+
+def _load_vae(path: Path, family: str, dtype: torch.dtype) -> AutoencoderKL:
+    if path.is_file():
+        return load_vae_file(path, family, dtype)
+    return AutoencoderKL.from_pretrained(path, **_options(path, dtype))
+
+
+def _load_folder(folder: Path, info: BaseModelInfo, dtype: torch.dtype, *, with_vae: bool) -> dict[str, Any]:
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **_options(folder / "unet", dtype))
+    parts: dict[str, Any] = {"unet": unet}
+    if with_vae:
+        parts["vae"] = _load_vae(folder / "vae", info.family, vae_dtype(dtype))
     for name in FAMILY_FACTS[info.family].text_encoders:
         tokenizer = name.replace("text_encoder", "tokenizer")
         parts[name] = _load_text_encoder(folder / name, dtype)
@@ -181,12 +227,6 @@ def _load_folder(folder: Path, info: BaseModelInfo, dtype: torch.dtype) -> dict[
 def vae_dtype(dtype: torch.dtype) -> torch.dtype:
     """The VAE's number format: fp16 overflows in it and gives black pictures."""
     return torch.float32 if dtype == torch.float16 else dtype
-
-
-TEXT_ENCODER_CLASSES: dict[str, Any] = {
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": CLIPTextModelWithProjection,
-}
 
 
 def _options(part: Path, dtype: torch.dtype) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _load(config: GenerateConfig, data: DataFolder, context: JobContext) -> _War
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     folder = resolve_base(config.base, data)
-    chosen = (config.prediction_type, config.zero_terminal_snr)
+    chosen = (config.vae, config.prediction_type, config.zero_terminal_snr)
     key = (str(folder), _newest_change(folder), str(device), str(dtype), *chosen)
     context.emit(Started(pid=os.getpid(), device=str(device), precision=dtype_name(dtype)))
     if _warm is None or _warm.key != key:
