@@ -83,7 +83,7 @@ def specs(count: int, seed: int, want_held_out: bool | None = False) -> list[Sce
 _TIME = {"day": "by day", "sunset": "at sunset", "night": "at night"}
 _GROUND = {"lake": "on a lake", "meadow": "in a meadow", "desert": "in the desert", "snow": "in the snow"}
 _FAR = {"mountains": "mountains behind", "hills": "hills behind", "forest": "a forest behind"}
-_PLACE = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
+PLACE_PHRASES = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 
 
 def caption(
@@ -91,7 +91,7 @@ def caption(
 ) -> str:
     """The scene in words.  With ``rng``, parts are now and then shuffled or dropped, as people's prompts are."""
     what = subject or f"a {spec.colour} {spec.object}"
-    rest = [_GROUND[spec.ground], _TIME[spec.time], _FAR[spec.far], _PLACE[spec.place]]
+    rest = [_GROUND[spec.ground], _TIME[spec.time], _FAR[spec.far], PLACE_PHRASES[spec.place]]
     if rng is None:
         parts = [what, rest[3], *rest[:3]]
     else:

@@ -22,7 +22,7 @@ from trainer.runs import create_run
 SUMMARY = "show the whole loop: pictures, captions, training, before/after grid, LoRA file, loaded again"
 EXAMPLES = """  inkwash demo
   inkwash demo --out ink-demo --json
-  inkwash demo --dataset papercut --steps 150"""
+  inkwash demo --dataset blueprint --steps 150"""
 
 PRESET = "embedded-quick"
 DATASET = "ink-wash"
