@@ -59,7 +59,7 @@ def _settle_events(page: gr.Blocks) -> None:
         block_id
         for function in page.fns.values()
         for block_id, event in function.targets
-        if event == "change" and isinstance(page.blocks.get(block_id), gr.State)
+        if event == "change" and block_id is not None and isinstance(page.blocks.get(block_id), gr.State)
     }
     for function in page.fns.values():
         # What the page's own buttons do is no API for other programs.

@@ -52,7 +52,9 @@ def _line(draw: ImageDraw.ImageDraw, rng: random.Random, size: int, paint: tuple
         x, y = nx, ny
 
 
-def _figure(draw: ImageDraw.ImageDraw, rng: random.Random, size: int, fill: tuple[int, ...] | None, edge: tuple) -> None:
+def _figure(
+    draw: ImageDraw.ImageDraw, rng: random.Random, size: int, fill: tuple[int, ...] | None, edge: tuple
+) -> None:
     """A filled or empty shape with an outline."""
     width = rng.randint(2, 9)
     if rng.random() < 0.5:

@@ -92,7 +92,10 @@ def train_vae(work: Path, count: int, doodles: int, steps: int) -> None:
         if optimizers.steps % 50 == 0:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 quality = psnr(vae.decode(vae.encode(checks).latent_dist.mode()).sample.float(), checks)
-            print(f"vae {optimizers.steps} {time.monotonic() - start:.0f}s loss {log / 50:.4f} psnr {quality:.2f}", flush=True)
+            print(
+                f"vae {optimizers.steps} {time.monotonic() - start:.0f}s loss {log / 50:.4f} psnr {quality:.2f}",
+                flush=True,
+            )
             log = 0.0
             if optimizers.steps % 250 == 0:
                 save_checkpoint(work / "vae-checkpoint.pt", {"vae": vae}, optimizers, average)
