@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 from flat import PAINT
+from geometry import Point, box
 from PIL import Image, ImageDraw, ImageFilter
-from scenes import HORIZON, Point, SceneSpec, Shape, box, shapes
+from scenes import HORIZON, SceneSpec, Shape, shapes
 
 Array = np.ndarray
 WORK = 256  # both styles are painted at this height and then reduced
