@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--doodles", type=int, default=8000)
     parser.add_argument("--vae-steps", type=int, default=1400)
-    parser.add_argument("--decoder-steps", type=int, default=800)
+    parser.add_argument("--decoder-steps", type=int, default=500)
     parser.add_argument("--unet-steps", type=int, default=2600)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     args = parser.parse_args()
