@@ -21,40 +21,12 @@ from trainer.lora_files.formats import split_keys
 from trainer.lora_files.formats.diffusers import alphas_from_metadata
 from trainer.lora_files.formats.kohya import kohya_key, kohya_name
 from trainer.lora_files.header import data_start, read_header
+from trainer.lora_files.modules import LoraModule
 
+__all__ = ["DTYPES", "LoraFile", "LoraModule", "read_lora", "write_lora"]
 DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _FLOATING = {"F64", "F32", "F16", "BF16"}
 _LEGACY_HASH_OFFSET, _LEGACY_HASH_LENGTH = 0x100000, 0x10000
-
-
-@dataclass(frozen=True)
-class LoraModule:
-    """The LoRA of one layer: the weight changes by `alpha / rank * up @ down`.
-
-    Attributes:
-        down: `(rank, in)` for linear layers, `(rank, in, kernel, kernel)` for convolutions.
-        up: `(out, rank)`, or `(out, rank, 1, 1)`.
-        alpha: the scale's numerator.
-    """
-
-    down: Tensor
-    up: Tensor
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """Number of rows of `down`."""
-        return self.down.shape[0]
-
-    @property
-    def scale(self) -> float:
-        """What the product of the matrices is multiplied with."""
-        return self.alpha / self.rank
-
-    def delta_weight(self, shape: torch.Size) -> Tensor:
-        """The change of a weight of this shape, in float32."""
-        product = self.up.float().flatten(1) @ self.down.float().flatten(1)
-        return (product * self.scale).reshape(shape)
 
 
 @dataclass(frozen=True)

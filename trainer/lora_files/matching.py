@@ -57,7 +57,7 @@ def match_modules(lora: LoraFile, shapes: Mapping[str, tuple[int, ...]], model_t
         path = table.get(name)
         if path is None:
             unknown.append(name)
-        elif not _fits(module, shapes[path]):
+        elif not module.fits(shapes[path]):
             layer = f"{tuple(module.up.shape)} × {tuple(module.down.shape)}"
             misfits.append(Finding(name, f"{layer} does not fit the model's layer {shapes[path]}"))
         else:
@@ -80,14 +80,3 @@ def match_modules(lora: LoraFile, shapes: Mapping[str, tuple[int, ...]], model_t
 def _base_name(lora: LoraFile) -> str:
     name = lora.metadata.get("ss_sd_model_name", "")
     return f" (base model '{name}')" if name else ""
-
-
-def _fits(module: LoraModule, shape: tuple[int, ...]) -> bool:
-    """Whether the product of the matrices is a change of a weight of this shape.
-
-    A linear layer's matrices may be stored as 1×1 convolutions, and the other way round: other tools do both.
-    """
-    if module.up.shape[0] != shape[0] or module.down.shape[1] != shape[1]:
-        return False
-    kernel = tuple(shape[2:]) or (1, 1)
-    return (tuple(module.down.shape[2:]) or (1, 1)) == kernel
