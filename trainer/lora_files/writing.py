@@ -22,9 +22,9 @@ from trainer.lora_files.layouts import LAYOUTS, canonical_modules, facts_of, is_
 from trainer.lora_files.modules import AdapterModule
 from trainer.lora_files.names import module_path
 from trainer.lora_files.reading import read_lora
+from trainer.lora_files.rewrite import LEGACY_HASH_KEY, header_bytes, legacy_window
 
 DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_LEGACY_HASH_OFFSET, _LEGACY_HASH_LENGTH = 0x100000, 0x10000
 
 
 def write_lora(
@@ -132,24 +132,13 @@ def _serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> by
     length = int(struct.unpack("<Q", plain[:8])[0])
     header, data = json.loads(plain[8 : 8 + length]), plain[8 + length :]
     digest = hashlib.sha256(data).hexdigest()
-    # kohya's definition: 64 KiB from 1 MiB on of the file as it were with the ss_* metadata only.
-    training_only = {key: value for key, value in metadata.items() if key.startswith("ss_")}
-    offset = _LEGACY_HASH_OFFSET - len(_header_bytes(header, training_only))
-    window = data[max(0, offset) : max(0, offset + _LEGACY_HASH_LENGTH)] if offset >= 0 else b""
+    window = data[legacy_window(header, metadata)]
     hashes = {
         "sshs_model_hash": digest,
-        "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
+        LEGACY_HASH_KEY: hashlib.sha256(window).hexdigest()[:8],
         "modelspec.hash_sha256": f"0x{digest}",
     }
-    return _header_bytes(header, {**metadata, **hashes}) + data
-
-
-def _header_bytes(header: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
-    document = {"__metadata__": dict(sorted(metadata.items())), **header}
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    # The tensors' bytes begin at a multiple of 8, as in files of the reference writer.
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
+    return header_bytes(header, {**metadata, **hashes}) + data
 
 
 def _verify(path: Path, tensors: Mapping[str, Tensor], modules: Mapping[str, AdapterModule], where: str) -> None:

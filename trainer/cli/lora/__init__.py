@@ -11,6 +11,9 @@ from typing import Protocol, cast
 
 TOOLS: dict[str, str] = {
     "inspect": "trainer.cli.lora.inspect",
+    "check": "trainer.cli.lora.check",
+    "convert": "trainer.cli.lora.convert",
+    "metadata": "trainer.cli.lora.metadata",
 }
 """Tools by name, in the order of the help, and their modules."""
 
