@@ -1,0 +1,277 @@
+"""Names and layouts: the key sets of the real models, files of other tools, and what is written for which tool."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.random_lora import modules_for
+from trainer.cli.main import main
+from trainer.errors import LoraFileError
+from trainer.lora_files.conversion import convert_lora
+from trainer.lora_files.embeddings import Embedding, read_embedding, write_embedding
+from trainer.lora_files.file import LoraModule, read_lora, write_lora
+from trainer.lora_files.header import read_header
+from trainer.lora_files.inspect import inspect_lora
+from trainer.lora_files.matching import match_modules
+from trainer.lora_files.modules import DifferenceModule, LohaModule
+from trainer.lora_files.names import kohya_name
+from trainer.lora_files.targets import TARGETS, check_file
+
+
+def text_shapes(component: str, layers: int, width: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(layers):
+        start = f"{component}.text_model.encoder.layers.{layer}"
+        shapes |= {f"{start}.self_attn.{side}_proj": (width, width) for side in ("q", "k", "v", "out")}
+        shapes |= {f"{start}.mlp.fc1": (4 * width, width), f"{start}.mlp.fc2": (width, 4 * width)}
+    return shapes
+
+
+ATTN = "down_blocks.1.attentions.0.transformer_blocks.0.attn2"
+TE = "text_model.encoder.layers.0.self_attn.q_proj"
+OTHER_TOOLS = {
+    # key of the down matrix, key of the up matrix, canonical name
+    "sd1, original code's names": ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight", "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_up.weight", kohya_name(f"unet.{ATTN}.to_k")),
+    "processors": (f"unet.{ATTN}.processor.to_out_lora.down.weight", f"unet.{ATTN}.processor.to_out_lora.up.weight", kohya_name(f"unet.{ATTN}.to_out.0")),
+    "scripts": (f"unet.{ATTN}.to_q.lora.down.weight", f"unet.{ATTN}.to_q.lora.up.weight", kohya_name(f"unet.{ATTN}.to_q")),
+    "scripts, text": (f"text_encoder.{TE}.lora_linear_layer.down.weight", f"text_encoder.{TE}.lora_linear_layer.up.weight", kohya_name(f"text_encoder.{TE}")),
+    "peft names": (f"unet.{ATTN}.to_out.0.lora_A.weight", f"unet.{ATTN}.to_out.0.lora_B.weight", kohya_name(f"unet.{ATTN}.to_out.0")),
+    "named adapter": (f"unet.{ATTN}.to_q.lora_A.my-style.weight", f"unet.{ATTN}.to_q.lora_B.my-style.weight", kohya_name(f"unet.{ATTN}.to_q")),
+    "peft library": (f"base_model.model.{ATTN}.to_q.lora_A.weight", f"base_model.model.{ATTN}.to_q.lora_B.weight", kohya_name(f"unet.{ATTN}.to_q")),
+    "peft library, text": (f"base_model.model.{TE}.lora_A.weight", f"base_model.model.{TE}.lora_B.weight", kohya_name(f"text_encoder.{TE}")),
+    "transformers 5 names": ("lora_te_encoder_layers_0_mlp_fc1.lora_down.weight", "lora_te_encoder_layers_0_mlp_fc1.lora_up.weight", "lora_te_text_model_encoder_layers_0_mlp_fc1"),
+    "comfyui": ("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_q.lora_A.weight", "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_q.lora_B.weight", kohya_name(f"unet.{ATTN}.to_q")),
+    "comfyui, text": (f"text_encoders.clip_g.transformer.{TE}.lora_A.weight", f"text_encoders.clip_g.transformer.{TE}.lora_B.weight", kohya_name(f"text_encoder_2.{TE}")),
+    "simpletuner": (f"lycoris_{ATTN.replace('.', '_')}_to_q.lora_down.weight", f"lycoris_{ATTN.replace('.', '_')}_to_q.lora_up.weight", kohya_name(f"unet.{ATTN}.to_q")),
+    "a1111": ("diffusion_model_middle_block_1_proj_in.lora_down.weight", "diffusion_model_middle_block_1_proj_in.lora_up.weight", "lora_unet_mid_block_attentions_0_proj_in"),
+    "onetrainer": ("lora_te2_text_projection.lora_down.weight", "lora_te2_text_projection.lora_up.weight", "lora_te2_text_projection"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", OTHER_TOOLS)
+def test_names_of_other_tools_are_read(tmp_path: Path, tool: str) -> None:
+    down_key, up_key, name = OTHER_TOOLS[tool]
+    down, up = torch.randn(2, 5), torch.randn(7, 2)
+    save_file({down_key: down, up_key: up}, tmp_path / "a.safetensors")
+    lora = read_lora(tmp_path / "a.safetensors")
+    assert lora.modules.keys() == {name}
+    assert lora.lacks_alpha
+    torch.testing.assert_close(lora.modules[name].delta_weight(torch.empty(7, 5)), up @ down)
+    assert inspect_lora(tmp_path / "a.safetensors").ranks == (2,)
+
+
+def test_settings_beside_a_peft_file_are_its_scale(tmp_path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    for end in ("to_q", "to_k"):
+        tensors |= {f"base_model.model.{ATTN}.{end}.lora_A.weight": torch.ones(4, 5)}
+        tensors |= {f"base_model.model.{ATTN}.{end}.lora_B.weight": torch.ones(7, 4)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    settings = {"r": 4, "lora_alpha": 8, "alpha_pattern": {f"{ATTN}.to_k": 2}, "use_rslora": True}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    lora = read_lora(tmp_path / "adapter_model.safetensors")
+    scales = {name[-4:]: module.delta_weight(torch.empty(7, 5))[0, 0] / 4 for name, module in lora.modules.items()}
+    assert scales == {"to_q": 8 / 4**0.5, "to_k": 2 / 4**0.5}
+    assert not lora.lacks_alpha
+    (tmp_path / "adapter_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(LoraFileError, match="damaged"):
+        read_lora(tmp_path / "adapter_model.safetensors")
+
+
+SMALL = {
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (8, 8),
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0": (8, 8),
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (8, 768),
+    "unet.up_blocks.1.resnets.0.conv1": (8, 6, 3, 3),
+    "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": (16, 16),
+}
+
+
+def tucker_file(path: Path) -> dict[str, LoraModule]:
+    modules = modules_for(SMALL, rank=3, alpha=2.0)
+    name = "unet.up_blocks.1.resnets.0.conv1"
+    modules[name] = LoraModule(torch.randn(3, 6, 1, 1), torch.randn(8, 3, 1, 1), 1.5, torch.randn(3, 3, 3, 3))
+    write_lora(path, modules, {"ss_output_name": "ink"}, "fp32")
+    return modules
+
+
+@pytest.mark.parametrize("tool", TARGETS)
+def test_a_conversion_for_each_tool_keeps_every_change(tmp_path: Path, tool: str) -> None:
+    modules = tucker_file(tmp_path / "a.safetensors")
+    done = convert_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors", tool=tool)
+    assert done.report is not None
+    assert (done.report.loads, dict(done.report.ignored)) == ("all", {})
+    lora = read_lora(tmp_path / "b.safetensors")
+    assert lora.layout == TARGETS[tool].layout
+    assert lora.metadata["ss_output_name"] == "ink"
+    for path, module in modules.items():
+        shape = torch.empty(SMALL[path])
+        torch.testing.assert_close(lora.modules[kohya_name(path)].delta_weight(shape), module.delta_weight(shape))
+
+
+@pytest.mark.parametrize(("layout", "dtype", "tolerance"), [("diffusers", "fp16", 2e-3), ("peft", "bf16", 2e-2), ("kohya", "fp32", 1e-6)])  # fmt: skip
+def test_layouts_in_each_precision(tmp_path: Path, layout: str, dtype: str, tolerance: float) -> None:
+    modules = tucker_file(tmp_path / "a.safetensors")
+    done = convert_lora(tmp_path / "a.safetensors", tmp_path / "out.safetensors", layout=layout, dtype=dtype)
+    found = {name: module for file in done.files for name, module in read_lora(file).modules.items()}
+    assert {inspect_lora(file).dtype for file in done.files} == {dtype}
+    for path, module in modules.items():
+        wanted = module.delta_weight(torch.empty(SMALL[path]))
+        change = found[kohya_name(path)].delta_weight(wanted) - wanted
+        assert change.abs().max() <= tolerance * wanted.abs().max() * 4
+
+
+def test_what_a_tool_does_not_read_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    path = next(iter(SMALL))
+    loha = LohaModule((torch.ones(8, 2), torch.ones(2, 8)), (torch.ones(8, 2), torch.ones(2, 8)), 2.0)
+    write_lora(tmp_path / "a.safetensors", {path: loha}, {}, "fp16")
+    for options in ({"tool": "diffusers"}, {"tool": "kohya"}, {"layout": "diffusers"}, {"layout": "peft"}):
+        with pytest.raises(LoraFileError) as caught:
+            convert_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors", **options)
+        assert caught.value.findings[0].where == kohya_name(path)
+        assert "loha" in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+    convert_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors", tool="comfyui")
+    with pytest.raises(LoraFileError, match="exists"):
+        convert_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors", tool="comfyui")
+
+
+def test_check_tells_what_each_tool_ignores(tmp_path: Path) -> None:
+    def loads(tensors: dict[str, Tensor]) -> dict[str, str]:
+        save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "a.safetensors")
+        return {report.tool: report.loads for report in check_file(tmp_path / "a.safetensors")}
+
+    def pair(name: str, ends: tuple[str, str] = ("lora_down.weight", "lora_up.weight")) -> dict[str, Tensor]:
+        return {f"{name}.{ends[0]}": torch.ones(1, 768), f"{name}.{ends[1]}": torch.ones(4, 1)}
+
+    good = pair("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k")
+    everywhere = dict.fromkeys(TARGETS, "all")
+    assert loads(good) == everywhere
+    assert loads(good | pair("lora_unet_conv_in")) == everywhere | {"kohya": "part"}
+    # By the original code's names an SD 1 file is known to three of the six.
+    sgm = pair("lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k")
+    assert loads(sgm) == everywhere | dict.fromkeys(("kohya", "invokeai", "diffusers"), "none")
+    te1 = pair("lora_te1_text_model_encoder_layers_0_mlp_fc1")
+    assert loads(good | te1) == everywhere | {"kohya": "part", "invokeai": "none"}
+    bundled = good | {"bundle_emb.zib.string_to_param.*": torch.ones(2, 768)}
+    assert loads(bundled) == everywhere | {"diffusers": "none"}
+    peft = ("lora_A.weight", "lora_B.weight")
+    dotted: dict[str, Tensor] = {}
+    for block in range(7):
+        dotted |= pair(f"unet.down_blocks.0.attentions.{block}.transformer_blocks.0.attn2.to_k", peft)
+    dotted |= pair("unet.down_blocks.0.attentions.0.proj_in", peft)
+    assert loads(dotted) == dict.fromkeys(TARGETS, "none") | {"diffusers": "all", "comfyui": "part"}
+
+
+def test_an_incomplete_attention_is_completed_for_a1111(tmp_path: Path) -> None:
+    shapes = text_shapes("text_encoder_2", 1, 16)
+    modules = modules_for({path: shape for path, shape in shapes.items() if "q_proj" in path or "fc1" in path})
+    write_lora(tmp_path / "a.safetensors", modules, {}, "fp32")
+    report = {r.tool: r for r in check_file(tmp_path / "a.safetensors")}["a1111"]
+    assert report.loads == "part"
+    done = convert_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors", tool="a1111")
+    assert done.report is not None
+    assert done.report.loads == "all"
+    added = read_lora(tmp_path / "b.safetensors").modules["lora_te2_text_model_encoder_layers_0_self_attn_k_proj"]
+    assert not added.delta_weight(torch.ones(16, 16)).any()
+    assert load_file(tmp_path / "b.safetensors")  # readable by safetensors itself
+    assert read_header(tmp_path / "b.safetensors")[0]["ss_base_model_version"] == "sdxl_base_v1-0"
+
+
+def test_bundled_embeddings_become_files(tmp_path: Path) -> None:
+    tensors = {f"{kohya_name(path)}.{part}": tensor for path, m in modules_for(SMALL).items() for part, tensor in m.tensors().items()}  # fmt: skip
+    tensors["bundle_emb.zi/b.string_to_param.*"] = torch.randn(2, 768)
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert inspect_lora(tmp_path / "a.safetensors").embeddings == ("zi/b",)
+    done = convert_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors", tool="diffusers")
+    embedding = read_embedding(done.files[1])
+    assert done.files[1] == tmp_path / "zi_b.safetensors"
+    assert torch.equal(embedding.vectors["text_encoder"], tensors["bundle_emb.zi/b.string_to_param.*"])
+
+
+def test_embeddings_of_all_forms_are_read(tmp_path: Path) -> None:
+    vectors, second = torch.randn(3, 768), torch.randn(3, 1280)
+    a1111 = {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "zib", "step": 5}
+    torch.save(a1111, tmp_path / "a.pt")
+    assert read_embedding(tmp_path / "a.pt").name == "zib"
+    files = {"emb_params": vectors, "emp_params": vectors, "<zib>": vectors[0]}
+    for key, tensor in files.items():
+        save_file({key: tensor.contiguous()}, tmp_path / "b.safetensors")
+        found = read_embedding(tmp_path / "b.safetensors")
+        assert torch.equal(found.vectors["text_encoder"], tensor.reshape(-1, 768))
+    assert found.name == "<zib>"
+    write_embedding(tmp_path / "c.safetensors", Embedding("c", {"text_encoder": vectors, "text_encoder_2": second}))
+    assert load_file(tmp_path / "c.safetensors").keys() == {"clip_l", "clip_g"}
+    assert torch.equal(read_embedding(tmp_path / "c.safetensors").vectors["text_encoder_2"], second)
+    save_file({"emb_params": torch.full((1, 4), float("nan"))}, tmp_path / "d.safetensors")
+    (tmp_path / "e.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    for name in ("d.safetensors", "e.pt"):
+        with pytest.raises(LoraFileError):
+            read_embedding(tmp_path / name)
+
+
+def test_metadata_are_changed_without_touching_the_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.safetensors"
+    private = {"ss_dataset_dirs": "{}", "ot_config": "/home/ada", "modelspec.title": "Ink", "ss_v2": "False"}
+    write_lora(path, modules_for({"unet.conv_in": (300, 900)}, rank=250), private, "fp32")
+    data = hashlib.sha256(path.read_bytes()[-250 * 1200 * 4 :]).hexdigest()
+    assert main(["lora", "metadata", str(path), "--set", "modelspec.trigger_phrase=zib, ink=wash"]) == 0
+    metadata, _ = read_header(path)
+    assert metadata["modelspec.trigger_phrase"] == "zib, ink=wash"
+    assert metadata["ot_config"] == "/home/ada"
+    assert hashlib.sha256(path.read_bytes()[-250 * 1200 * 4 :]).hexdigest() == data
+    out = tmp_path / "b.safetensors"
+    assert main(["lora", "metadata", str(path), "--strip-private", "--out", str(out), "--json"]) == 0
+    stripped = json.loads(capsys.readouterr().out.splitlines()[-1])["metadata"]
+    assert stripped == read_header(out)[0]
+    assert not {"ot_config", "ss_dataset_dirs"} & stripped.keys()
+    assert stripped["modelspec.title"] == "Ink"
+    # kohya's short hash is over the file as it were with the remaining ss_* entries.
+    save_file(load_file(out), tmp_path / "c.safetensors", {"ss_v2": "False"})
+    window = (tmp_path / "c.safetensors").read_bytes()[0x100000:0x110000]
+    assert stripped["sshs_legacy_hash"] == hashlib.sha256(window).hexdigest()[:8]
+    assert read_lora(out).modules.keys() == read_lora(path).modules.keys()
+    before = path.read_bytes()
+    for wrong in (["--set", "x"], ["--remove", "gone"], ["--set", "sshs_model_hash=0"], ["--out", str(out)]):
+        assert main(["lora", "metadata", str(path), *wrong]) in (2, 5)
+    assert path.read_bytes() == before
+    capsys.readouterr()
+
+
+def test_the_commands_say_what_they_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tucker_file(tmp_path / "a.safetensors")
+    assert main(["lora", "check", str(tmp_path / "a.safetensors")]) == 0
+    assert "kohya sd-scripts  in part" in capsys.readouterr().out
+    assert (
+        main(["lora", "--json", "convert", str(tmp_path / "a.safetensors"), "--for", "kohya", "--dtype", "fp16"]) == 0
+    )
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["files"] == [str(tmp_path / "a-kohya.safetensors")]
+    assert inspect_lora(tmp_path / "a-kohya.safetensors").dtype == "fp16"
+    assert main(["lora", "inspect", str(tmp_path / "a-kohya.safetensors"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["kinds"] == ["lora"]
+
+
+def test_a_few_unknown_tensors_are_told_and_not_converted_away(tmp_path: Path) -> None:
+    tensors = {f"{kohya_name(path)}.{part}": tensor for path, m in modules_for(SMALL).items() for part, tensor in m.tensors().items()}  # fmt: skip
+    save_file({**tensors, "stray": torch.ones(1)}, tmp_path / "a.safetensors")
+    lora = read_lora(tmp_path / "a.safetensors")
+    assert match_modules(lora, SMALL, "tiny").unknown == ("stray",)
+    with pytest.raises(LoraFileError, match="would be lost"):
+        convert_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+
+
+def test_biases_travel_in_the_kohya_layout(tmp_path: Path) -> None:
+    modules = {"unet.conv_in.bias": DifferenceModule(torch.arange(3.0), "diff_b")}
+    write_lora(tmp_path / "a.safetensors", modules, {}, "fp32")
+    assert load_file(tmp_path / "a.safetensors").keys() == {"lora_unet_conv_in.diff_b"}
+    assert (
+        match_modules(read_lora(tmp_path / "a.safetensors"), {"unet.conv_in.bias": (3,)}, "t").modules.keys()
+        == modules.keys()
+    )
