@@ -11,6 +11,9 @@ from typing import Protocol, cast
 
 TOOLS: dict[str, str] = {
     "inspect": "trainer.cli.lora.inspect",
+    "compare": "trainer.cli.lora.compare",
+    "merge": "trainer.cli.lora.merge",
+    "resize": "trainer.cli.lora.resize",
 }
 """Tools by name, in the order of the help, and their modules."""
 

@@ -22,10 +22,12 @@ def kohya_name(module_path: str) -> str:
     """The name of a module in a file.
 
     "unet.down_blocks.0…" becomes "lora_unet_down_blocks_0_…", "text_encoder.encoder.layers.0…" becomes
-    "lora_te_text_model_encoder_layers_0_…".
+    "lora_te_text_model_encoder_layers_0_…". What is such a name already stays as it is.
 
     Raises: ValueError: the path begins with neither "unet." nor "text_encoder.".
     """
+    if module_path.startswith((*_PREFIXES, "lora_te2_")):
+        return module_path
     component, _, path = module_path.partition(".")
     if component == "unet" and path:
         return UNET_PREFIX + path.replace(".", "_")
