@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.errors import LoraFileError, ModelFileError
 from trainer.lora_files.header import TensorEntry, read_entries
+from trainer.lora_files.names import BIAS_SUFFIX, UNET_PREFIX
 from trainer.lora_tools.names import common_name
 
 _CLIP = r"(?:text_model\.)?(encoder\.layers\.\d+\..+|text_projection|final_layer_norm|embeddings\..+)"
@@ -162,7 +163,7 @@ def _folder_parts(folder: Path) -> dict[Path, str]:
 def _slots(file: Path, part: str, key: str, entry: TensorEntry) -> dict[str, Slot]:
     """The layers whose weights lie in a tensor, by common name."""
     plain = Slot(file, key, None, False, entry.shape)
-    if len(entry.shape) not in (2, 4) or (not key.endswith("weight") and not key.endswith("text_projection")):
+    if len(entry.shape) not in (1, 2, 4) or not key.endswith((".weight", "bias", "in_proj_weight", "text_projection")):
         return {}
     if part:
         return _named(part, key, plain)
@@ -178,14 +179,15 @@ def _slots(file: Path, part: str, key: str, entry: TensorEntry) -> dict[str, Slo
 
 
 def _named(prefix: str, key: str, slot: Slot) -> dict[str, Slot]:
-    path = key.removesuffix(".weight")
-    if prefix == "lora_unet_":
-        return {common_name(prefix + path.replace(".", "_")): slot}
+    path, ending = (key.removesuffix(BIAS_SUFFIX), BIAS_SUFFIX) if key.endswith(BIAS_SUFFIX) else (key, "")
+    path = path.removesuffix(".weight")
+    if prefix == UNET_PREFIX:
+        return {common_name(prefix + path.replace(".", "_")) + ending: slot}
     found = re.fullmatch(_CLIP, path)
     if not found or "embedding" in path:
         return {}
     level = "" if found[1] == "text_projection" else "text_model_"
-    return {f"{prefix}{level}{found[1].replace('.', '_')}": slot}
+    return {f"{prefix}{level}{found[1].replace('.', '_')}{ending}": slot}
 
 
 def _open_clip(prefix: str, key: str, slot: Slot) -> dict[str, Slot]:
@@ -195,12 +197,13 @@ def _open_clip(prefix: str, key: str, slot: Slot) -> dict[str, Slot]:
     if not found:
         return {}
     layer = f"{prefix}text_model_encoder_layers_{found[1]}_"
+    ending = BIAS_SUFFIX if found[3] == "bias" else ""
     if found[2] != "attn.in_proj_":
-        return {layer + _RESBLOCK_PARTS[found[2]]: slot}
+        return {layer + _RESBLOCK_PARTS[found[2]] + ending: slot}
     width = slot.shape[0] // 3
     return {
-        f"{layer}self_attn_{letter}_proj": Slot(
-            slot.file, slot.key, (index * width, (index + 1) * width), False, (width, slot.shape[1])
+        f"{layer}self_attn_{letter}_proj{ending}": Slot(
+            slot.file, slot.key, (index * width, (index + 1) * width), False, (width, *slot.shape[1:])
         )
         for index, letter in enumerate("qkv")
     }

@@ -186,7 +186,7 @@ def _is_input(name: str) -> bool:
 
 
 def _is_wanted(name: str, shape: tuple[int, ...], options: ExtractOptions) -> bool:
-    if _NOT_READ.match(name) or (name.startswith("lora_te") and not options.text_encoder):
+    if len(shape) == 1 or _NOT_READ.match(name) or (name.startswith("lora_te") and not options.text_encoder):
         return False
     return not (options.conv_rank == 0 and tuple(shape[2:]) not in ((), (1, 1)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,16 +11,14 @@ from pathlib import Path
 import torch
 
 from trainer.errors import Finding, LoraFileError
-from trainer.lora_files.architecture import TITLES, Architecture, architecture_of
-from trainer.lora_files.file import LoraFile, LoraModule, read_lora
-from trainer.lora_files.modules import AdapterModule
+from trainer.lora_files.architecture import TITLES, Architecture
+from trainer.lora_files.file import LoraFile, read_lora
+from trainer.lora_files.modules import AdapterModule, DifferenceModule, LohaModule, LokrModule, LoraModule
 from trainer.lora_tools.changes import Change
 from trainer.lora_tools.checkpoints import Checkpoint
-from trainer.lora_tools.lowrank import LowRank
 from trainer.lora_tools.names import common_name
+from trainer.lora_tools.products import exact_product, flat_module_shape
 
-DIFFERENCE_KINDS = ("norm", "bias")
-"""Changes of vectors (norms, biases): sums without a rank."""
 _CONV3 = re.compile(r"_(conv1|conv2|downsamplers_0_conv|upsamplers_0_conv|conv_in|conv_out)$")
 _CONV1 = re.compile(r"_conv_shortcut$")
 _CONV1_IN_SD1 = re.compile(r"_proj_(in|out)$")
@@ -32,14 +31,17 @@ class Lora:
     Attributes:
         file: as read.
         modules: by common name.
-        architecture: what it was made for.
         base: the checkpoint that modules which depend on the original weight are for, if one was given.
     """
 
     file: LoraFile
     modules: Mapping[str, AdapterModule]
-    architecture: Architecture
     base: Checkpoint | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """What it was made for."""
+        return self.file.architecture
 
     @property
     def max_rank(self) -> int:
@@ -52,10 +54,10 @@ class Lora:
         Raises: LoraFileError: the module needs a base model that was not given, or does not fit it.
         """
         module = self.modules[name]
-        factors = module.factors()
         shape = self._shape(name, module)
-        if factors is not None:
-            return Change(LowRank(*factors), shape)
+        product = exact_product(module)
+        if product is not None:
+            return Change(product, shape)
         if not module.needs_original():
             return Change(module.delta_weight(torch.zeros(1).expand(shape)).flatten(1), shape)
         if self.base is None:
@@ -91,10 +93,7 @@ def open_lora(path: Path, base: Checkpoint | None = None) -> Lora:
         if common_name(name) in modules:
             raise LoraFileError(f"The layer '{name}' is in the file twice, by two names.", where=str(path))
         modules[common_name(name)] = module
-    architecture = architecture_of(_column_shapes(modules), file.metadata)
-    if architecture == "unknown" and any(name.startswith("lora_te2_") for name in modules):
-        architecture = "sdxl"
-    return Lora(file, modules, architecture, base)
+    return Lora(file, modules, base)
 
 
 def require_same_architecture(loras: Sequence[Lora]) -> Architecture:
@@ -124,11 +123,21 @@ def matrix_names(lora: Lora) -> list[str]:
 
     Raises: LoraFileError: some need a base model that was not given.
     """
-    names = [name for name, module in lora.modules.items() if module.kind not in DIFFERENCE_KINDS]
+    differences = vector_differences(lora)
+    names = [name for name in lora.modules if name not in differences]
     unmet = [name for name in names if lora.modules[name].needs_original() and lora.base is None]
     if unmet:
         raise needs_base(lora, unmet)
     return names
+
+
+def vector_differences(lora: Lora) -> dict[str, DifferenceModule]:
+    """The changes of norms and biases: plain vectors, which have no rank."""
+    return {
+        name: module
+        for name, module in lora.modules.items()
+        if isinstance(module, DifferenceModule) and module.kind in ("norm", "bias")
+    }
 
 
 def weight_shape(name: str, module: AdapterModule, architecture: Architecture) -> tuple[int, ...]:
@@ -139,17 +148,15 @@ def weight_shape(name: str, module: AdapterModule, architecture: Architecture) -
     if isinstance(module, LoraModule):
         kernel = (module.down if module.mid is None else module.mid).shape[2:]
         return (module.up.shape[0], module.down.shape[1], *kernel)
-    tensors = module.tensors()
-    if "diff" in tensors:
-        return tuple(tensors["diff"].shape)
-    factors = module.factors()
-    if factors is not None:
-        rows, columns = factors[0].shape[0], factors[1].shape[1]
-        shape = _with_kernel(name, rows, columns, architecture)
-        if module.fits(shape):
-            return shape
-        if module.fits((rows, columns)):
-            return rows, columns
+    if isinstance(module, DifferenceModule):
+        return tuple(module.difference.shape)
+    if isinstance(module, LohaModule | LokrModule):
+        rows, columns = flat_module_shape(module)
+        # Tucker's core, or a whole factor of a convolution, is the one tensor that still has the kernel.
+        kernels = {tuple(tensor.shape[2:]) for tensor in module.tensors().values() if tensor.ndim == 4} - {(1, 1)}
+        if len(kernels) == 1 and columns % math.prod(kernel := kernels.pop()) == 0:
+            return (rows, columns // math.prod(kernel), *kernel)
+        return _with_kernel(name, rows, columns, architecture)
     raise LoraFileError(
         f"The shape of the layer '{name}' ({module.kind}) does not follow from the file.",
         fix="Give the base model's checkpoint with --base.",
@@ -162,17 +169,3 @@ def _with_kernel(name: str, rows: int, columns: int, architecture: Architecture)
     if _CONV1.search(name) or (architecture == "sd1" and _CONV1_IN_SD1.search(name)):
         return rows, columns, 1, 1
     return rows, columns
-
-
-def _column_shapes(modules: Mapping[str, AdapterModule]) -> dict[str, tuple[int, ...]]:
-    """`(rank, in, …)` of modules that have factors: what `architecture_of` looks at."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, module in modules.items():
-        if isinstance(module, LoraModule):
-            shapes[name] = tuple(module.down.shape)
-        elif name.endswith(("attn2_to_k", "attn2_to_v")):
-            factors = module.factors()
-            shapes[name] = tuple(factors[1].shape) if factors is not None else (0, 0)
-        else:
-            shapes[name] = (0, 0)
-    return shapes

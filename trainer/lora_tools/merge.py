@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from trainer.errors import ConfigError, Finding, LoraFileError
-from trainer.lora_files.modules import AdapterModule
+from trainer.lora_files.modules import AdapterModule, DifferenceModule
 from trainer.lora_tools.changes import Change
 from trainer.lora_tools.checkpoints import Checkpoint
 from trainer.lora_tools.combine import agreeing_mean, drop_randomly, trim, weighted_sum
 from trainer.lora_tools.compress import Compressed, compress, keep_factors
 from trainer.lora_tools.figures import BlockFigures, Progress, by_block, no_progress, total_error, total_norm
-from trainer.lora_tools.inputs import DIFFERENCE_KINDS, Lora, matrix_names, open_lora, require_same_architecture
+from trainer.lora_tools.inputs import Lora, matrix_names, open_lora, require_same_architecture, vector_differences
 from trainer.lora_tools.lowrank import LowRank, concatenate
 from trainer.lora_tools.names import in_model_order
 from trainer.lora_tools.outputs import (
@@ -34,6 +34,7 @@ from trainer.lora_tools.outputs import (
     result_dtype,
     write_result,
 )
+from trainer.lora_tools.products import exact_product
 from trainer.lora_tools.truncation import Truncation
 
 Method = Literal["sum", "ties", "dare", "dare_ties", "magnitude"]
@@ -151,12 +152,12 @@ def merge_loras(
         architecture = require_same_architecture(loras)
         dtype = result_dtype(options.precision, (module for lora in loras for module in lora.modules.values()))
         metadata = merged_metadata(loras, architecture, _recipe(inputs, options))
-        reserved = header_bytes({name for lora in loras for name in lora.modules}, metadata)
+        differences = _merged_differences(loras, inputs, dtype)
+        reserved = header_bytes({name for lora in loras for name in lora.modules}, metadata, differences.values())
         merged = _merge(loras, inputs, options, dtype, reserved, progress)
     finally:
         if base:
             base.close()
-    differences = _merged_differences(loras, inputs)
     progress("Writing the file", 0, 0)
     write_result(output, {**merged.modules, **differences}, metadata, architecture, dtype)
     return MergeReport(
@@ -262,7 +263,7 @@ def _require_factors(loras: Sequence[Lora]) -> None:
         Finding(name, f"{lora.modules[name].kind} in {lora.file.path.name}")
         for lora in loras
         for name in matrix_names(lora)
-        if lora.modules[name].factors() is None
+        if exact_product(lora.modules[name]) is None
     ]
     if dense:
         raise LoraFileError(
@@ -272,14 +273,21 @@ def _require_factors(loras: Sequence[Lora]) -> None:
         )
 
 
-def _merged_differences(loras: Sequence[Lora], inputs: Sequence[MergeInput]) -> dict[str, AdapterModule]:
-    """Sums of the changes of norms and biases, which every method adds up plainly."""
-    refused = [
-        Finding(name, lora.modules[name].kind)
-        for lora in loras
-        for name in lora.modules
-        if lora.modules[name].kind in DIFFERENCE_KINDS
-    ]
-    if refused:
-        raise LoraFileError("Changes of norms and biases cannot be merged.", findings=refused)
-    return {}
+def _merged_differences(
+    loras: Sequence[Lora], inputs: Sequence[MergeInput], dtype: torch.dtype
+) -> dict[str, AdapterModule]:
+    """Sums of the changes of norms and biases, which every method adds up plainly.
+
+    Raises: LoraFileError: two files change one in different sizes.
+    """
+    merged: dict[str, AdapterModule] = {}
+    parts: dict[str, list[tuple[DifferenceModule, float]]] = {}
+    for lora, item in zip(loras, inputs, strict=True):
+        for name, module in vector_differences(lora).items():
+            parts.setdefault(name, []).append((module, item.weight_for(name)))
+    for name, found in parts.items():
+        if len({tuple(module.difference.shape) for module, _ in found}) > 1:
+            raise LoraFileError(f"The LoRAs change '{name}' in different sizes: they are for different base models.")
+        total = weighted_sum([module.difference.float() for module, _ in found], [weight for _, weight in found])
+        merged[name] = DifferenceModule(total.to(dtype), found[0][0].part)
+    return merged

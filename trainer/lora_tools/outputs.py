@@ -15,6 +15,7 @@ from trainer.errors import LoraFileError
 from trainer.lora_files.architecture import Architecture
 from trainer.lora_files.file import DTYPES, LoraFile, LoraModule, write_lora
 from trainer.lora_files.metadata import CONFIG_KEY
+from trainer.lora_files.modules import AdapterModule
 from trainer.lora_tools.inputs import Lora
 from trainer.lora_tools.names import xl_name
 
@@ -57,7 +58,7 @@ def refuse_existing(target: Path, sources: Sequence[Path], *, overwrite: bool) -
         raise LoraFileError(what, where=str(target), fix=fix)
 
 
-def result_dtype(precision: Precision, modules: Iterable[Any]) -> torch.dtype:
+def result_dtype(precision: Precision, modules: Iterable[AdapterModule]) -> torch.dtype:
     """The number format of a result; "auto" is the widest of what it is made of, fp16 where that mixes with bf16."""
     if precision != "auto":
         return DTYPES[precision]
@@ -112,12 +113,12 @@ def finished_metadata(
 
 def write_result(
     target: Path,
-    modules: Mapping[str, Any],
+    modules: Mapping[str, AdapterModule],
     metadata: Mapping[str, str],
     architecture: Architecture,
     dtype: torch.dtype,
 ) -> None:
-    """Write modules by common name, under the names that all tools read for the architecture.
+    """Write modules by common name.
 
     Raises: LoraFileError: a number is not finite or too large for `dtype`, or the file differs when read back.
     """
@@ -132,10 +133,11 @@ def write_result(
     write_lora(target, named, {**metadata, **title, **sizes}, dtype)
 
 
-def header_bytes(names: Iterable[str], metadata: Mapping[str, str]) -> int:
-    """At most how many bytes of a file with three tensors a layer are not matrices: header, metadata, alphas."""
+def header_bytes(names: Iterable[str], metadata: Mapping[str, str], others: Iterable[AdapterModule] = ()) -> int:
+    """At most how many bytes of a file with three tensors a layer are not matrices: header, metadata, alphas, `others`."""
     # A tensor's entry is {"dtype":"F16","shape":[…],"data_offsets":[…]}; sides and offsets have up to 5 and 10 digits.
     layers = sum(3 * (len(name) + 120) + 4 for name in map(xl_name, names))
+    layers += sum(tensor.numel() * tensor.element_size() for module in others for tensor in module.tensors().values())
     return layers + len(json.dumps(metadata, ensure_ascii=False).encode()) + 1500
 
 

@@ -13,7 +13,7 @@ from trainer.lora_files.modules import AdapterModule
 from trainer.lora_tools.checkpoints import Checkpoint
 from trainer.lora_tools.compress import Compressed, compress, keep_factors
 from trainer.lora_tools.figures import BlockFigures, Progress, by_block, no_progress, total_error, total_norm
-from trainer.lora_tools.inputs import DIFFERENCE_KINDS, Lora, matrix_names, open_lora
+from trainer.lora_tools.inputs import Lora, matrix_names, open_lora, vector_differences
 from trainer.lora_tools.names import in_model_order
 from trainer.lora_tools.outputs import (
     Precision,
@@ -23,6 +23,7 @@ from trainer.lora_tools.outputs import (
     result_dtype,
     write_result,
 )
+from trainer.lora_tools.products import exact_product
 from trainer.lora_tools.truncation import Truncation
 
 
@@ -32,7 +33,7 @@ class ResizeReport:
 
     Attributes:
         converted: how many layers of each kind other than plain LoRA became plain.
-        dropped: changes of norms and biases, which a plain LoRA has no place for.
+        differences: how many changes of norms and biases were kept as they are, or left out.
     """
 
     output: str
@@ -47,7 +48,7 @@ class ResizeReport:
     size_bytes: int
     seconds: float
     converted: dict[str, int]
-    dropped: tuple[str, ...]
+    differences: int
     blocks: tuple[BlockFigures, ...]
 
 
@@ -73,7 +74,7 @@ def resize_lora(
         truncation: the rule.
         precision: of the result.
         base: the checkpoint for modules that depend on the base model's weights.
-        drop_differences: go on without the changes of norms and biases.
+        drop_differences: leave out the changes of norms and biases, which not every tool reads.
         overwrite: whether `output` may be there already.
         progress: called for every layer; what it raises ends the work, with nothing written.
 
@@ -86,18 +87,19 @@ def resize_lora(
     checkpoint = Checkpoint(base) if base else None
     try:
         lora = open_lora(path, checkpoint)
-        dropped = _differences(lora, drop_differences)
+        differences = vector_differences(lora)
+        kept = {} if drop_differences else differences
         dtype = result_dtype(precision, lora.modules.values())
         metadata = merged_metadata(
             [lora], lora.architecture, {"tool": "resize", "cut": str(truncation), "from": path.stem}
         )
-        resized = _resize(lora, truncation, dtype, header_bytes(lora.modules, metadata), progress)
+        resized = _resize(lora, truncation, dtype, header_bytes(lora.modules, metadata, kept.values()), progress)
     finally:
         if checkpoint:
             checkpoint.close()
     progress("Writing the file", 0, 0)
     size_before = path.stat().st_size
-    write_result(output, resized.modules, metadata, lora.architecture, dtype)
+    write_result(output, {**resized.modules, **kept}, metadata, lora.architecture, dtype)
     return ResizeReport(
         output=str(output),
         input=str(path),
@@ -110,8 +112,8 @@ def resize_lora(
         size_before=size_before,
         size_bytes=output.stat().st_size,
         seconds=time.monotonic() - started,
-        converted=_counts([module for module in lora.modules.values() if module.kind not in DIFFERENCE_KINDS]),
-        dropped=dropped,
+        converted=_counts([module for name, module in lora.modules.items() if name not in differences]),
+        differences=len(differences),
         blocks=by_block(resized.layers),
     )
 
@@ -124,7 +126,7 @@ def _resize(lora: Lora, truncation: Truncation, dtype: torch.dtype, reserved: in
     if truncation.rule != "exact":
         alpha = float(truncation.cap or lora.max_rank)
         return compress(makers, truncation, alpha, dtype, progress, reserved_bytes=reserved)
-    dense = [Finding(name, lora.modules[name].kind) for name in names if lora.modules[name].factors() is None]
+    dense = [Finding(name, lora.modules[name].kind) for name in names if exact_product(lora.modules[name]) is None]
     if dense:
         raise LoraFileError(
             f"{len(dense)} layers are not of low rank, so that no plain LoRA is exactly equal to them.",
@@ -133,18 +135,6 @@ def _resize(lora: Lora, truncation: Truncation, dtype: torch.dtype, reserved: in
             findings=dense,
         )
     return keep_factors(makers, dtype, progress)
-
-
-def _differences(lora: Lora, drop: bool) -> tuple[str, ...]:
-    names = tuple(name for name, module in lora.modules.items() if module.kind in DIFFERENCE_KINDS)
-    if names and not drop:
-        raise LoraFileError(
-            f"The file changes {len(names)} norms or biases, for which a plain LoRA has no place.",
-            where=str(lora.file.path),
-            fix="Say --drop-differences to go on without them.",
-            findings=[Finding(name, lora.modules[name].kind) for name in names],
-        )
-    return names
 
 
 def _counts(modules: list[AdapterModule]) -> dict[str, int]:

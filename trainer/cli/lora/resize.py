@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-differences",
         action="store_true",
-        help="go on without changes of norms and biases, for which a plain LoRA has no place",
+        help="leave out changes of norms and biases, which not every program reads",
     )
     options.add_base(parser)
 
@@ -48,11 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         options.print_blocks(report.blocks)
     converted = ", ".join(f"{count} of kind {kind}" for kind, count in report.converted.items())
+    left = "left out" if arguments.drop_differences else "kept as they are"
     lines = [
         f"{report.layers} layers, rank {options.ranks(report.min_rank, report.max_rank)}, "
         f"lost {options.percent(report.error)} of the change",
         *([f"made plain LoRA: {converted}"] if converted else []),
-        *([f"left out: {len(report.dropped)} changes of norms and biases"] if report.dropped else []),
+        *([f"{left}: {report.differences} changes of norms and biases"] if report.differences else []),
         f"{report.output}: {options.size(report.size_before)} to {options.size(report.size_bytes)} in {report.seconds:.1f} s",
     ]
     options.print_report(report, lines, as_json=arguments.json)
