@@ -22,9 +22,15 @@ from trainer.lora_tools.names import common_name
 
 _CLIP = r"(?:text_model\.)?(encoder\.layers\.\d+\..+|text_projection|final_layer_norm|embeddings\..+)"
 _RESBLOCK = re.compile(
-    r"transformer\.resblocks\.(\d+)\.(attn\.in_proj_|attn\.out_proj\.|mlp\.c_fc\.|mlp\.c_proj\.)weight"
+    r"transformer\.resblocks\.(\d+)\.(attn\.in_proj_|attn\.out_proj\.|mlp\.c_fc\.|mlp\.c_proj\.|ln_1\.|ln_2\.)(weight|bias)"
 )
-_RESBLOCK_PARTS = {"attn.out_proj.": "self_attn_out_proj", "mlp.c_fc.": "mlp_fc1", "mlp.c_proj.": "mlp_fc2"}
+_RESBLOCK_PARTS = {
+    "attn.out_proj.": "self_attn_out_proj",
+    "mlp.c_fc.": "mlp_fc1",
+    "mlp.c_proj.": "mlp_fc2",
+    "ln_1.": "layer_norm1",
+    "ln_2.": "layer_norm2",
+}
 _FLOATING = ("F64", "F32", "F16", "BF16")
 # Prefix in a single file, and of the text encoder's names; transformers' keys or OpenCLIP's.
 _SINGLE_FILE_ENCODERS = (
