@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.random_lora import modules_for
 from trainer.cli.main import main
@@ -21,8 +23,46 @@ from trainer.lora_files.header import read_header
 from trainer.lora_files.inspect import inspect_lora
 from trainer.lora_files.matching import match_modules
 from trainer.lora_files.modules import DifferenceModule, LohaModule
-from trainer.lora_files.names import kohya_name
+from trainer.lora_files.names import from_sgm, kohya_name, module_path, to_sgm
+from trainer.lora_files.relative import DoraModule
 from trainer.lora_files.targets import TARGETS, check_file
+
+SD1: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SD2: dict[str, Any] = {
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
+}
+SDXL: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+FULL_SIZE = {"sd1": SD1, "sd2": SD2, "sdxl": SDXL}
+# What kohya trains by default, and how many layers that is by its own count.
+DEFAULT_COUNTS = {"sd1": 192, "sd2": 192, "sdxl": 722}
+WITH_CONVOLUTIONS = {"sd1": 86, "sd2": 86, "sdxl": 66}
+
+
+@cache
+def unet_shapes(family: str) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of a full-size UNet, without its memory."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**FULL_SIZE[family])
+    return {
+        f"unet.{path}": tuple(module.weight.shape)
+        for path, module in unet.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm | nn.GroupNorm)
+    }
 
 
 def text_shapes(component: str, layers: int, width: int) -> dict[str, tuple[int, ...]]:
@@ -32,6 +72,77 @@ def text_shapes(component: str, layers: int, width: int) -> dict[str, tuple[int,
         shapes |= {f"{start}.self_attn.{side}_proj": (width, width) for side in ("q", "k", "v", "out")}
         shapes |= {f"{start}.mlp.fc1": (4 * width, width), f"{start}.mlp.fc2": (width, 4 * width)}
     return shapes
+
+
+@pytest.mark.parametrize("family", FULL_SIZE)
+def test_names_of_the_real_models_go_both_ways(family: str) -> None:
+    paths = [*unet_shapes(family), "text_encoder.text_model.final_layer_norm", "text_encoder_2.text_projection"]
+    names = [kohya_name(path) for path in paths]
+    assert len(set(names)) == len(paths)
+    assert [module_path(name) for name in names] == paths
+    assert [module_path(kohya_name(f"{path}.bias")) for path in paths] == [f"{path}.bias" for path in paths]
+    bare = [name.removeprefix("lora_unet_") for name in names if name.startswith("lora_unet_")]
+    sgm = [to_sgm(name) for name in bare]
+    assert len(set(sgm)) == len(bare)
+    assert [from_sgm(name) for name in sgm] == bare
+    assert not any("down_blocks" in name or "resnets" in name or "mid_block" in name for name in sgm)
+    in_attentions = [path for path in paths if ".attentions." in path and len(unet_shapes(family).get(path, ())) > 1]
+    assert len(in_attentions) == DEFAULT_COUNTS[family]
+    convolutions = [
+        path
+        for path, shape in unet_shapes(family).items()
+        if any(word in path for word in (".resnets.", "samplers.")) and len(shape) > 1
+    ]
+    assert len(convolutions) == WITH_CONVOLUTIONS[family]
+
+
+def test_block_names_are_those_that_diffusers_maps() -> None:
+    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
+
+    class Config:
+        layers_per_block = 2
+
+    ours = [name for name in map(kohya_name, unet_shapes("sdxl")) if "_attentions_" in name or "_resnets_" in name]
+    ours = [name for name in ours if "_norm" not in name or "transformer_blocks" in name]
+    theirs = {f"lora_unet_{to_sgm(name.removeprefix('lora_unet_'))}.lora_down.weight": name for name in ours}
+    mapped = _maybe_map_sgm_blocks_to_diffusers(dict(theirs), Config())
+    for key, name in mapped.items():
+        if "_resnets_" not in name:  # diffusers names the layers within a residual block in a later step
+            assert key == f"{name}.lora_down.weight"
+
+
+def sdxl_modules() -> dict[str, LoraModule]:
+    """Rank 1 on every layer that kohya trains by default, of full size in names only: the widths are cut to 1/64."""
+    shapes = {path: shape for path, shape in unet_shapes("sdxl").items() if ".attentions." in path and len(shape) > 1}
+    shapes |= text_shapes("text_encoder", 12, 768) | text_shapes("text_encoder_2", 32, 1280)
+    return modules_for({path: tuple(side // 64 for side in shape[:2]) for path, shape in shapes.items()}, rank=1)
+
+
+def test_the_sdxl_key_set_is_written_as_kohya_names_it_and_read_by_both_namings(tmp_path: Path) -> None:
+    modules = sdxl_modules()
+    write_lora(tmp_path / "xl.safetensors", modules, {}, "fp32")
+    tensors = load_file(tmp_path / "xl.safetensors")
+    names = {key.split(".")[0] for key in tensors}
+    assert len(names) == 722 + 72 + 192
+    assert {name.split("_")[1] for name in names} == {"unet", "te1", "te2"}
+    assert "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q" in names
+    assert "lora_unet_output_blocks_5_1_proj_out" in names
+    assert "lora_te2_text_model_encoder_layers_31_self_attn_out_proj" in names
+    lora = read_lora(tmp_path / "xl.safetensors")
+    assert (lora.architecture, len(lora.modules)) == ("sdxl", len(modules))
+    shapes = {path: (module.up.shape[0], module.down.shape[1]) for path, module in modules.items()}
+    found = match_modules(lora, shapes, "xl")
+    assert found.modules.keys() == modules.keys()
+    assert not found.unknown
+    assert all(torch.equal(found.modules[path].down, module.down) for path, module in modules.items())
+    with_diffusers_names = {
+        kohya_name(path).replace("lora_te_", "lora_te1_") + f".{part}": tensor
+        for path, module in modules.items()
+        for part, tensor in module.tensors().items()
+    }
+    save_file(with_diffusers_names, tmp_path / "other.safetensors")
+    assert read_lora(tmp_path / "other.safetensors").modules.keys() == lora.modules.keys()
+    assert {r.tool: r.loads for r in check_file(tmp_path / "xl.safetensors")} == dict.fromkeys(TARGETS, "all")
 
 
 ATTN = "down_blocks.1.attentions.0.transformer_blocks.0.attn2"
@@ -265,6 +376,66 @@ def test_a_few_unknown_tensors_are_told_and_not_converted_away(tmp_path: Path) -
     assert match_modules(lora, SMALL, "tiny").unknown == ("stray",)
     with pytest.raises(LoraFileError, match="would be lost"):
         convert_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+
+
+def test_peft_loads_what_is_written_for_it(tmp_path: Path) -> None:
+    import peft
+
+    def net() -> nn.Module:
+        block = nn.Module()
+        block.conv_in, block.conv_out = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 1)
+        return block
+
+    shapes = {"unet.conv_in": (6, 3, 3, 3), "unet.conv_out": (2, 6, 1, 1)}
+    modules: dict[str, Any] = modules_for({"unet.conv_in": shapes["unet.conv_in"]}, rank=3, alpha=1.5)
+    modules |= modules_for({"unet.conv_out": shapes["unet.conv_out"]}, rank=2, alpha=5.0)
+    base = net()
+    weights = {
+        "unet.conv_in": base.conv_in.weight.detach().clone(),
+        "unet.conv_out": base.conv_out.weight.detach().clone(),
+    }
+    for use_dora in (False, True):
+        if use_dora:
+            modules = {
+                path: DoraModule(module, torch.rand(shapes[path][0], 1, 1, 1) + 0.5, 0)
+                for path, module in modules.items()
+            }
+        write_lora(tmp_path / "adapter_model.safetensors", modules, {}, "fp32", layout="peft")
+        model = net()
+        model.load_state_dict(base.state_dict())
+        merged = peft.PeftModel.from_pretrained(model, str(tmp_path)).merge_and_unload()
+        for path, module in modules.items():
+            found = getattr(merged, path.removeprefix("unet.")).weight.detach() - weights[path]
+            torch.testing.assert_close(found, module.delta_weight(weights[path]), atol=1e-5, rtol=1e-4)
+
+
+def test_files_of_peft_are_read_as_peft_applies_them(tmp_path: Path) -> None:
+    import peft
+
+    configs: dict[str, Any] = {
+        "dora": peft.LoraConfig(r=3, lora_alpha=5, use_dora=True, target_modules=["conv_in"], init_lora_weights=False),
+        "loha": peft.LoHaConfig(r=2, alpha=3, target_modules=["conv_in"], init_weights=False),
+        "lokr": peft.LoKrConfig(r=2, alpha=3, target_modules=["conv_in"], init_weights=False),
+        "oft": peft.OFTConfig(oft_block_size=3, r=0, target_modules=["conv_in"], init_weights=False),
+        "ia3": peft.IA3Config(target_modules=["conv_in"], feedforward_modules=[], init_ia3_weights=False),
+    }
+    for kind, config in configs.items():
+        torch.manual_seed(7)
+        model = nn.Module()
+        model.conv_in = nn.Linear(6, 9)
+        weight = model.conv_in.weight.detach().clone()
+        wrapped = peft.get_peft_model(model, config)
+        with torch.no_grad():
+            for name, parameter in wrapped.named_parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter) * (0.02 if "magnitude" in name else 0.2))
+        wrapped.save_pretrained(str(tmp_path / kind))
+        merged = wrapped.merge_and_unload().conv_in.weight.detach()
+        lora = read_lora(tmp_path / kind / "adapter_model.safetensors")
+        found = lora.modules["lora_unet_conv_in"]
+        assert found.kind == kind
+        assert (merged - weight).abs().max() > 1e-3
+        torch.testing.assert_close(weight + found.delta_weight(weight), merged, atol=1e-5, rtol=1e-4)
 
 
 def test_biases_travel_in_the_kohya_layout(tmp_path: Path) -> None:

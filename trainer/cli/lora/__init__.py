@@ -14,6 +14,11 @@ TOOLS: dict[str, str] = {
     "check": "trainer.cli.lora.check",
     "convert": "trainer.cli.lora.convert",
     "metadata": "trainer.cli.lora.metadata",
+    "compare": "trainer.cli.lora.compare",
+    "merge": "trainer.cli.lora.merge",
+    "resize": "trainer.cli.lora.resize",
+    "extract": "trainer.cli.lora.extract",
+    "bake": "trainer.cli.lora.bake",
 }
 """Tools by name, in the order of the help, and their modules."""
 
