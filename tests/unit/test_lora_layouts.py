@@ -108,6 +108,12 @@ def test_block_names_are_those_that_diffusers_maps() -> None:
     mapped = _maybe_map_sgm_blocks_to_diffusers(dict(theirs), Config())
     for key, name in mapped.items():
         if "_resnets_" not in name:  # diffusers names the layers within a residual block in a later step
+            for sgm, block in (
+                ("input_blocks", "down_blocks"),
+                ("middle_block", "mid_block"),
+                ("output_blocks", "up_blocks"),
+            ):
+                key = key.replace(sgm, block)  # and the kind of block, too
             assert key == f"{name}.lora_down.weight"
 
 

@@ -46,7 +46,9 @@ def _hadamard(module: LohaModule) -> LowRank:
 
 def _kronecker(module: LokrModule) -> LowRank:
     (up1, down1), (up2, down2) = _slim(*_factors(module.w1)), _slim(*_factors(module.w2))
-    return LowRank(torch.kron(up1, up2) * module.scale, torch.kron(down1, down2))
+    # The SVD's factors lie column by column, which kron does not take.
+    up = torch.kron(up1.contiguous(), up2.contiguous()) * module.scale
+    return LowRank(up, torch.kron(down1.contiguous(), down2.contiguous()))
 
 
 def _factors(parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
