@@ -98,7 +98,8 @@ def open_lora(path: Path, base: Checkpoint | None = None) -> Lora:
 
 def require_same_architecture(loras: Sequence[Lora]) -> Architecture:
     """The architecture of all files that say it. Raises LoraFileError when they differ."""
-    known = {lora.architecture for lora in loras} - {"unknown"}
+    known: set[Architecture] = {lora.architecture for lora in loras}
+    known.discard("unknown")
     if len(known) > 1:
         raise LoraFileError(
             "These LoRAs are for different base models and cannot go together.",
