@@ -89,9 +89,12 @@ class App:
         self.log.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The app, with the embedded base model, or a random one of that name where the checkout has none."""
+    """The app, with the embedded base model, or a random one of that name where the checkout has none.
+
+    Each file of tests has its own: the app remembers the form, the stack and the runs of whoever came before.
+    """
     data = tmp_path_factory.mktemp("browser") / "data"
     data.mkdir()
     if not (EMBEDDED / "model_index.json").exists():

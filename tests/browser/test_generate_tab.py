@@ -15,9 +15,6 @@ from tests.browser.conftest import App, open_tab
 from trainer.config.generate import GenerateConfig
 from trainer.recipe import Recipe, save_picture
 
-# Not in the default run: the whole loop after it, in the same app, was seen to wait for its samples in vain.
-pytestmark = pytest.mark.slow
-
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 LONG_NAME = "a_very_long_name_without_any_place_to_break_it_" * 2
 
