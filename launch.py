@@ -268,38 +268,87 @@ class Device:
 
 def detect_device(choice):
     """The device to install PyTorch for: the user's choice, or what this machine has."""
-    import platform
+    if choice == "skip":
+        return Device("skip", "PyTorch is left as it is")
+    _refuse_intel_mac()
+    if choice != "auto":
+        return _ASKED_DEVICES[choice]()
+    return _find_cuda() or _find_rocm() or _find_mps() or _find_xpu() or _cpu("no supported graphics card found")
 
-    machine = platform.machine().lower()
-    if sys.platform == "darwin" and machine == "x86_64" and choice != "skip":
+
+def _refuse_intel_mac():
+    if sys.platform == "darwin" and _machine() == "x86_64":
         raise LaunchError(
             "PyTorch is no longer published for Macs with an Intel processor.",
             "use a Mac with an Apple processor or another computer; or install a PyTorch of your own into .venv "
             "and start with `--torch skip`. (On an Apple processor, this Python runs under Rosetta: install an arm64 one.)",
         )
-    if choice == "skip":
-        return Device("skip", "PyTorch is left as it is")
-    if choice in ("auto", "cuda"):
-        nvidia = nvidia_device(
-            _output_of(_nvidia_smi()), _output_of([*_nvidia_smi(), "--query-gpu=compute_cap", "--format=csv,noheader"])
-        )
-        if nvidia or choice == "cuda":
-            return nvidia or Device("cuda", "as asked (no NVIDIA driver found here)", _cuda_backend((13, 0)))
-    if choice in ("auto", "rocm") and sys.platform.startswith("linux"):
-        agents = _output_of(["rocminfo"])
-        if choice == "rocm" or "gfx" in agents or (os.path.isdir("/opt/rocm") and os.path.exists("/dev/kfd")):
-            return Device("rocm", "AMD graphics with ROCm", ROCM_BACKEND)
-    if choice == "rocm":
-        raise LaunchError("ROCm builds of PyTorch exist for Linux only.", "use `--torch cpu` on this system.")
-    if choice in ("auto", "mps") and sys.platform == "darwin":
-        return Device("mps", "Apple processor")
-    if choice == "mps":
-        raise LaunchError("mps is for Macs with an Apple processor.", "use `--torch auto`.")
-    if choice == "xpu" or (choice == "auto" and _has_intel_gpu()):
-        return Device("xpu", "Intel graphics", "xpu")
-    reason = "as asked" if choice == "cpu" else "no supported graphics card found"
+
+
+def _machine():
+    import platform
+
+    return platform.machine().lower()
+
+
+def _find_cuda():
+    smi = _nvidia_smi()
+    return nvidia_device(_output_of(smi), _output_of([*smi, "--query-gpu=compute_cap", "--format=csv,noheader"]))
+
+
+def _find_rocm():
+    if not sys.platform.startswith("linux"):
+        return None
+    is_there = "gfx" in _output_of(["rocminfo"]) or (os.path.isdir("/opt/rocm") and os.path.exists("/dev/kfd"))
+    return _rocm() if is_there else None
+
+
+def _find_mps():
+    return Device("mps", "Apple processor") if sys.platform == "darwin" else None
+
+
+def _find_xpu():
+    return _xpu() if _has_intel_gpu() else None
+
+
+def _rocm():
+    return Device("rocm", "AMD graphics with ROCm", ROCM_BACKEND)
+
+
+def _xpu():
+    return Device("xpu", "Intel graphics", "xpu")
+
+
+def _cpu(reason):
     # Only on x86-64 Linux does plain pip bring a CUDA build along.
-    return Device("cpu", reason, "cpu" if sys.platform.startswith("linux") and machine in ("x86_64", "amd64") else "")
+    is_pc = sys.platform.startswith("linux") and _machine() in ("x86_64", "amd64")
+    return Device("cpu", reason, "cpu" if is_pc else "")
+
+
+def _asked_cuda():
+    return _find_cuda() or Device("cuda", "as asked (no NVIDIA driver found here)", _cuda_backend((13, 0)))
+
+
+def _asked_rocm():
+    if not sys.platform.startswith("linux"):
+        raise LaunchError("ROCm builds of PyTorch exist for Linux only.", "use `--torch cpu` on this system.")
+    return _rocm()
+
+
+def _asked_mps():
+    found = _find_mps()
+    if found is None:
+        raise LaunchError("mps is for Macs with an Apple processor.", "use `--torch auto`.")
+    return found
+
+
+_ASKED_DEVICES = {
+    "cuda": _asked_cuda,
+    "rocm": _asked_rocm,
+    "mps": _asked_mps,
+    "xpu": _xpu,
+    "cpu": lambda: _cpu("as asked"),
+}
 
 
 def nvidia_device(smi, capabilities):

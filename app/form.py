@@ -202,6 +202,10 @@ class Form:
         """All widgets, for a handler that takes them as a dict."""
         return set(self.widgets.values())
 
+    def outputs(self) -> list[Component]:
+        """All widgets, for a handler that answers with a dict."""
+        return list(self.widgets.values())
+
     def events(self) -> list[Any]:
         """The events of a user changing any field."""
         return [getattr(widget, "input", None) or widget.change for widget in self.widgets.values()]  # type: ignore[attr-defined]

@@ -41,16 +41,21 @@ class Links:
     tabs: gr.Tabs
     """The row of tabs, as an output that opens one."""
     current: gr.Tab | None = None
-    """The tab that is being built."""
+    """The tab that is being built, set by `app.main`."""
+
+    @property
+    def tab(self) -> gr.Tab:
+        """The tab that is being built. Raises ValueError outside of `build`."""
+        if self.current is None:
+            raise ValueError("no tab is being built")
+        return self.current
 
     def on_show(
         self, function: Callable[..., Any], inputs: Sequence[Any] | None = None, outputs: Sequence[Any] | None = None
     ) -> None:
         """Run `function` when the page is loaded and whenever the tab being built is opened."""
-        if self.current is None:
-            raise ValueError("on_show is for the time while a tab is built")
         gr.on(
-            [self.page.load, self.current.select],
+            [self.page.load, self.tab.select],
             handler(function),
             inputs,
             outputs,

@@ -59,16 +59,23 @@ def _settle_events(page: gr.Blocks) -> None:
         block_id
         for function in page.fns.values()
         for block_id, event in function.targets
-        if event == "change" and isinstance(page.blocks.get(block_id), gr.State)
+        if event == "change" and block_id is not None and isinstance(page.blocks.get(block_id), gr.State)
     }
     for function in page.fns.values():
         # What the page's own buttons do is no API for other programs.
         function.api_visibility = "private"
-        # The browser hears that a State changed from queued events only (gradio 6.31: `changed_state_ids`).
-        if any(output._id in watched for output in function.outputs):
+        # The browser hears of errors and notes (toasts), and that a State changed, from queued events only (gradio 6.31:
+        # `log_message`, `changed_state_ids`). Polls and checks while one types, which say nothing, need not wait in line.
+        if not _is_silent(function) or any(output._id in watched for output in function.outputs):
             function.queue = True
         if function.renderable is not None and function.fn is not None:
             function.fn = _tried_again(function.fn)
+
+
+def _is_silent(function: Any) -> bool:
+    """Whether a function runs by the clock, as the page is loaded, or at every key, and not because something was asked for."""
+    events = {event for _, event in function.targets}
+    return function.trigger_mode == "always_last" or bool(events & {"tick", "load"})
 
 
 def _tried_again(render: Callable[..., Any]) -> Callable[..., Any]:

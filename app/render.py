@@ -13,6 +13,7 @@ from urllib.parse import quote
 from app.services.jobs import History, JobRow
 from trainer.errors import InkwashError
 from trainer.runs import Run, RunState
+from trainer.units import duration, size
 
 _CHART_WIDTH, _CHART_HEIGHT = 640, 220
 _MARGIN_LEFT, _MARGIN_BOTTOM, _MARGIN_TOP, _MARGIN_RIGHT = 52, 24, 10, 12
@@ -40,28 +41,9 @@ def file_url(path: Path) -> str:
     return "/gradio_api/file=" + quote(path.as_posix())
 
 
-def duration(seconds: float) -> str:
-    """`3 s`, `2:05`, `1:02:05`."""
-    total = max(0, round(seconds))
-    if total < 60:
-        return f"{total} s"
-    minutes, rest = divmod(total, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def clock(moment: float | None) -> str:
     """A moment as date and time, or nothing."""
     return "" if moment is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
-
-
-def size(num_bytes: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" or num_bytes >= 10 else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} GB"
 
 
 def badge(state: RunState) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from app.security import PASSWORD_VARIABLE, app_options, check_password, is_loopback
 from trainer.errors import ResourceError, RunError
 from trainer.files import write_json
 from trainer.locks import FileLock, is_locked
@@ -36,17 +37,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", default=None, help="where runs, data sets and LoRAs are kept")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; only this machine by default")
     parser.add_argument(
+        "--password",
+        default=None,
+        help=f"what the browser must give; better in ${PASSWORD_VARIABLE}, which no list of processes shows",
+    )
+    parser.add_argument(
         "--port", type=int, default=None, help=f"port (default: {DEFAULT_PORT} or the next free one; 0: any free one)"
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.password = options.password or os.environ.get(PASSWORD_VARIABLE, "")
+    return options
 
 
 def run(options: argparse.Namespace, build_page: Callable[[Any], Any]) -> int:
     """Serve the page until Ctrl-C or SIGTERM. Returns the exit code.
 
-    Raises: ResourceError: the port is in use, or the data folder cannot be written.
+    Raises: ConfigError: other machines reach the host, and there is no password. ResourceError: the port is in use, or
+        the data folder cannot be written.
     """
+    check_password(options.host, options.password)
     data = data_folder(options.data_dir)
     _prepare(data)
     lock = FileLock(data.root / "ui.lock", busy_message="The app is already running on this data folder.")
@@ -148,13 +158,12 @@ def _bind(host: str, port: int) -> int:
 
 
 def _serve(data: DataFolder, options: argparse.Namespace, port: int, build_page: Callable[[Any], Any]) -> int:
-    from app.security import app_options, is_loopback
     from app.services.context import Services
     from app.services.jobs import QueueClock
     from app.theme import CSS_PATH, head, make_theme
 
     if not is_loopback(options.host):
-        print("Note: everyone who can reach this address can use the app and see its pictures.", flush=True)
+        print("Note: everyone who knows the password can use the app. The connection is not encrypted.", flush=True)
     clock = QueueClock(data)
     page = build_page(Services(data))
     # Before launch: gradio waits for the first answer of the page, and a failure there must not leave a thread.
@@ -177,7 +186,7 @@ def _serve(data: DataFolder, options: argparse.Namespace, port: int, build_page:
         theme=make_theme(),
         css_paths=[CSS_PATH],
         head=head(),
-        app_kwargs=app_options(options.host, data.runs),
+        app_kwargs=app_options(options.host, data.runs, options.password),
     )
     url = local_url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - for people to open
     write_json(data.root / "ui.json", {"url": url, "pid": os.getpid()})

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.ldm_names import ldm_path
 from trainer.base_models.detection import TEXT_PREFIXES, UNET_PREFIX
-from trainer.base_models.ldm_names import ldm_path
 
 _VAE = (
     (r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2"),

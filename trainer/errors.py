@@ -128,6 +128,22 @@ class Cancelled(InkwashError):
     exit_code = 130
 
 
+_MEMORY_WORDS = ("out of memory", "out_of_memory", "out_of_device_memory", "can't allocate", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the computer has no more memory.
+
+    By the class's name, because the processes that ask need not have torch; by the words, because torch raises plain
+    RuntimeErrors on the CPU ("DefaultCPUAllocator: can't allocate memory"), on MPS and on XPU.
+    """
+    if isinstance(error, InkwashError):
+        return False
+    if isinstance(error, MemoryError) or any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _MEMORY_WORDS)
+
+
 def error_from_dict(data: Mapping[str, Any]) -> InkwashError:
     """Rebuild an error from `to_dict`, in another process."""
     # A subclass without a code of its own has its parent's, but perhaps not its parent's arguments.

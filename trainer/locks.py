@@ -23,12 +23,17 @@ def _lock(handle: IO[bytes], *, shared: bool = False) -> None:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
+_LOOK_SECONDS = 0.25
+"""Longer than `is_locked` ever holds a lock: who looks has it for a moment, and that is no holder."""
+
+
 class FileLock:
     """An exclusive lock on a file; a context manager.
 
     Args:
         path: the lock file; made when missing, never removed (removing it would let two processes hold "it").
-        wait_seconds: how long to try before RunError is raised with `busy_message`.
+        wait_seconds: how long to try before RunError is raised with `busy_message`; 0 waits just long enough not to
+            take somebody's look (`is_locked`) for a holder.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class FileLock:
     def __enter__(self) -> FileLock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         handle = open(self._path, "ab")
-        deadline = time.monotonic() + self._wait_seconds
+        deadline = time.monotonic() + max(self._wait_seconds, _LOOK_SECONDS)
         while True:
             try:
                 _lock(handle)

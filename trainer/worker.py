@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from trainer.errors import Cancelled, InkwashError, RunError
+from trainer.errors import Cancelled, InkwashError, ResourceError, RunError, is_out_of_memory
 from trainer.events import EventWriter, Failed, Finished, Stopped
 from trainer.files import sweep_partial
 from trainer.jobs import JOBS, JobContext, start_next, warm_lock_path
@@ -47,8 +48,9 @@ def work(run: Run) -> int:
             return error.exit_code
         except BaseException as error:
             log.exception("The job failed unexpectedly")
-            emit(Failed(error=_translate(error, run).to_dict()))
-            return 1
+            told = _translate(error, run)
+            emit(Failed(error=told.to_dict()))
+            return told.exit_code
         finally:
             emit.close()
             run.clear_requests()
@@ -60,13 +62,13 @@ def _last_step(run: Run) -> int:
 
 def _translate(error: BaseException, run: Run) -> InkwashError:
     """What a user can be told of an error that nobody expected."""
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return InkwashError(
+    if is_out_of_memory(error):
+        return ResourceError(
             "The memory of the device was not enough.",
             fix="Lower the batch size or the resolution, turn on gradient checkpointing, or close other programs.",
         )
-    if isinstance(error, OSError) and error.errno == 28:
-        return InkwashError("The disk is full.", where=str(run.folder), fix="Free some space and resume the run.")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return ResourceError("The disk is full.", where=str(run.folder), fix="Free some space and resume the run.")
     return InkwashError(
         f"Something went wrong that Inkwash did not expect ({type(error).__name__}: {error}).",
         where=str(run.log_path),

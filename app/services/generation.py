@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from trainer.base_models import BaseModelInfo, list_base_models
 from trainer.config.generate import GenerateConfig
-from trainer.config.loading import config_findings
-from trainer.errors import ConfigError, InkwashError, LoraFileError
+from trainer.config.loading import build_generate_config
+from trainer.errors import InkwashError, LoraFileError
 from trainer.jobs import enqueue
 from trainer.library import SUFFIX, LibraryEntry, get_lora, list_loras
 from trainer.paths import DataFolder
@@ -77,10 +75,7 @@ class GenerationService:
             }
             for entry in stack
         ]
-        try:
-            return GenerateConfig.model_validate({**values, "loras": loras})
-        except ValidationError as error:
-            raise ConfigError("These settings cannot be used.", findings=config_findings(error)) from error
+        return build_generate_config({**values, "loras": loras})
 
     def start(self, config: GenerateConfig) -> str:
         """Put a generation in the queue. Returns the run's id."""

@@ -16,6 +16,7 @@ from trainer.jobs import enqueue
 from trainer.lora_files.header import read_header
 from trainer.paths import PRESETS, DataFolder
 from trainer.runs import create_run
+from trainer.units import size
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +133,9 @@ class TrainingService:
             epochs = showings / (num_pictures * config.data.repeats)
             parts.append(f"{num_pictures} pictures")
             parts.append(f"about {_count(epochs)} epochs, each picture shown {_count(showings / num_pictures)} times")
-        size = self.file_bytes(config)
-        if size:
-            parts.append(f"LoRA file about {_size(size)}")
+        num_bytes = self.file_bytes(config)
+        if num_bytes:
+            parts.append(f"LoRA file about {size(num_bytes)}")
         return " · ".join(parts)
 
     def file_bytes(self, config: RunConfig) -> int:
@@ -193,7 +194,3 @@ def _lora_parameters(shape: tuple[int, ...], rank: int) -> int:
 
 def _count(number: float) -> str:
     return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 10e6 else f"{num_bytes / 1e6:.1f} MB"

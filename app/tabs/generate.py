@@ -55,9 +55,9 @@ class GenerateTab:
 
     def _build_form(self) -> None:
         form = self._form
-        prompt = form.place("prompt", lines=3, placeholder="What the picture shows", info=None)
+        self._prompt: gr.Textbox = form.place("prompt", lines=3, placeholder="What the picture shows", info=None)
         form.place("negative_prompt", info=None, placeholder="What it should not show")
-        self._stack = LoraStackEditor(self._service, prompt, self._links.current)
+        self._stack = LoraStackEditor(self._service, self._prompt, self._links.tab)
         base = form.specs["base"]
         self._base = form.adopt(
             "base",
@@ -118,7 +118,7 @@ class GenerateTab:
         form, links, stack = self._form, self._links, self._stack
         checked: dict[str, Any] = {
             "inputs": {self._marked, stack.rows, *form.inputs()},
-            "outputs": {self._problems, self._marked, *form.inputs()},
+            "outputs": [self._problems, self._marked, *form.outputs()],
             "trigger_mode": "always_last",
             **_QUIET,
         }
@@ -133,16 +133,16 @@ class GenerateTab:
         links.page.load(handler(self._poll), **poll)
         start: dict[str, Any] = {
             "inputs": checked["inputs"],
-            "outputs": {*checked["outputs"], self._chosen},
+            "outputs": [*checked["outputs"], self._chosen],
             "trigger_mode": "once",
             **_QUIET,
         }
-        gr.on([self._start.click, form.widgets["prompt"].submit], handler(self._begin), **start).success(
+        gr.on([self._start.click, self._prompt.submit], handler(self._begin), **start).success(
             handler(self._poll), **poll
         )
         self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET).success(handler(self._poll), **poll)
-        self._base.input(handler(self._fill_base), self._base, form.inputs(), **_QUIET).success(check, **checked)
-        refill = {*form.inputs(), stack.rows, stack.version}
+        self._base.input(handler(self._fill_base), self._base, form.outputs(), **_QUIET).success(check, **checked)
+        refill = [*form.outputs(), stack.rows, stack.version]
         links.page.load(handler(self._fill_draft), {stack.version}, refill, **_QUIET)
         links.on_show(self._refresh, None, [self._base, stack.picker])
         self._gallery.select(
@@ -157,8 +157,8 @@ class GenerateTab:
         )
         links.lora_for_generate.change(
             handler(self._receive_lora),
-            [links.lora_for_generate, stack.rows, stack.version, form.widgets["prompt"]],
-            [stack.rows, stack.version, form.widgets["prompt"]],
+            [links.lora_for_generate, stack.rows, stack.version, self._prompt],
+            [stack.rows, stack.version, self._prompt],
             **_QUIET,
         )
 

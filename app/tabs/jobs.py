@@ -14,6 +14,7 @@ from app.services.context import Services
 from app.services.jobs import JobRow
 from trainer.jobs import JOBS
 from trainer.runs import RunState
+from trainer.units import duration
 
 TITLE = "Jobs"
 _HEADERS = ["Kind", "Title", "State", "Started", "Took", "Result"]
@@ -165,7 +166,7 @@ class JobsTab:
 
 
 def _cells(row: JobRow) -> list[str]:
-    took = render.duration(row.ended - row.started) if row.started and row.ended else ""
+    took = duration(row.ended - row.started) if row.started and row.ended else ""
     kind = JOBS[row.kind].title if row.kind in JOBS else row.kind
     started = render.clock(row.started) or time.strftime("made %Y-%m-%d %H:%M", time.localtime(row.created))
     return [kind, row.title, render.STATE_TITLES[row.state], started, took, row.result]

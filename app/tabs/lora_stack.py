@@ -12,9 +12,9 @@ from typing import Any
 
 import gradio as gr
 
-from app import render
 from app.messages import handler, note
 from app.services.generation import GenerationService
+from trainer.units import size
 
 MIN_WEIGHT, MAX_WEIGHT = -2.0, 2.0
 # Queued: the browser hears of a changed State from queued events only.
@@ -144,5 +144,5 @@ class LoraStackEditor:
 
 def _choice_title(entry: Any) -> str:
     rank = f"rank {entry.rank}" if entry.rank else ""
-    about = ", ".join(part for part in (rank, entry.base_model, render.size(entry.size_bytes)) if part)
+    about = ", ".join(part for part in (rank, entry.base_model, size(entry.size_bytes)) if part)
     return f"{entry.name} ({about})"

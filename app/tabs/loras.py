@@ -13,6 +13,7 @@ from app.messages import handler, note
 from app.services.context import Services
 from app.services.library import LibraryService, facts
 from trainer.library import LibraryEntry
+from trainer.units import size
 
 TITLE = "LoRAs"
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
@@ -200,7 +201,7 @@ class LorasTab:
             return f'{head}<div class="run-error">{render.text(entry.problem)}</div>'
         rows = [
             *facts(entry.info),
-            ("File", f"{entry.path.name}, {render.size(entry.size_bytes)}, {render.clock(entry.modified)}"),
+            ("File", f"{entry.path.name}, {size(entry.size_bytes)}, {render.clock(entry.modified)}"),
             ("SHA-256", self._service.sha256(entry)),
         ]
         return head + _definitions(rows)
@@ -208,7 +209,7 @@ class LorasTab:
 
 def _summary(entries: list[LibraryEntry], search: str) -> str:
     if entries:
-        total = render.size(sum(entry.size_bytes for entry in entries))
+        total = size(sum(entry.size_bytes for entry in entries))
         return f'<div class="plan-line">{len(entries)} {"LoRA" if len(entries) == 1 else "LoRAs"}, {total}</div>'
     if search.strip():
         return render.empty("No LoRA has these words.")

@@ -94,7 +94,7 @@ class TrainTab:
 
     def _wire(self) -> None:
         form, links = self._form, self._links
-        results = {self._plan, self._problems, self._marked, *form.inputs()}
+        results = [self._plan, self._problems, self._marked, *form.outputs()]
         checked: dict[str, Any] = {
             "inputs": {self._marked, *form.inputs()},
             "outputs": results,
@@ -105,7 +105,7 @@ class TrainTab:
         check = handler(self._check)
         gr.on(form.events(), check, **checked)
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
-        widgets = form.inputs()
+        widgets = form.outputs()
         self._preset.input(handler(self._fill_preset), self._preset, widgets, **quiet).success(check, **checked)
         self._dataset.input(handler(self._fill_dataset), self._dataset, widgets, **quiet).success(check, **checked)
         self._base.input(handler(self._fill_base), self._base, widgets, **quiet).success(check, **checked)
@@ -118,7 +118,7 @@ class TrainTab:
         self._start.click(
             handler(self._begin),
             {self._marked, *form.inputs()},
-            {*results, self._view.chosen, self._view.picker},
+            [*results, self._view.chosen, self._view.picker],
             queue=False,
             show_progress="hidden",
             trigger_mode="once",

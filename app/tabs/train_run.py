@@ -17,6 +17,7 @@ from app.services.jobs import History, JobRow
 from trainer.errors import RunError
 from trainer.files import is_inside
 from trainer.runs import RunState
+from trainer.units import size
 
 _POLL_SECONDS = 1.0
 _MAX_LISTED = 100
@@ -148,11 +149,7 @@ class RunView:
         is_waiting = row.state is RunState.QUEUED
         is_working = row.state is RunState.RUNNING
         lora = lora_file(history)
-        about = (
-            f'<div class="hint">LoRA file: {render.text(lora)} ({render.size(lora.stat().st_size)})</div>'
-            if lora
-            else ""
-        )
+        about = f'<div class="hint">LoRA file: {render.text(lora)} ({size(lora.stat().st_size)})</div>' if lora else ""
         return {
             self._stop: gr.update(
                 visible=is_waiting or row.state.is_active,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from flat import render_flat
 from PIL import Image, ImageDraw, ImageFilter
-from scenes import SceneSpec, caption, specs
+from scenes import SceneSpec, caption, shapes, specs
 from torch import Tensor
 
 SIZE = 64
@@ -52,7 +52,9 @@ def _line(draw: ImageDraw.ImageDraw, rng: random.Random, size: int, paint: tuple
         x, y = nx, ny
 
 
-def _figure(draw: ImageDraw.ImageDraw, rng: random.Random, size: int, fill: tuple[int, ...] | None, edge: tuple) -> None:
+def _figure(
+    draw: ImageDraw.ImageDraw, rng: random.Random, size: int, fill: tuple[int, ...] | None, edge: tuple
+) -> None:
     """A filled or empty shape with an outline."""
     width = rng.randint(2, 9)
     if rng.random() < 0.5:
@@ -92,6 +94,46 @@ def doodle(seed: int) -> np.ndarray:
         share = pixels.clip(0, 255) / 255
         pixels = ink + (paper - ink) * share
     return pixels.clip(0, 255).astype(np.uint8)
+
+
+def sketch(job: tuple[int, SceneSpec]) -> np.ndarray:
+    """A scene as a drawing with lines and tones of any strength in two or three random colours."""
+    index, scene = job
+    rng, noise = random.Random(index), np.random.default_rng(index)
+    scale = 4 * SIZE
+    image = Image.new("L", (scale, scale), rng.randrange(200, 256))
+    draw = ImageDraw.Draw(image)
+    width, tones = rng.randint(3, 11), rng.random() < 0.7
+    for shape in shapes(scene):
+        points = [(x * scale, y * scale) for x, y in shape.points]
+        dark = rng.randrange(0, 110)
+        if shape.closed and shape.layer != "sky":
+            draw.polygon(points, fill=rng.randrange(60, 256) if tones else 255)
+            points = [*points, points[0]]
+        if shape.layer != "sky" and rng.random() < 0.9:
+            draw.line(points, fill=dark, width=max(2, width + rng.randint(-2, 2)), joint="curve")
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 4)))
+    share = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS), np.float32)[..., None] / 255
+    cells = rng.choice((5, 9, 17))
+    cloud = Image.fromarray(noise.uniform(0, 255, (cells, cells)).astype(np.uint8)).resize((SIZE, SIZE), 3)
+    share = share * (1 - rng.uniform(0, 0.5) * np.asarray(cloud, np.float32)[..., None] / 255)
+    light, ink = noise.uniform(130, 256, 3), noise.uniform(0, 110, 3)
+    if rng.random() < 0.5:
+        light, ink = np.full(3, light[0]) + noise.uniform(-15, 15, 3), np.full(3, ink[0])
+    if rng.random() < 0.3:
+        light, ink = ink, light
+    return (ink + (light - ink) * share).clip(0, 255).astype(np.uint8)
+
+
+def load_sketches(work: Path, count: int) -> Tensor:
+    """Drawings (uint8, N × 3 × 64 × 64); drawn on the first call."""
+    path = work / f"sketches-{count}.pt"
+    if not path.exists():
+        with ProcessPoolExecutor(2) as pool:
+            drawn = np.stack(list(pool.map(sketch, enumerate(specs(count, 23)), chunksize=64)))
+        torch.save(torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous(), path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+    return torch.load(path)
 
 
 def load(work: Path, count: int, doodles: int, seed: int = 7) -> tuple[list[SceneSpec], Tensor, Tensor]:

@@ -29,6 +29,7 @@ from train_vae import to_float
 from try_lora import Settings, encode, generate, load_base, train
 
 DATASETS = Path(__file__).parent.parent / "datasets"
+STYLE_GUIDANCE = 2.0  # a style that is all paper and ink comes out burnt with more
 STYLE_SETS = {"ink-wash": "ink wash style", "blueprint": "blueprint style"}
 
 
@@ -99,12 +100,12 @@ def measure_style(name: str, model: Path, judge: Judge, work: Path, settings: Se
     real = to_float(torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2))
     prompts = [caption(scene, style=trigger) for scene in scenes]
     pipe = load_base(model)
-    rows = [generate(pipe, prompts)]
+    rows = [generate(pipe, prompts, guidance=STYLE_GUIDANCE)]
     result: dict = {"settings": settings.__dict__, "base": distances(rows[0], real)}
     result["training"] = train(pipe, encode(pipe, folder), settings)
     for weight in (0.5, 1.0):
         pipe.unet.set_adapters("style", weight)
-        rows.append(generate(pipe, prompts))
+        rows.append(generate(pipe, prompts, guidance=STYLE_GUIDANCE))
         result[f"weight_{weight}"] = distances(rows[-1], real)
     good = right(judge, rows[-1], scenes)
     result["right"] = {key: value for key, value in shares(good).items() if key != "character"}

@@ -93,6 +93,7 @@ def write(dataset: Dataset, out: Path) -> None:
         f'kind = "{dataset.kind}"',
         f'trigger_word = "{dataset.trigger_word}"',
         'license = "CC0-1.0"',
+        f"order = {DATASETS.index(dataset) + 1}",
     ]
     if dataset.class_prompt:
         lines.append(f'class_prompt = "{dataset.class_prompt}"')

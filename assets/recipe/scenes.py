@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
+
+from geometry import Point, box, curve, ellipse
+from objects import PARTS
 
 TIMES = ("day", "sunset", "night")
 GROUNDS = ("lake", "meadow", "desert", "snow")
@@ -25,9 +26,6 @@ FACTORS = {
 }  # fmt: skip
 PLACE_X = {"left": 0.23, "middle": 0.5, "right": 0.77}
 HORIZON = 0.53
-
-Point = tuple[float, float]
-Local = Callable[[float, float], Point]
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def specs(count: int, seed: int, want_held_out: bool | None = False) -> list[Sce
 _TIME = {"day": "by day", "sunset": "at sunset", "night": "at night"}
 _GROUND = {"lake": "on a lake", "meadow": "in a meadow", "desert": "in the desert", "snow": "in the snow"}
 _FAR = {"mountains": "mountains behind", "hills": "hills behind", "forest": "a forest behind"}
-_PLACE = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
+PLACE_PHRASES = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 
 
 def caption(
@@ -91,7 +89,7 @@ def caption(
 ) -> str:
     """The scene in words.  With ``rng``, parts are now and then shuffled or dropped, as people's prompts are."""
     what = subject or f"a {spec.colour} {spec.object}"
-    rest = [_GROUND[spec.ground], _TIME[spec.time], _FAR[spec.far], _PLACE[spec.place]]
+    rest = [_GROUND[spec.ground], _TIME[spec.time], _FAR[spec.far], PLACE_PHRASES[spec.place]]
     if rng is None:
         parts = [what, rest[3], *rest[:3]]
     else:
@@ -108,34 +106,6 @@ def caption(
 
 
 # --- geometry -------------------------------------------------------------------------------------------------------
-
-
-def ellipse(cx: float, cy: float, rx: float, ry: float, start: float = 0.0, end: float = 360.0) -> tuple[Point, ...]:
-    """An ellipse, or a part of it between two angles in degrees, as a polygon."""
-    steps = max(8, int(36 * (end - start) / 360))
-    angles = [math.radians(start + (end - start) * i / steps) for i in range(steps + (end - start < 360))]
-    return tuple((cx + rx * math.cos(a), cy + ry * math.sin(a)) for a in angles)
-
-
-def box(x0: float, y0: float, x1: float, y1: float) -> tuple[Point, ...]:
-    """A rectangle from its upper left and lower right corners."""
-    return ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
-
-
-def curve(points: list[Point], steps: int = 8) -> tuple[Point, ...]:
-    """A smooth (Catmull-Rom) line through the points."""
-    padded = [points[0], *points, points[-1]]
-    out: list[Point] = []
-    for p0, p1, p2, p3 in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
-        for i in range(steps):
-            t = i / steps
-            out.append(
-                tuple(
-                    0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-                    for a, b, c, d in zip(p0, p1, p2, p3, strict=True)
-                )
-            )
-    return (*out, points[-1])
 
 
 def _sky(spec: SceneSpec, rng: random.Random) -> list[Shape]:
@@ -196,115 +166,6 @@ def _ground(spec: SceneSpec, rng: random.Random) -> list[Shape]:
     return shapes
 
 
-def _parts(name: str, at: Local) -> list[tuple[str, tuple[Point, ...]]]:
-    """The polygons of an object in its own frame: x from -0.5 to 0.5, y from 0 (foot) to 1 (top)."""
-
-    def poly(*points: Point) -> tuple[Point, ...]:
-        return tuple(at(x, y) for x, y in points)
-
-    def oval(cx: float, cy: float, rx: float, ry: float) -> tuple[Point, ...]:
-        return poly(*ellipse(cx, cy, rx, ry))
-
-    if name == "house":
-        return [
-            ("object", poly((-0.36, 0), (0.36, 0), (0.36, 0.52), (-0.36, 0.52))),
-            ("object_dark", poly((-0.5, 0.5), (0.5, 0.5), (0.0, 0.98))),
-            ("dark", poly((-0.22, 0), (-0.02, 0), (-0.02, 0.34), (-0.22, 0.34))),
-            ("lamp", poly((0.1, 0.2), (0.28, 0.2), (0.28, 0.38), (0.1, 0.38))),
-        ]
-    if name == "boat":
-        return [
-            ("dark", poly((-0.03, 0.2), (0.03, 0.2), (0.03, 0.98), (-0.03, 0.98))),
-            ("object", poly((0.06, 0.3), (0.44, 0.3), (0.06, 0.96))),
-            ("object", poly((-0.06, 0.3), (-0.34, 0.3), (-0.06, 0.82))),
-            ("object_dark", poly((-0.5, 0.24), (0.5, 0.24), (0.34, 0), (-0.34, 0))),
-        ]
-    if name == "tower":
-        return [
-            ("object", poly((-0.2, 0), (0.2, 0), (0.2, 0.28), (-0.2, 0.28))),
-            ("object", poly((-0.15, 0.36), (0.15, 0.36), (0.15, 0.58), (-0.15, 0.58))),
-            ("object", poly((-0.1, 0.66), (0.1, 0.66), (0.1, 0.84), (-0.1, 0.84))),
-            ("object_dark", poly((-0.4, 0.27), (0.4, 0.27), (0.2, 0.4), (-0.2, 0.4))),
-            ("object_dark", poly((-0.32, 0.56), (0.32, 0.56), (0.15, 0.69), (-0.15, 0.69))),
-            ("object_dark", poly((-0.24, 0.83), (0.24, 0.83), (0.0, 1.08))),
-            ("dark", poly((-0.07, 0), (0.07, 0), (0.07, 0.16), (-0.07, 0.16))),
-        ]
-    if name == "tree":
-        return [
-            ("wood", poly((-0.08, 0), (0.08, 0), (0.06, 0.5), (-0.06, 0.5))),
-            ("object_dark", oval(-0.24, 0.56, 0.24, 0.22)),
-            ("object_dark", oval(0.24, 0.56, 0.24, 0.22)),
-            ("object", oval(0, 0.74, 0.3, 0.28)),
-        ]
-    if name == "fish":
-        return [
-            ("object_dark", poly((0.2, 0.36), (0.52, 0.64), (0.52, 0.08))),
-            ("object_dark", poly((-0.12, 0.55), (0.14, 0.55), (0.08, 0.76))),
-            ("object", oval(-0.1, 0.36, 0.4, 0.26)),
-            ("lamp", oval(-0.3, 0.42, 0.075, 0.075)),
-            ("dark", oval(-0.31, 0.42, 0.035, 0.035)),
-        ]
-    if name == "car":
-        return [
-            ("object_dark", poly((-0.28, 0.34), (0.3, 0.34), (0.18, 0.6), (-0.16, 0.6))),
-            ("lamp", poly((-0.18, 0.36), (-0.01, 0.36), (-0.01, 0.53), (-0.11, 0.53))),
-            ("lamp", poly((0.03, 0.36), (0.2, 0.36), (0.13, 0.53), (0.03, 0.53))),
-            ("object", poly((-0.52, 0.1), (0.52, 0.1), (0.52, 0.3), (0.38, 0.37), (-0.46, 0.37), (-0.52, 0.3))),
-            ("dark", oval(-0.28, 0.1, 0.13, 0.13)),
-            ("dark", oval(0.28, 0.1, 0.13, 0.13)),
-        ]
-    if name == "balloon":
-        return [
-            ("object", poly((-0.34, 0.6), (0.34, 0.6), (0.11, 0.3), (-0.11, 0.3))),
-            ("object", oval(0, 0.72, 0.38, 0.36)),
-            ("object_dark", oval(0, 0.72, 0.14, 0.355)),
-            ("wood", poly((-0.12, 0.06), (0.12, 0.06), (0.12, 0.23), (-0.12, 0.23))),
-        ]
-    if name == "cat":
-        return [
-            ("object_dark", poly((0.2, 0.04), (0.44, 0.06), (0.54, 0.24), (0.5, 0.48), (0.4, 0.46), (0.42, 0.26),
-                                 (0.2, 0.2))),
-            ("object", oval(0, 0.26, 0.28, 0.28)),
-            ("object_dark", poly((-0.3, 0.7), (-0.02, 0.84), (-0.28, 1.06))),
-            ("object_dark", poly((0.3, 0.7), (0.02, 0.84), (0.28, 1.06))),
-            ("object", oval(0, 0.66, 0.3, 0.24)),
-            ("dark", oval(-0.12, 0.7, 0.05, 0.065)),
-            ("dark", oval(0.12, 0.7, 0.05, 0.065)),
-        ]  # fmt: skip
-    if name == "tent":
-        return [
-            ("object", poly((-0.54, 0), (0.54, 0), (0, 0.76))),
-            ("object_dark", poly((-0.2, 0), (0.2, 0), (0, 0.76))),
-            ("dark", poly((-0.1, 0), (0.1, 0), (0, 0.42))),
-        ]
-    if name == "flower":
-        petals = [("object", oval(0.25 * math.cos(a), 0.7 + 0.25 * math.sin(a), 0.17, 0.17))
-                  for a in (math.radians(30 + 60 * i) for i in range(6))]  # fmt: skip
-        return [
-            ("leaf", poly((-0.04, 0), (0.04, 0), (0.03, 0.6), (-0.03, 0.6))),
-            ("leaf", poly((0.0, 0.1), (0.3, 0.32), (0.3, 0.2))),
-            ("leaf", poly((0.0, 0.1), (-0.3, 0.32), (-0.3, 0.2))),
-            *petals,
-            ("lamp", oval(0, 0.7, 0.15, 0.15)),
-        ]
-    if name == "zib":  # the character: nothing of it is an object that the base model knows
-        return [
-            ("zib_metal", poly((-0.04, 0.86), (0.04, 0.86), (0.04, 1.04), (-0.04, 1.04))),
-            ("zib_red", oval(0, 1.08, 0.12, 0.11)),
-            ("zib_metal", poly((-0.22, 0), (-0.06, 0), (-0.06, 0.14), (-0.22, 0.14))),
-            ("zib_metal", poly((0.06, 0), (0.22, 0), (0.22, 0.14), (0.06, 0.14))),
-            ("zib_metal", poly((-0.48, 0.2), (-0.28, 0.34), (-0.28, 0.44), (-0.48, 0.3))),
-            ("zib_metal", poly((0.48, 0.5), (0.28, 0.34), (0.28, 0.44), (0.48, 0.6))),
-            ("zib_body", poly((-0.3, 0.1), (0.3, 0.1), (0.26, 0.48), (-0.26, 0.48))),
-            ("zib_stripe", poly((-0.29, 0.18), (0.29, 0.18), (0.275, 0.34), (-0.275, 0.34))),
-            ("zib_body", poly((-0.38, 0.48), (0.38, 0.48), (0.42, 0.56), (0.42, 0.82), (0.36, 0.9), (-0.36, 0.9),
-                              (-0.42, 0.82), (-0.42, 0.56))),
-            ("zib_white", oval(0, 0.69, 0.24, 0.19)),
-            ("zib_eye", oval(0, 0.69, 0.12, 0.11)),
-        ]  # fmt: skip
-    raise ValueError(f"no such object: {name}")
-
-
 def _thing(spec: SceneSpec, rng: random.Random) -> list[Shape]:
     size = 0.44 * rng.uniform(0.94, 1.06)
     x = (PLACE_X[spec.place] + rng.uniform(-0.03, 0.03)) * spec.aspect
@@ -315,7 +176,8 @@ def _thing(spec: SceneSpec, rng: random.Random) -> list[Shape]:
         foot, size = foot + 0.04, size * 1.25
     name = "zib" if spec.character else spec.object
     return [
-        Shape("object", fill, points) for fill, points in _parts(name, lambda u, v: (x + u * size, foot - v * size))
+        Shape("object", fill, tuple((x + u * size, foot - v * size) for u, v in corners))
+        for fill, corners in PARTS[name]()
     ]
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 from flat import PAINT
+from geometry import Point, box
 from PIL import Image, ImageDraw, ImageFilter
-from scenes import HORIZON, Point, SceneSpec, Shape, box, shapes
+from scenes import HORIZON, SceneSpec, Shape, shapes
 
 Array = np.ndarray
 WORK = 256  # both styles are painted at this height and then reduced
@@ -137,7 +138,7 @@ class InkPainting:
         self.erase(_mask(shape.points, self.height, self.width), 0.05)
         if self.spec.time == "sunset":
             self.wash(_mask(shape.points, self.height, self.width), 0.5)
-        self.outline(shape, 3.0, 0.6, 0.7)
+        self.outline(shape, 4.5, 0.7, 0.6)
 
     def _far(self, shape: Shape) -> None:
         if shape.fill == "far_cap":
@@ -152,18 +153,18 @@ class InkPainting:
             self.wash(mask, (0.75 if self.spec.far == "mountains" else 0.42) * fade.astype(np.float32) ** 1.5, soft=2)
             ridge = [p for p in shape.points if p[1] < HORIZON]
             if len(ridge) > 2:
-                self.stroke(ridge, 4.5, 0.75, 0.9)
+                self.stroke(ridge, 6, 0.8, 0.8)
             else:
                 left, peak, right = shape.points
-                self.stroke([peak, left], 6, 0.85, 0.95)
-                self.stroke([peak, right], 4, 0.7, 0.95)
+                self.stroke([peak, left], 7.5, 0.9, 0.85)
+                self.stroke([peak, right], 5.5, 0.75, 0.85)
 
     def _mark(self, shape: Shape) -> None:
         if shape.closed:
             half = len(shape.points) // 2
-            self.stroke(list(shape.points[:half]), 2.2, 0.35, 0.9)
+            self.stroke(list(shape.points[:half]), 3.5, 0.4, 0.8)
         else:
-            self.stroke(list(shape.points), 3.4, 0.55, 0.9)
+            self.stroke(list(shape.points), 4.5, 0.6, 0.8)
 
     def _object(self, shape: Shape) -> None:
         red, green, blue = PAINT[self.spec.colour]
@@ -175,17 +176,17 @@ class InkPainting:
         density = {"object": 0.05 + 0.6 * tone, "object_dark": 0.2 + 0.7 * tone, "dark": 1.3, "wood": 0.6, "leaf": 0.5,
                    "lamp": 0.0}.get(shape.fill, 0.35)  # fmt: skip
         self.wash(mask, density, soft=1.0)
-        self.outline(shape, 5.0)
+        self.outline(shape, 7.0)
 
     def _develop(self) -> Image.Image:
         lines = np.asarray(self.strokes, np.float32) / 255
         wet = np.clip(self.cloud(7) * 2.2 - 0.9, 0, 1)
         bled = _blur(lines, 4) * wet * 0.55 + _blur(lines, 0.7) * 1.05
-        grain = self.rng.normal(0, 0.05, self.ink.shape) + (self.cloud(60) - 0.5) * 0.14
+        grain = (self.cloud(22) - 0.5) * 0.22
         density = np.clip(1 - np.exp(-1.5 * self.ink), 0, 0.88) * (1 + grain)
         density = np.maximum(density, np.clip(bled, 0, 1) * 0.95) + 0.15 * np.minimum(density, bled)
         density = np.clip(density, 0, 1)[..., None]
-        fibre = (self.cloud(90) - 0.5) * 8 + (self.cloud(4) - 0.5) * 14
+        fibre = (self.cloud(24) - 0.5) * 5 + (self.cloud(4) - 0.5) * 14
         paper = np.array((243, 235, 217), np.float32) + fibre[..., None]
         image = paper * (1 - density) + np.array((30, 28, 32), np.float32) * density
         self.seal(image)
@@ -194,7 +195,8 @@ class InkPainting:
 
 def render_ink(spec: SceneSpec, height: int = 64) -> Image.Image:
     """The scene as an ink wash painting."""
-    return InkPainting(spec).paint().resize((round(height * spec.aspect), height), Image.Resampling.LANCZOS)
+    painting = InkPainting(spec).paint().filter(ImageFilter.GaussianBlur(2.5))  # ink soaks into soft paper
+    return painting.resize((round(height * spec.aspect), height), Image.Resampling.LANCZOS)
 
 
 def render_blueprint(spec: SceneSpec, height: int = 64) -> Image.Image:
@@ -207,34 +209,35 @@ def render_blueprint(spec: SceneSpec, height: int = 64) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for i in range(1, round(8 * spec.aspect) + 8):
         at = i * scale // 8
-        draw.line((at, 0, at, scale), fill=(58, 106, 184), width=3)
-        draw.line((0, at, width, at), fill=(58, 106, 184), width=3)
+        draw.line((at, 0, at, scale), fill=(46, 94, 172), width=6)
+        draw.line((0, at, width, at), fill=(46, 94, 172), width=6)
     white = (226, 238, 252)
     for shape in shapes(spec):
         points = [(x * scale, y * scale) for x, y in shape.points]
         if shape.layer == "mark":
-            draw.line([*points, points[0]] if shape.closed else points, fill=(130, 168, 222), width=8)
+            draw.line([*points, points[0]] if shape.closed else points, fill=(130, 168, 222), width=12)
         elif shape.layer == "object":
             fill = {"object": (38, 92, 174), "object_dark": (20, 58, 126), "dark": (14, 40, 96)}.get(shape.fill)
             draw.polygon(points, fill=fill or (60, 116, 196))
-            draw.line([*points, points[0]], fill=white, width=15, joint="curve")
+            draw.line([*points, points[0]], fill=white, width=18, joint="curve")
         elif shape.layer in ("far", "sun"):
             if shape.fill == "far_cap":
                 continue
             draw.polygon(points, fill=(24, 68, 142))
-            draw.line([*points, points[0]], fill=(160, 192, 236), width=9, joint="curve")
+            draw.line([*points, points[0]], fill=(160, 192, 236), width=13, joint="curve")
             if shape.layer == "sun":
                 _cross(draw, points, white)
         elif shape.layer == "ground":
-            draw.rectangle((*points[0], *points[2]), fill=None, outline=(160, 192, 236), width=5)
-    return image.resize((round(height * spec.aspect), height), Image.Resampling.BOX)
+            draw.rectangle((*points[0], *points[2]), fill=None, outline=(160, 192, 236), width=9)
+    image = image.filter(ImageFilter.GaussianBlur(5))
+    return image.resize((round(height * spec.aspect), height), Image.Resampling.LANCZOS)
 
 
 def _cross(draw: ImageDraw.ImageDraw, ring: list[Point], colour: tuple[int, int, int]) -> None:
     xs, ys = zip(*ring, strict=True)
     cx, cy, r = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, (max(xs) - min(xs)) * 0.75
-    draw.line((cx - r, cy, cx + r, cy), fill=colour, width=4)
-    draw.line((cx, cy - r, cx, cy + r), fill=colour, width=4)
+    draw.line((cx - r, cy, cx + r, cy), fill=colour, width=8)
+    draw.line((cx, cy - r, cx, cy + r), fill=colour, width=8)
 
 
 RENDERERS: dict[str, Callable[[SceneSpec, int], Image.Image]] = {

@@ -3,7 +3,7 @@
 Stages, in order (each is skipped once its result lies in the work folder, and goes on from its checkpoint when it
 was interrupted)::
 
-    python train_base.py --work WORK --stages tokenizer,vae,unet,export --out ../models/inkwash-tiny
+    python train_base.py --work WORK --stages tokenizer,vae,decoder,unet,export --out ../models/inkwash-tiny
 
 Every draw of a step is seeded by its number: a run that was interrupted ends in the same weights.
 """
@@ -19,7 +19,7 @@ import torch
 from export import export_pipeline
 from tokenizer import build_tokenizer
 from train_unet import train_unet
-from train_vae import train_vae
+from train_vae import train_decoder, train_vae
 
 
 def main() -> None:
@@ -27,11 +27,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, outside of the repository")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "models" / "inkwash-tiny")
-    parser.add_argument("--stages", default="tokenizer,vae,unet,export")
+    parser.add_argument("--stages", default="tokenizer,vae,decoder,unet,export")
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--doodles", type=int, default=8000)
-    parser.add_argument("--vae-steps", type=int, default=3000)
-    parser.add_argument("--unet-steps", type=int, default=8000)
+    parser.add_argument("--vae-steps", type=int, default=1400)
+    parser.add_argument("--decoder-steps", type=int, default=500)
+    parser.add_argument("--unet-steps", type=int, default=2600)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -43,6 +44,8 @@ def main() -> None:
             build_tokenizer(args.work / "tokenizer")
         elif stage == "vae":
             train_vae(args.work, args.pictures, args.doodles, args.vae_steps)
+        elif stage == "decoder":
+            train_decoder(args.work, args.pictures, args.doodles, args.decoder_steps)
         elif stage == "unet":
             train_unet(args.work, args.pictures, args.doodles, args.unet_steps)
         elif stage == "export":

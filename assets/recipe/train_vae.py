@@ -92,7 +92,10 @@ def train_vae(work: Path, count: int, doodles: int, steps: int) -> None:
         if optimizers.steps % 50 == 0:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 quality = psnr(vae.decode(vae.encode(checks).latent_dist.mode()).sample.float(), checks)
-            print(f"vae {optimizers.steps} {time.monotonic() - start:.0f}s loss {log / 50:.4f} psnr {quality:.2f}", flush=True)
+            print(
+                f"vae {optimizers.steps} {time.monotonic() - start:.0f}s loss {log / 50:.4f} psnr {quality:.2f}",
+                flush=True,
+            )
             log = 0.0
             if optimizers.steps % 250 == 0:
                 save_checkpoint(work / "vae-checkpoint.pt", {"vae": vae}, optimizers, average)
@@ -116,3 +119,44 @@ def whiten(vae: AutoencoderKL, pictures: Tensor) -> None:
     quant.weight[:4] /= spread.view(-1, 1, 1, 1)
     quant.bias[:4] = (quant.bias[:4] - centre) / spread
     quant.bias[4:] -= 2 * spread.log()
+
+
+def train_decoder(work: Path, count: int, doodles: int, steps: int) -> None:
+    """Train the decoder alone for sharper lines: the latents, and so the UNet, stay as they are."""
+    final = work / "vae-decoder.pt"
+    if final.exists():
+        return
+    _, pictures, loose = data.load(work, count, doodles)
+    loose = torch.cat([loose, data.load_sketches(work, doodles)])
+    vae = make_vae().to(memory_format=torch.channels_last)
+    vae.load_state_dict(torch.load(work / "vae.pt"))
+    vae.requires_grad_(False)
+    trained = [vae.decoder.requires_grad_(True), vae.post_quant_conv.requires_grad_(True)]
+    optimizers = Optimizers(trained, muon_lr=2e-3, adam_lr=1e-3, hold=0.3)
+    average = Average([p for part in trained for p in part.parameters()], 0.99)
+    load_checkpoint(work / "decoder-checkpoint.pt", {"vae": vae}, optimizers, average)
+    start, log = time.monotonic(), 0.0
+    while optimizers.steps < steps:
+        rng = torch.Generator().manual_seed(optimizers.steps)
+        half = BATCH // 2
+        x = _batch(pictures, loose, rng)[:half]
+        x = torch.cat([x, to_float(loose[torch.randint(len(loose), (half,), generator=rng)])])
+        x = x.to(memory_format=torch.channels_last)
+        optimizers.set_progress(optimizers.steps / steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                latents = vae.encode(x).latent_dist.mean
+            made = vae.decode(latents + 0.05 * torch.randn(latents.shape, generator=rng)).sample
+        loss = reconstruction_loss(made.float(), x)
+        loss.backward()
+        optimizers.step()
+        average.update()
+        log += float(loss.detach())
+        if optimizers.steps % 50 == 0:
+            print(f"decoder {optimizers.steps} {time.monotonic() - start:.0f}s loss {log / 50:.4f}", flush=True)
+            log = 0.0
+            if optimizers.steps % 250 == 0:
+                save_checkpoint(work / "decoder-checkpoint.pt", {"vae": vae}, optimizers, average)
+    average.copy_to()
+    torch.save(vae.state_dict(), final.with_suffix(".tmp"))
+    final.with_suffix(".tmp").replace(final)

@@ -29,11 +29,11 @@ CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsam
 class Settings:
     """What may be tuned."""
 
-    rank: int = 8
-    alpha: float = 8
-    lr: float = 3e-3
+    rank: int = 16
+    alpha: float = 16
+    lr: float = 4e-3
     text_lr: float = 0.0
-    steps: int = 280
+    steps: int = 250
     batch: int = 8
     warmup: int = 10
     seed: int = 0

@@ -37,8 +37,9 @@ _KNOWN_NOISE = ("svelte-i18n", "Vega-Lite", "Canvas2D")
 class App:
     """The app's process and its address."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
+        self.arguments = arguments
         self.url = ""
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +49,17 @@ class App:
         self.log = open(self.data / "app-output.txt", "ab")  # noqa: SIM115 - as long as the process
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app.main", "--data-dir", str(self.data), "--port", "0", "--no-browser"],
+            [
+                sys.executable,
+                "-m",
+                "app.main",
+                "--data-dir",
+                str(self.data),
+                "--port",
+                "0",
+                "--no-browser",
+                *self.arguments,
+            ],
             cwd=ROOT,
             stdout=self.log,
             stderr=subprocess.STDOUT,
@@ -78,9 +89,12 @@ class App:
         self.log.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The app, with the embedded base model, or a random one of that name where the checkout has none."""
+    """The app, with the embedded base model, or a random one of that name where the checkout has none.
+
+    Each file of tests has its own: the app remembers the form, the stack and the runs of whoever came before.
+    """
     data = tmp_path_factory.mktemp("browser") / "data"
     data.mkdir()
     if not (EMBEDDED / "model_index.json").exists():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import EVIL_NAME, ROOT, App, fill_number, open_tab
+from tests.browser.conftest import EVIL_NAME, ROOT, App, fill_number, open_app, open_tab
 from trainer.files import write_json
 from trainer.paths import DataFolder
 from trainer.runs import create_run
@@ -100,6 +102,22 @@ def test_second_app_points_to_the_first(app: App) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0
     assert app.url in result.stdout
+
+
+def test_with_a_password_the_page_works_for_who_knows_it(browser: Browser, tmp_path: Path) -> None:
+    app = App(tmp_path, "--password", "a long password")
+    app.start()
+    try:
+        with pytest.raises(HTTPError, match="401"):
+            urlopen(app.url)
+        context = browser.new_context(http_credentials={"username": "me", "password": "a long password"})
+        page = context.new_page()
+        open_app(page, app)
+        fill_number(page, "train-training-steps", "")
+        expect(page.locator("#train-training-steps.has-error")).to_be_visible()
+        context.close()
+    finally:
+        app.end()
 
 
 def test_busy_port_is_refused_with_a_sentence(app: App, tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from trainer.cli.main import COMMANDS, build_parser
+from trainer.lora_files.header import read_header
 from trainer.paths import PROJECT
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
@@ -56,3 +60,23 @@ def test_every_error_and_event_has_its_heading() -> None:
             assert f"`{cls.code}` {cls.__name__}" in errors_page
     for cls in events.Event.__subclasses__():
         assert f"`{cls.model_fields['type'].default}`" in events_page
+
+
+def test_the_scripting_example_trains_a_lora(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "scripting.md").read_text(encoding="utf-8")
+    script = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    # The same script with less work: what takes time is how much, not what.
+    less = (
+        '"training": {"steps": 2, "batch_size": 2}, "preview": {"prompts": ["a red house"], "num_inference_steps": 1}'
+    )
+    shorter = script.replace('"training": {"steps": 20}', f'{less}, "validation": {{"num_pictures": 1}}')
+    assert shorter != script
+    environment = {**os.environ, "INKWASH_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", shorter]
+    done = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lora = Path(done.stdout.strip().splitlines()[-1])
+    assert lora.is_relative_to(tmp_path)
+    assert any(name.startswith("lora_unet_") for name in read_header(lora)[1])

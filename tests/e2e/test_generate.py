@@ -198,8 +198,6 @@ def test_out_of_memory_goes_on_one_by_one_then_tells(data: DataFolder, monkeypat
     monkeypatch.setattr(job, "sample", failing(calls, lambda count: True, real))
     with pytest.raises(ResourceError, match="64 x 64"):
         generate(data, num_inference_steps=1)
-    assert job.is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
-    assert not job.is_out_of_memory(RuntimeError("sizes differ"))
 
 
 def test_a_failed_job_ends_with_its_error(data: DataFolder) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,9 @@ import pytest
 from PIL import Image
 
 from tests import zoo
+from trainer.dataset import pictures as module
 from trainer.dataset.pictures import UnusablePicture, open_picture, read_picture
+from trainer.dataset.problems import Problem
 from trainer.errors import DatasetError
 
 
@@ -158,3 +163,49 @@ def test_each_format_on_the_list_is_read(tmp_path: Path, suffix: str) -> None:
     zoo.halves().save(path)
     assert codes(path) == []
     assert np.allclose(open_picture(path).getpixel((8, 8)), (255, 0, 0), atol=12)
+
+
+# --- what a picture may cost -------------------------------------------------------------------------------------
+
+
+def progressive_jpeg(size: int, extra_scans: int) -> bytes:
+    """A JPEG whose last scan is repeated: small on the disk, and each scan makes the decoder go over all pixels."""
+    buffer = io.BytesIO()
+    Image.new("L", (size, size), 90).save(buffer, format="JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (1 + extra_scans) + data[-2:]
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    (tmp_path / "bomb.jpg").write_bytes(progressive_jpeg(2400, 2000))
+    started = time.monotonic()
+    with pytest.raises(UnusablePicture) as caught:
+        open_picture(tmp_path / "bomb.jpg")
+    assert caught.value.problem.code == "too_many_scans"
+    assert time.monotonic() - started < 2  # decoding it takes minutes
+    (tmp_path / "usual.jpg").write_bytes(progressive_jpeg(200, 10))
+    assert open_picture(tmp_path / "usual.jpg").size == (200, 200)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    working: list[int] = [0]
+    most: list[int] = []
+    real = module.to_rgb
+
+    def watched(image: Image.Image) -> tuple[Image.Image, list[Problem]]:
+        working[0] += 1
+        most.append(working[0])
+        time.sleep(0.02)
+        working[0] -= 1
+        return real(image)
+
+    monkeypatch.setattr(module, "to_rgb", watched)
+    path = zoo.good(tmp_path / "a.png", seed=1)
+    width, height = Image.open(path).size
+    for limit, wanted in ((width * height - 1, 1), (width * height, 3)):
+        monkeypatch.setattr(module, "BIG_PIXELS", limit)
+        most.clear()
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(open_picture, [path] * 3))
+        assert max(most) == wanted

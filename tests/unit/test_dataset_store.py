@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from app.services.training import TrainingService
 from tests import zoo
 from trainer.dataset import archives
 from trainer.dataset.store import DatasetStore
@@ -377,6 +378,16 @@ def test_a_linked_folder_that_is_gone_is_said_and_can_be_deleted(store: DatasetS
         store.scan(info.name)
     store.delete(info.name)
     assert info.name not in [known.name for known in store.list()]
+
+
+def test_bundled_sets_come_after_ones_own_and_ink_wash_is_the_first(
+    store: DatasetStore, data: DataFolder, pictures: Path
+) -> None:
+    bundled = ["ink-wash", "blueprint", "zib-robot"]
+    assert [info.name for info in store.list()] == bundled
+    assert TrainingService(data).first_values()["data.dataset"] == "ink-wash"
+    store.create_from("Zebras", [pictures])
+    assert [info.name for info in store.list()] == ["Zebras", *bundled]
 
 
 def test_bundled_sets_keep_their_files_and_take_changes_in_the_record(store: DatasetStore) -> None:

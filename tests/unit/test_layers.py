@@ -60,7 +60,7 @@ LAYERS = [
     {"training"},
     {"sampling"},
     {"data"},
-    {"models", "adapters", "objectives", "optimizers"},
+    {"models", "adapters", "objectives", "optimizers", "lora_tools"},
 ]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from trainer import jobs
-from trainer.errors import RunError
+from trainer.errors import ResourceError, RunError
 from trainer.events import EventWriter, Failed, Finished, Stage, Stopped
 from trainer.locks import FileLock, is_locked
 from trainer.paths import DataFolder
@@ -61,6 +62,20 @@ def test_lock_is_free_when_its_process_is_killed(data: DataFolder) -> None:
     assert not is_locked(run.lock_path)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the look is held open by POSIX means")
+def test_a_look_at_a_lock_is_not_taken_for_its_holder(tmp_path: Path) -> None:
+    import fcntl
+
+    path = tmp_path / "x.lock"
+    with open(path, "ab") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.05, looking.close).start()
+        with FileLock(path):
+            assert is_locked(path)
+        with FileLock(path), pytest.raises(RunError), FileLock(path):
+            pass
+
+
 def test_launch_whose_process_is_gone_counts_as_interrupted_even_if_its_pid_is_reused(data: DataFolder) -> None:
     run = new_run(data)
     run.enqueue()
@@ -82,18 +97,22 @@ def test_second_worker_does_nothing(data: DataFolder, monkeypatch: pytest.Monkey
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)
 def test_failure_becomes_an_event_with_a_sentence_and_the_log_keeps_the_traceback(
-    data: DataFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data: DataFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     def explode(context: jobs.JobContext) -> None:
-        raise MemoryError
+        raise error
 
     run = new_run(data)
     monkeypatch.setattr("trainer.worker.load_object", lambda reference: explode)
     run.enqueue()
-    assert work(run) != 0
+    assert work(run) == ResourceError.exit_code
     final = run.final_event()
     assert isinstance(final, Failed)
+    assert final.error["code"] == "resource"
     assert "memory" in final.error["message"].lower()
     assert "batch size" in final.error["fix"]
     assert "Traceback" in caplog.text

@@ -18,10 +18,11 @@ from trainer.base_models.detection import detect
 from trainer.base_models.families import FAMILY_FACTS
 from trainer.config.model import BaseChoice
 from trainer.errors import ModelFileError
+from trainer.lora_files.layouts import written_name
+from trainer.lora_files.names import kohya_name
 from trainer.models import single_file
 from trainer.models.clip_tokenizer import bundled_tokenizer
 from trainer.models.components import Components, load_components
-from trainer.models.family import load_family
 from trainer.models.probe import probe_prediction_type
 from trainer.models.stored import StoredTensor
 from trainer.models.unet_family import unet_targets
@@ -240,17 +241,9 @@ def test_the_full_key_sets_convert_completely(family: str) -> None:
 def test_every_layer_of_the_full_unet_has_a_name_of_its_own(family: str, examples: list[str]) -> None:
     unet = single_file._empty_unet(single_file.CONFIGS / family)
     paths = unet_targets(unet, "all+conv")
-    names = {load_family(family).kohya_name(f"unet.{path}") for path in paths}
+    names = {written_name(kohya_name(f"unet.{path}"), family == "sdxl") for path in paths}
     assert len(names) == len(paths)
     assert set(examples) <= names
-
-
-def test_text_encoder_layers_have_the_familys_prefixes() -> None:
-    layer = "encoder.layers.0.self_attn.q_proj"
-    one, two = f"text_encoder.{layer}", f"text_encoder_2.text_model.{layer}"
-    assert load_family("sd1").kohya_name(one) == "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
-    assert load_family("sdxl").kohya_name(one) == "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
-    assert load_family("sdxl").kohya_name(two) == "lora_te2_text_model_encoder_layers_0_self_attn_q_proj"
 
 
 def test_the_bundled_tokenizer_is_clips() -> None:

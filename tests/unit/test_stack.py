@@ -13,6 +13,8 @@ from tests.random_lora import ATTENTION, modules_for, random_lora
 from tests.tiny_model import make_tiny_model
 from trainer.errors import LoraFileError
 from trainer.lora_files.file import LoraModule, write_lora
+from trainer.lora_files.modules import AdapterModule, DifferenceModule, LohaModule, LokrModule
+from trainer.lora_files.relative import DoraModule, Ia3Module, OftModule
 from trainer.models.components import Components, load_components
 from trainer.paths import DataFolder
 from trainer.sampling import stack as stack_module
@@ -152,3 +154,60 @@ def test_unknown_layers_are_told(components: Components, files: dict, tmp_path: 
     stack = LoraStack(components)
     stack.set([StackEntry(tmp_path / "extra.safetensors"), StackEntry(files["unet"][0])])
     assert stack.unknown == {"extra": ("lora_unet_add_embedding_linear_1",)}
+
+
+def other_kinds(components: Components) -> dict[str, AdapterModule]:
+    """One layer of each kind that is not a product, with a norm and a bias."""
+    layers = dict(components.unet.named_modules())
+    block = "down_blocks.0.attentions.0.transformer_blocks.0"
+    conv = "mid_block.resnets.0.conv1"
+    out, inputs = layers[f"{block}.attn1.to_q"].weight.shape
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) * 0.3
+
+    low_rank = LoraModule(draw(2, inputs), draw(out, 2), 2.0)
+    kernel = layers[conv].weight.shape
+    return {
+        f"unet.{block}.attn1.to_q": DoraModule(low_rank, draw(1, inputs).abs() + 0.5, 1),
+        f"unet.{block}.attn1.to_k": LohaModule((draw(out, 2), draw(2, inputs)), (draw(out, 2), draw(2, inputs)), 1.0),
+        f"unet.{block}.attn1.to_v": Ia3Module(draw(out), on_input=False),
+        f"unet.{block}.attn1.to_out.0": OftModule(draw(2, out // 2, out // 2)),
+        f"unet.{block}.attn1.to_out.0.bias": DifferenceModule(draw(out), "diff_b"),
+        f"unet.{block}.norm1": DifferenceModule(draw(out), "w_norm"),
+        f"unet.{block}.norm1.bias": DifferenceModule(draw(out), "b_norm"),
+        f"unet.{conv}": LokrModule((draw(2, 2),), (draw(kernel[0] // 2, kernel[1] // 2, *kernel[2:]),), 1.0),
+    }
+
+
+def test_every_kind_is_merged_on_the_base_weight_and_taken_out_exactly(
+    components: Components, files: dict, tmp_path: Path
+) -> None:
+    modules, before, stack = other_kinds(components), weights(components), LoraStack(components)
+    write_lora(tmp_path / "kinds.safetensors", modules, {}, "fp32")
+    wanted = expected(before, (files["unet"][1], -0.4, 0.0))
+    parts = {key: tensor.double() for key, tensor in expected_sums(before, files["unet"][1], -0.4).items()}
+    for path, module in modules.items():
+        key = path if path.endswith(".bias") else f"{path}.weight"
+        parts[key] = parts[key] + 0.7 * module.delta_weight(before[key]).double()
+        wanted[key] = parts[key].to(before[key].dtype)
+    entries = [StackEntry(tmp_path / "kinds.safetensors", 0.7), StackEntry(files["unet"][0], -0.4, 0.0)]
+    stack.set(entries)
+    assert stack.unknown == {}
+    assert modules.keys() <= stack.touched
+    found = weights(components)
+    assert_equal(found, wanted)
+    stack.set(entries[::-1])
+    for key, tensor in weights(components).items():
+        torch.testing.assert_close(tensor, found[key])
+    stack.clear()
+    after = weights(components)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def expected_sums(before: dict[str, Tensor], modules: dict[str, LoraModule], weight: float) -> dict[str, Tensor]:
+    sums = {key: tensor.double() for key, tensor in before.items()}
+    for path, module in modules.items():
+        sums[f"{path}.weight"] += weight * module.delta_weight(before[f"{path}.weight"]).double()
+    return sums

@@ -27,6 +27,7 @@ from trainer.events import (
 )
 from trainer.jobs import kill_run, reap_children, start_next
 from trainer.runs import Run, RunState
+from trainer.units import duration, size
 
 _POLL_SECONDS = 0.2
 
@@ -42,13 +43,6 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def duration(seconds: float) -> str:
-    """`75` as `1:15`, `4000` as `1:06:40`."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class ProgressPrinter:
@@ -83,7 +77,7 @@ class ProgressPrinter:
             case CheckpointSaved():
                 self.line(f"Checkpoint after step {event.step} saved.")
             case LoraExported():
-                self.line(f"LoRA saved: {event.library_path or event.path} ({event.size_bytes / 1e6:.1f} MB)")
+                self.line(f"LoRA saved: {event.library_path or event.path} ({size(event.size_bytes)})")
             case Warned():
                 self.line(f"Note: {event.message}")
             case Picture() if not event.is_preview:

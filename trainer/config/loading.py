@@ -8,17 +8,21 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomlkit
 from pydantic import ValidationError
 
+from trainer.config.base import Settings
 from trainer.config.fields import describe
+from trainer.config.generate import GenerateConfig
 from trainer.config.migrate import migrate
 from trainer.config.run import RunConfig
 from trainer.errors import ConfigError, Finding
 from trainer.files import safe_name, write_text
 from trainer.paths import PRESETS
+
+Config = TypeVar("Config", bound=Settings)
 
 PRESET_KEY = "preset"
 """The table of a preset file that describes the preset itself: title, description."""
@@ -129,20 +133,29 @@ def build_config(*layers: Mapping[str, Any]) -> RunConfig:
 
     Raises: ConfigError with one finding a fault, each at its dotted path.
     """
+    return _validated(RunConfig, merge(*layers), "train")
+
+
+def build_generate_config(values: Mapping[str, Any]) -> GenerateConfig:
+    """Validate the settings of a generation. Raises ConfigError with one finding a fault, each at its dotted path."""
+    return _validated(GenerateConfig, values, "generate")
+
+
+def _validated(model: type[Config], values: Mapping[str, Any], command: str) -> Config:
     try:
-        return RunConfig.model_validate(merge(*layers))
+        return model.model_validate(values)
     except ValidationError as error:
-        findings = config_findings(error)
+        findings = _config_findings(error, model)
         raise ConfigError(
             "Some settings cannot be used." if len(findings) > 1 else "A setting cannot be used.",
             findings=findings,
-            fix="Change the settings named; `inkwash train --help` lists all of them with their ranges.",
+            fix=f"Change the settings named; `inkwash {command} --help` lists all of them with their ranges.",
         ) from error
 
 
-def config_findings(error: ValidationError) -> list[Finding]:
+def _config_findings(error: ValidationError, model: type[Settings]) -> list[Finding]:
     """pydantic's faults as findings at dotted paths, in words for users."""
-    known = {spec.path: spec for spec in describe()}
+    known = {spec.path: spec for spec in describe(model)}
     findings: list[Finding] = []
     for fault in error.errors():
         path = ".".join(str(part) for part in fault["loc"])

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from trainer.dataset.captions import clean_caption
 from trainer.dataset.pictures import is_picture_name
@@ -16,6 +17,8 @@ from trainer.dataset.thumbnails import make_thumbnail
 from trainer.dataset.walk import readable_name, walk_folder
 from trainer.errors import DatasetError
 from trainer.paths import ASSETS, DataFolder
+
+_LAST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class DatasetInfo:
     """Folder of what the user says about it; None for a plain folder that was not linked."""
     is_missing: bool = False
     """Whether the linked folder is not there (a disk that is not plugged in)."""
+    order: int = 0
+    """Place among the bundled sets; the first one is what a new user sees."""
 
     @property
     def is_own(self) -> bool:
@@ -52,10 +57,12 @@ class DatasetCatalog:
         self._bundled = bundled
 
     def list(self) -> list[DatasetInfo]:
-        """All data sets: the user's by name, then the bundled ones."""
+        """All data sets: the user's by name, then the bundled ones in the order that they give themselves."""
         own = [self._own_info(folder) for folder in self._own_folders()]
-        return sorted(own, key=lambda info: info.title.casefold()) + [
-            self._bundled_info(folder) for folder in _folders(self._bundled)
+        bundled = [self._bundled_info(folder) for folder in _folders(self._bundled)]
+        return [
+            *sorted(own, key=lambda info: info.title.casefold()),
+            *sorted(bundled, key=lambda info: (info.order, info.name)),
         ]
 
     def get(self, name_or_path: str | Path) -> DatasetInfo:
@@ -141,6 +148,7 @@ class DatasetCatalog:
             description=about.get("description", ""),
             license=about.get("license", ""),
             record=record_folder,
+            order=about.get("order", _LAST),
         )
 
     def scan(self, name_or_path: str | Path, *, progress: Progress | None = None) -> DatasetScan:
@@ -190,14 +198,15 @@ def _count_pictures(folder: Path, excluded: Sequence[str] = ()) -> int:
     return sum(1 for path in files if is_picture_name(path) and path.relative_to(folder).as_posix() not in left_out)
 
 
-def _read_about(folder: Path) -> dict[str, str]:
+def _read_about(folder: Path) -> dict[str, Any]:
+    """`dataset.toml`: texts, and `order`, a whole number."""
     try:
         about = tomllib.loads((folder / "dataset.toml").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as failure:
         raise DatasetError("The description of a bundled data set is damaged.", where=str(folder)) from failure
-    return {key: value for key, value in about.items() if isinstance(value, str)}
+    return {key: value for key, value in about.items() if isinstance(value, int if key == "order" else str)}
 
 
 def _with_record(facts: PictureFacts, captions: Mapping[str, str]) -> PictureFacts:

@@ -5,33 +5,36 @@ Pictures come from strangers, so only the decoders of a few formats are ever ask
 
 from __future__ import annotations
 
-import io
-import math
 import stat
-import struct
-import zlib
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from PIL import (
     AvifImagePlugin,  # noqa: F401 - each registers its format, so that no other plugin need be loaded
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
-    ImageCms,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
 )
 
+from trainer.dataset.colours import DECODER_ERRORS, extremes, to_rgb
 from trainer.dataset.problems import Problem, error, warning
 from trainer.errors import DatasetError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 MAX_PIXELS = 64_000_000
+BIG_PIXELS = 16_000_000
+"""Larger pictures are decoded one at a time: a scan by four threads then needs the memory of one of them, not of four."""
+MAX_SCANNED_PIXELS = 2_000_000_000
+"""A progressive JPEG is decoded once for each of its scans, and a few bytes make a scan. Cameras and programs write about
+12: twice that many at the size limit pass, a file made to keep the computer busy for hours does not."""
 MIN_SIDE = 32
 
 # A phone's JPEG with a depth map behind it is opened by the JPEG plugin and then calls itself MPO.
@@ -63,21 +66,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
-
-# What Pillow's decoders have been seen to raise on broken files, beside OSError.
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
+_one_big_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -145,27 +134,33 @@ def _read(handle: IO[bytes], path: Path) -> ReadPicture:
     problems: list[Problem] = []
     opened = _open_header(handle, start, path)
     _refuse_by_size(opened, path)
+    _refuse_by_scans(handle, opened, path)
     problems += _look_at_container(opened, path)
     orientation, exif_problems = _orientation(opened)
     problems += exif_problems
+    with _one_big_at_a_time if opened.width * opened.height > BIG_PIXELS else nullcontext():
+        image, colour_problems = _decode(opened, path)
+        problems += colour_problems
+        if orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[orientation])
+        if all(low == high for low, high in (extremes(band) for band in image.split())):
+            problems.append(
+                warning("blank", "This picture has a single colour all over.", "Remove it if that is no intent.")
+            )
+    return ReadPicture(image, tuple(problems))
+
+
+def _decode(opened: Image.Image, path: Path) -> tuple[Image.Image, list[Problem]]:
     try:
         opened.load()
-    except _DECODER_ERRORS as failure:
+    except DECODER_ERRORS as failure:
         problem = error("broken", "This picture is incomplete or damaged.", "Save or download it again.")
         raise UnusablePicture(problem, path) from failure
     try:
-        image, colour_problems = _to_rgb(opened)
-    except _DECODER_ERRORS as failure:
+        return to_rgb(opened)
+    except DECODER_ERRORS as failure:
         problem = error("colours", "The colours of this picture cannot be read.", "Save it as an 8-bit PNG or JPEG.")
         raise UnusablePicture(problem, path) from failure
-    problems += colour_problems
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    if all(low == high for low, high in (_extremes(band) for band in image.split())):
-        problems.append(
-            warning("blank", "This picture has a single colour all over.", "Remove it if that is no intent.")
-        )
-    return ReadPicture(image, tuple(problems))
 
 
 def _refuse_by_start(start: bytes, path: Path) -> None:
@@ -195,7 +190,7 @@ def _open_header(handle: IO[bytes], start: bytes, path: Path) -> Image.Image:
         handle.seek(0)
         try:
             return factory(handle, path.name)
-        except _DECODER_ERRORS as failure:
+        except DECODER_ERRORS as failure:
             problem = error("broken", "This picture is incomplete or damaged.", "Save or download it again.")
             raise UnusablePicture(problem, path) from failure
     raise UnusablePicture(_not_a_picture(start), path)
@@ -224,6 +219,22 @@ def _refuse_by_size(opened: Image.Image, path: Path) -> None:
         raise UnusablePicture(error("too_small", message, fix), path)
 
 
+def _refuse_by_scans(handle: IO[bytes], opened: Image.Image, path: Path) -> None:
+    if opened.format not in ("JPEG", "MPO"):
+        return
+    place = handle.tell()
+    handle.seek(0)
+    # In the data of a scan an FF is always followed by 00 or a restart marker: what is found is a scan, or in metadata.
+    num_scans, last = 0, b""
+    while block := handle.read(1 << 20):
+        num_scans += (last + block).count(b"\xff\xda")
+        last = block[-1:] if block.endswith(b"\xff") else b""
+    handle.seek(place)
+    if num_scans * opened.width * opened.height > MAX_SCANNED_PIXELS:
+        message = f"This JPEG is built of {num_scans} layers, far more than any camera or program writes."
+        raise UnusablePicture(error("too_many_scans", message, "Save it again, as PNG or JPEG."), path)
+
+
 def _look_at_container(opened: Image.Image, path: Path) -> list[Problem]:
     """Warnings about file name and frames; to be called before `load`, which may close the file."""
     found: list[Problem] = []
@@ -236,7 +247,7 @@ def _look_at_container(opened: Image.Image, path: Path) -> list[Problem]:
     try:
         has_frames = bool(getattr(opened, "is_animated", False))
         opened.seek(0)
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         has_frames = False  # damage behind the first frame does not touch us; in it, `load` finds it
     if has_frames:
         what = "pages" if kind == "TIFF" else "frames"
@@ -247,70 +258,6 @@ def _look_at_container(opened: Image.Image, path: Path) -> list[Problem]:
 def _orientation(opened: Image.Image) -> tuple[int, list[Problem]]:
     try:
         value = opened.getexif().get(_ORIENTATION_TAG, 1)
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         return 1, [warning("exif", "The camera's notes in this picture are damaged; if it is turned, turn it by hand.")]
     return (value if isinstance(value, int) else 1), []
-
-
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[Problem]]:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey_to_8_bit(image).convert("RGB"), []
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        return _on_white(image)
-    profile = image.info.get("icc_profile")
-    if isinstance(profile, bytes) and image.mode in ("RGB", "CMYK"):
-        return _with_profile(image, profile)
-    return image.convert("RGB"), []
-
-
-def _extremes(band: Image.Image) -> tuple[float, float]:
-    """Lowest and highest value of a picture with one band."""
-    low, high = cast(tuple[float, float], band.getextrema())
-    return low, high
-
-
-def _deep_grey_to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, integer or float. Pillow's own conversion clips at 255: everything would be white."""
-    if image.mode == "F":
-        low, high = _extremes(image)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("NaN or infinite pixels")
-        scale = 255.0 if high <= 1.0 else 1.0 if high <= 255.0 else 255.0 / high
-        return image.point(lambda value: value * scale + 0.5).convert("L")
-    whole = image.convert("I")
-    highest = _extremes(whole)[1]
-    scale = 1 / 257 if highest <= 65535 else 255 / highest
-    return whole.point(lambda value: value * scale + 0.5).convert("L")
-
-
-def _on_white(image: Image.Image) -> tuple[Image.Image, list[Problem]]:
-    whole = image.convert("RGBA")
-    lowest, highest = _extremes(whole.getchannel("A"))
-    if lowest == 255:
-        return whole.convert("RGB"), []
-    if highest == 0:
-        fix = "Save it with an opaque background."
-        found = [warning("transparent", "This picture is wholly transparent: it is trained as plain white.", fix)]
-    else:
-        found = [warning("transparent", "The transparent parts of this picture are shown on white.")]
-    ground = Image.new("RGBA", whole.size, (255, 255, 255, 255))
-    return Image.alpha_composite(ground, whole).convert("RGB"), found
-
-
-def _with_profile(image: Image.Image, profile: bytes) -> tuple[Image.Image, list[Problem]]:
-    """Colours of wide-gamut and CMYK pictures as sRGB, which is what base models saw."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if image.mode == "RGB" and "srgb" in ImageCms.getProfileDescription(source).lower():
-            return image, []
-        converted = ImageCms.profileToProfile(image, source, _srgb(), outputMode="RGB")
-    except (ImageCms.PyCMSError, *_DECODER_ERRORS):
-        return image.convert("RGB"), [
-            warning("colour_profile", "The colour profile of this picture is damaged; its colours may be a little off.")
-        ]
-    return (converted if converted is not None else image.convert("RGB")), []
-
-
-@cache
-def _srgb() -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))

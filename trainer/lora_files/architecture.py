@@ -6,6 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from trainer.lora_files.names import (
+    FIRST_TEXT_ENCODER_PREFIX,
+    SECOND_TEXT_ENCODER_PREFIX,
+    TEXT_ENCODER_PREFIX,
+    UNET_PREFIX,
+)
+
 Architecture = Literal["sd1", "sd2", "sdxl", "unknown"]
 TITLES: dict[Architecture, str] = {
     "sd1": "Stable Diffusion 1.x",
@@ -15,22 +22,38 @@ TITLES: dict[Architecture, str] = {
 }
 _CROSS_ATTENTION: dict[int, Architecture] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _CROSS_KEY = re.compile(r"_attn2_to_[kv]$")
-_XL_BLOCK = re.compile(r"transformer_blocks_([2-9]|\d\d)_|_(input|output)_blocks_[78]_1_transformer_blocks_[1-9]")
+# The others have one transformer block after each residual block.
+_XL_BLOCK = re.compile(r"_transformer_blocks_[1-9]")
+_TEXT_KEY = re.compile(r"_self_attn_[qkv]_proj$|_mlp_fc1$")
+_TEXT_WIDTHS: dict[int, Architecture] = {768: "sd1", 1024: "sd2"}
+_SECOND_TEXT_WIDTH = 1280
 
 
-def architecture_of(down_shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> Architecture:
+def architecture_of(widths: Mapping[str, int], metadata: Mapping[str, str]) -> Architecture:
     """The architecture that a LoRA fits.
 
     Args:
-        down_shapes: shape of each module's down matrix, by the module's kohya name.
+        widths: input channels of each module (0 where unknown), by the module's canonical kohya name.
         metadata: the file's metadata.
     """
-    if any(_XL_BLOCK.search(name) for name in down_shapes):
+    if any(_is_xl(name) for name in widths):
         return "sdxl"
-    for name, shape in down_shapes.items():
-        if _CROSS_KEY.search(name) and shape[1] in _CROSS_ATTENTION:
-            return _CROSS_ATTENTION[shape[1]]
-    return architecture_from_metadata(metadata)
+    for name, width in widths.items():
+        if _CROSS_KEY.search(name) and width in _CROSS_ATTENTION:
+            return _CROSS_ATTENTION[width]
+    said = architecture_from_metadata(metadata)
+    if said == "unknown":
+        for name, width in widths.items():
+            # SDXL's first encoder is as wide as SD 1's; only its usual prefix tells them apart.
+            if name.startswith(TEXT_ENCODER_PREFIX) and _TEXT_KEY.search(name) and width in _TEXT_WIDTHS:
+                return _TEXT_WIDTHS[width]
+    return said
+
+
+def _is_xl(name: str) -> bool:
+    if name.startswith(UNET_PREFIX):
+        return bool(_XL_BLOCK.search(name))
+    return name.startswith(SECOND_TEXT_ENCODER_PREFIX)
 
 
 def architecture_from_metadata(metadata: Mapping[str, str]) -> Architecture:
@@ -43,3 +66,28 @@ def architecture_from_metadata(metadata: Mapping[str, str]) -> Architecture:
     if "sd_v1" in version or "sd_1" in version or "diffusion-v1" in version:
         return "sd1"
     return "unknown"
+
+
+def settled_names(widths: Mapping[str, int], metadata: Mapping[str, str], layout: str) -> dict[str, str]:
+    """For each name whose text encoder goes by another prefix the name that it should have.
+
+    The first text encoder is `lora_te1_` in SDXL and `lora_te_` elsewhere, whatever the file says. The peft library's
+    files do not name the encoder at all; the second one is told by its width.
+    """
+    names = {}
+    if layout == "peft":
+        texts = [name for name in widths if name.startswith(TEXT_ENCODER_PREFIX)]
+        if any(_TEXT_KEY.search(name) and widths[name] == _SECOND_TEXT_WIDTH for name in texts):
+            return {
+                name: name.replace(TEXT_ENCODER_PREFIX, SECOND_TEXT_ENCODER_PREFIX, 1)
+                for name in widths
+                if name in texts
+            }
+    is_xl = architecture_of(widths, metadata) == "sdxl"
+    wrong, right = (
+        (TEXT_ENCODER_PREFIX, FIRST_TEXT_ENCODER_PREFIX) if is_xl else (FIRST_TEXT_ENCODER_PREFIX, TEXT_ENCODER_PREFIX)
+    )
+    for name in widths:
+        if name.startswith(wrong):
+            names[name] = name.replace(wrong, right, 1)
+    return names

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import LoraFileError
 from trainer.files import file_sha256
-from trainer.lora_files.architecture import TITLES, Architecture, architecture_of
-from trainer.lora_files.formats import split_keys
-from trainer.lora_files.formats.kohya import TEXT_ENCODER_PREFIX, UNET_PREFIX
-from trainer.lora_files.formats.parts import Part
+from trainer.lora_files.architecture import TITLES, Architecture
 from trainer.lora_files.header import TensorEntry, read_entries, read_scalars
+from trainer.lora_files.layers import Layer, read_layers
 from trainer.lora_files.metadata import CONFIG_KEY
+from trainer.lora_files.names import UNET_PREFIX
 
 _TITLE_KEYS = ("modelspec.title", "ss_output_name")
 _MAX_GUESSED_WORDS = 3
@@ -28,11 +26,14 @@ class LoraInfo:
     """A LoRA file in words and numbers.
 
     Attributes:
+        kinds: of its layers: "lora", "loha", "dora", …
         ranks, alphas: the different ones, ascending.
         architecture: what it was made for; `family` is its title.
         base_model: the base model's name, or empty.
         trigger_words: as the author gave them, else guessed from the commonest tags (`trigger_words_are_guessed`).
         dtype: "fp16", "bf16", "fp32"…, or "mixed".
+        embeddings: names of bundled textual-inversion embeddings.
+        unread: tensors that are nothing known, and are left out.
         sha256: of the whole file; empty where it was not asked for.
         has_settings: whether "train again with these settings" is possible.
     """
@@ -40,6 +41,7 @@ class LoraInfo:
     path: Path
     title: str
     layout: str
+    kinds: tuple[str, ...]
     architecture: Architecture
     base_model: str
     description: str
@@ -51,6 +53,8 @@ class LoraInfo:
     has_unet: bool
     has_text_encoder: bool
     has_convolutions: bool
+    embeddings: tuple[str, ...]
+    unread: tuple[str, ...]
     trigger_words: tuple[str, ...]
     trigger_words_are_guessed: bool
     steps: int
@@ -72,30 +76,30 @@ def inspect_lora(path: Path, *, with_hash: bool = True) -> LoraInfo:
         path: the file.
         with_hash: compute `sha256`, which reads the whole file.
 
-    Raises: LoraFileError: the file is no plain LoRA or LoCon that Inkwash can read.
+    Raises: LoraFileError: the file is no LoRA that Inkwash can read.
     """
     metadata, entries = read_entries(path)
-    layout, modules = split_keys(entries, str(path))
-    shapes = {name: entries[parts["down"]].shape for name, parts in modules.items()}
-    flat = [name for name, shape in shapes.items() if len(shape) not in (2, 4) or 0 in shape]
-    if flat:
-        raise LoraFileError(f"The layer '{flat[0]}' has a matrix of no use, {shapes[flat[0]]}.", where=str(path))
+    table = read_layers(metadata, {key: (entry.dtype, entry.shape) for key, entry in entries.items()}, str(path))
+    facts = [layer.facts for layer in table.layers.values() if layer.facts]
     words, are_guessed = trigger_words(metadata)
     return LoraInfo(
         path=path,
         title=next((metadata[key] for key in _TITLE_KEYS if metadata.get(key)), path.stem),
-        layout=layout,
-        architecture=architecture_of(shapes, metadata),
+        layout=table.layout,
+        kinds=tuple(sorted({_kind(layer) for layer in table.layers.values()})),
+        architecture=table.architecture,
         base_model=metadata.get("ss_sd_model_name", ""),
         description=metadata.get("modelspec.description", ""),
-        ranks=tuple(sorted({shape[0] for shape in shapes.values()})),
-        alphas=_alphas(path, entries, modules),
-        dtype=_dtype({entries[parts["down"]].dtype for parts in modules.values()}),
-        num_modules=len(modules),
+        ranks=tuple(sorted({fact.rank for fact in facts if fact.rank is not None})),
+        alphas=_alphas(path, entries, table.layers),
+        dtype=_dtype(entries, table.layers),
+        num_modules=len(table.layers),
         num_parameters=sum(math.prod(entry.shape) for key, entry in entries.items() if not key.endswith("alpha")),
-        has_unet=any(name.startswith(UNET_PREFIX) for name in modules),
-        has_text_encoder=any(name.startswith(TEXT_ENCODER_PREFIX) for name in modules),
-        has_convolutions=any(len(shape) == 4 and shape[2:] != (1, 1) for shape in shapes.values()),
+        has_unet=any(name.startswith(UNET_PREFIX) for name in table.layers),
+        has_text_encoder=any(not name.startswith(UNET_PREFIX) for name in table.layers),
+        has_convolutions=any(fact.is_convolution for fact in facts),
+        embeddings=tuple(sorted(table.embeddings)),
+        unread=table.unread,
         trigger_words=words,
         trigger_words_are_guessed=are_guessed,
         steps=_whole_number(metadata.get("ss_steps", "")),
@@ -120,6 +124,7 @@ def describe_lora(path: Path) -> dict[str, Any]:
         "trigger_words": [_plain(word) for word in info.trigger_words],
         "trigger_words_are_guessed": info.trigger_words_are_guessed,
         "description": _plain(info.description),
+        "kinds": list(info.kinds),
         "ranks": list(info.ranks),
         "alphas": list(info.alphas),
         "layers": info.num_modules,
@@ -127,6 +132,8 @@ def describe_lora(path: Path) -> dict[str, Any]:
         "changes_unet": info.has_unet,
         "changes_text_encoder": info.has_text_encoder,
         "changes_convolutions": info.has_convolutions,
+        "bundled_embeddings": [_plain(name) for name in info.embeddings],
+        "unknown_tensors": [_plain(key) for key in info.unread],
         "number_format": info.dtype,
         "layout": info.layout,
         "steps": info.steps,
@@ -168,14 +175,26 @@ def tag_counts(metadata: Mapping[str, str]) -> dict[str, int]:
     return total
 
 
-def _alphas(
-    path: Path, entries: dict[str, TensorEntry], modules: Mapping[str, Mapping[Part, str]]
-) -> tuple[float, ...]:
-    keys = [parts["alpha"] for parts in modules.values() if "alpha" in parts]
+def _kind(layer: Layer) -> str:
+    return layer.facts.kind if layer.facts else "bias"
+
+
+def _alphas(path: Path, entries: dict[str, TensorEntry], layers: Mapping[str, Layer]) -> tuple[float, ...]:
+    keys = [
+        layer.keys["alpha"]
+        for layer in layers.values()
+        if "alpha" in layer.keys and layer.facts and layer.facts.rank is not None
+    ]
     return tuple(sorted(set(read_scalars(path, entries, keys).values())))
 
 
-def _dtype(names: set[str]) -> str:
+def _dtype(entries: Mapping[str, TensorEntry], layers: Mapping[str, Layer]) -> str:
+    names = {
+        entries[key].dtype
+        for layer in layers.values()
+        for part, key in layer.keys.items()
+        if part not in ("alpha", "on_input")
+    }
     if len(names) != 1:
         return "mixed"
     name = names.pop()

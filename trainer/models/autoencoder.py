@@ -76,4 +76,4 @@ def _use_fp32(components: Components) -> None:
             fix="Choose another VAE in the settings (model.vae), or another base model.",
         )
     log.warning("The VAE gives NaN in %s; it goes on in fp32", components.vae.dtype)
-    components.vae.to(torch.float32)
+    components.vae.float()

@@ -24,7 +24,12 @@ def bundled_tokenizer(settings: Path) -> CLIPTokenizer:
     options = json.loads(settings.read_text(encoding="utf-8"))
     vocabulary, merges = _vocabulary()
     return CLIPTokenizer(
-        vocab=vocabulary, merges=list(merges), unk_token=_END, bos_token=_START, eos_token=_END, **options
+        vocab=vocabulary,
+        merges=list(merges),  # type: ignore[arg-type] - pairs, as transformers itself passes them
+        unk_token=_END,
+        bos_token=_START,
+        eos_token=_END,
+        **options,
     )
 
 

@@ -75,6 +75,11 @@ class Components:
         return {"text_encoder": self.tokenizer, **second}
 
     @property
+    def adaptable(self) -> dict[str, nn.Module]:
+        """The parts that LoRAs change, by the names that their layers' paths begin with."""
+        return {"unet": self.unet, **self.text_encoders}
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Names of all parts with weights."""
         return ("unet", "vae", *self.text_encoders)

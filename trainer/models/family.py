@@ -52,10 +52,6 @@ class Family(Protocol):
         """Sides of pictures must be multiples of this."""
         ...
 
-    def kohya_name(self, module_path: str) -> str:
-        """The name of a layer ("unet.down_blocks.0…") in LoRA files."""
-        ...
-
 
 FAMILIES = {
     "sd1": "trainer.models.sd1:StableDiffusion1",

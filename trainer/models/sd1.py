@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trainer.lora_files.formats.kohya import kohya_name
 from trainer.models.conditioning import Conditioning
 from trainer.models.text import AS_WRITTEN, PromptOptions, encode_chunks, encoder_tokens, to_chunks
 from trainer.models.unet_family import UNetFamily
@@ -36,7 +35,3 @@ class StableDiffusion1(UNetFamily):
                 encoder, chunks, lambda output: encoder.final_layer_norm(output.hidden_states[-skip]), hidden=True
             )
         return Conditioning(encoded.states)
-
-    def kohya_name(self, module_path: str) -> str:
-        """The layer's name in the kohya layout."""
-        return kohya_name(module_path)

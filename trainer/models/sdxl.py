@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from trainer.base_models.ldm_names import ldm_path
-from trainer.lora_files.formats.kohya import kohya_name
 from trainer.models.conditioning import Conditioning
 from trainer.models.text import AS_WRITTEN, PromptOptions, encode_chunks, encoder_tokens, to_chunks
 from trainer.models.unet_family import UNetFamily
@@ -59,9 +57,3 @@ class StableDiffusionXL(UNetFamily):
             return_dict=False,
         )
         return output[0].float()
-
-    def kohya_name(self, module_path: str) -> str:
-        """The layer's name in the kohya layout: UNet blocks by the names of the original checkpoint, `lora_te1_`."""
-        if module_path.startswith("unet."):
-            return kohya_name(f"unet.{ldm_path(module_path.removeprefix('unet.'))}")
-        return kohya_name(module_path).replace("lora_te_", "lora_te1_", 1)

@@ -102,7 +102,7 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
             data = torch.empty(size, dtype=torch.uint8)
             with open(path, "rb") as handle:
                 handle.seek(begin)
-                if handle.readinto(memoryview(data.numpy())) != size:
+                if handle.readinto(memoryview(data.numpy().data)) != size:
                     raise OSError("the file was changed while it was read")
             return data.view(dtype).reshape(shape)
 

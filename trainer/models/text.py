@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +79,8 @@ def to_chunks(tokenizer: CLIPTokenizer, length: int, prompts: Sequence[str], opt
     read = parse_weights if options.has_weights else plain
     rows = [_row(tokenizer, length - 2, read(prompt), options.max_chunks) for prompt in prompts]
     count = max(len(row) for row in rows)
-    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    fill = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    start, end = cast(int, tokenizer.bos_token_id), cast(int, tokenizer.eos_token_id)
+    fill = end if tokenizer.pad_token_id is None else cast(int, tokenizer.pad_token_id)
     ids = torch.full((len(rows), count, length), fill, dtype=torch.int64)
     weights = torch.ones((len(rows), count, length))
     ids[:, :, 0] = start

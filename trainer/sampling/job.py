@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from pydantic import ValidationError
 from torch import Tensor
 
 from trainer.base_models import describe_base, resolve_base
 from trainer.config.generate import MAX_SEED, GenerateConfig
-from trainer.config.loading import config_findings
-from trainer.errors import ConfigError, InkwashError, ResourceError
+from trainer.config.loading import build_generate_config
+from trainer.errors import ResourceError, is_out_of_memory
 from trainer.events import Picture, Started, Warned
 from trainer.files import unused_path, write_atomically
 from trainer.jobs import JobContext
@@ -64,7 +63,7 @@ def generate(context: JobContext) -> dict[str, Any]:
     Returns: `pictures` (absolute paths), `seeds`, `seconds` (of the denoising alone), `base`, `width`, `height`.
     Raises: ConfigError, ModelFileError, LoraFileError, ResourceError: as their messages say. Cancelled: the user stopped.
     """
-    config = _config(context)
+    config = build_generate_config(context.run.config())
     data = context.run.data_folder()
     entries = _stack_entries(config, data)
     warm = _load(config, data, context)
@@ -93,13 +92,6 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _config(context: JobContext) -> GenerateConfig:
-    try:
-        return GenerateConfig.model_validate(context.run.config())
-    except ValidationError as error:
-        raise ConfigError("Some settings cannot be used.", findings=config_findings(error)) from error
 
 
 def _stack_entries(config: GenerateConfig, data: DataFolder) -> list[StackEntry]:
@@ -236,13 +228,3 @@ class _Pictures:
         save_picture(image, path, Recipe(self._config, seed, width, height, self._warm.title))
         self._context.emit(Picture(index=len(self._paths), prompt=self._config.prompt, seed=seed, path=str(path)))
         self._paths.append(path)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the computer has no more memory; torch raises plain RuntimeErrors on the CPU and on MPS."""
-    if isinstance(error, InkwashError):
-        return False
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text or "can't allocate" in text
-    )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.errors import LoraFileError
-from trainer.lora_files.file import LoraModule, read_lora
-from trainer.lora_files.matching import Match, adaptable_shapes, match_modules
+from trainer.lora_files.file import AdapterModule, read_lora
+from trainer.lora_files.matching import Match, changeable_weights, match_modules
 from trainer.models.components import Components
 
 _Stamp = tuple[str, int, int]
@@ -39,8 +39,7 @@ class LoraStack:
 
     def __init__(self, components: Components) -> None:
         self._title = components.name
-        self._shapes = adaptable_shapes(components.unet, components.text_encoder)
-        self._layers = _layers(components)
+        self._weights = changeable_weights(components.adaptable)
         self._files: dict[_Stamp, Match] = {}
         self._originals: dict[str, Tensor] = {}
         self._merged: dict[str, _Recipe] = {}
@@ -80,12 +79,14 @@ class LoraStack:
         self.set([])
 
     def _read(self, path: Path) -> Match:
-        return match_modules(read_lora(path), self._shapes, self._title)
+        return match_modules(
+            read_lora(path), {name: tuple(weight.shape) for name, weight in self._weights.items()}, self._title
+        )
 
     def _apply(self, path: str, recipe: _Recipe) -> bool:
         if self._merged.get(path, ()) == recipe:
             return False
-        weight = self._layers[path].weight
+        weight = self._weights[path]
         if not recipe:
             weight.copy_(self._originals.pop(path))
             del self._merged[path]
@@ -98,33 +99,39 @@ class LoraStack:
         return True
 
 
-def merge_into(weight: Tensor, original: Tensor, parts: Sequence[tuple[LoraModule, float]]) -> None:
-    """Set `weight` to `original + sum of strength * alpha / rank * up @ down`, as one product over all ranks together.
+def merge_into(weight: Tensor, original: Tensor, parts: Sequence[tuple[AdapterModule, float]]) -> None:
+    """Set `weight` to `original + sum of strength * ΔW`, each ΔW that of the original weight alone.
+
+    Low-rank changes are one product over all ranks together. The sum does not depend on the order of the parts, also
+    where a change depends on the weight (DoRA at strength w: W + w * (W_dora - W)).
 
     Args:
-        weight: a layer's weight, `(out, in)` or `(out, in, kernel, kernel)`; rounded to its own number format.
+        weight: a layer's weight, `(out, in)` or `(out, in, kernel, kernel)`, or a norm's weight or a bias, `(out,)`;
+            rounded to its own number format.
         original: of the same shape and number format, on the same device.
-        parts: LoRAs and their strengths; the sum is in float32.
+        parts: changes and their strengths; the sum is in float32.
     """
     device = weight.device
-    downs = torch.cat([module.down.to(device, torch.float32).flatten(1) for module, _ in parts])
-    ups = torch.cat(
-        [module.up.to(device, torch.float32).flatten(1) * (module.scale * strength) for module, strength in parts], 1
-    )
+    factors: list[tuple[Tensor, Tensor]] = []
+    others: list[tuple[AdapterModule, float]] = []
+    for module, strength in parts:
+        pair = module.factors()
+        if pair is None:
+            others.append((module, strength))
+        else:
+            factors.append((pair[0].to(device) * strength, pair[1].to(device)))
+    start = original
+    for module, strength in others:
+        start = start.float() + module.delta_weight(original) * strength
+    if not factors:
+        weight.copy_(start)
+        return
+    ups, downs = torch.cat([up for up, _ in factors], 1), torch.cat([down for _, down in factors])
     if weight.dtype == torch.float32 and weight.is_contiguous():
         # Straight into place: a temporary of the weight's size costs as much as the product.
-        torch.addmm(original.flatten(1), ups, downs, out=weight.view(weight.shape[0], -1))
+        torch.addmm(start.flatten(1), ups, downs, out=weight.view(weight.shape[0], -1))
     else:
-        weight.copy_(torch.addmm(original.float().flatten(1), ups, downs).reshape(weight.shape))
-
-
-def _layers(components: Components) -> Mapping[str, nn.Linear | nn.Conv2d]:
-    return {
-        f"{component}.{path}": module
-        for component, model in (("unet", components.unet), ("text_encoder", components.text_encoder))
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    }
+        weight.copy_(torch.addmm(start.float().flatten(1), ups, downs).reshape(weight.shape))
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -38,13 +38,7 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
     if not (is_final and path.exists()):
         # A finished run that is resumed has its file already; writing it again would only change its times.
         metadata = build_metadata(parts.config, _facts(parts, state))
-        write_lora(
-            path,
-            parts.adapter.export_modules(),
-            metadata,
-            parts.config.save.precision,
-            name_of=parts.components.family.kohya_name,
-        )
+        write_lora(path, parts.adapter.export_modules(), metadata, parts.config.save.precision)
     library_path = _add_to_library(path, parts.data.loras)
     _add_preview(library_path, preview_path(parts, state.step, 0))
     event = LoraExported(

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainer.cli.output import ProgressPrinter, duration, follow, print_json
+from trainer.cli.output import ProgressPrinter, follow, print_json
 from trainer.config.compare import CompareConfig
 from trainer.config.loading import build_config, load_preset
 from trainer.config.run import RunConfig
@@ -18,11 +18,12 @@ from trainer.errors import DatasetError
 from trainer.jobs import enqueue
 from trainer.paths import DataFolder, data_folder
 from trainer.runs import create_run
+from trainer.units import duration
 
 SUMMARY = "show the whole loop: pictures, captions, training, before/after grid, LoRA file, loaded again"
 EXAMPLES = """  inkwash demo
   inkwash demo --out ink-demo --json
-  inkwash demo --dataset papercut --steps 150"""
+  inkwash demo --dataset blueprint --steps 150"""
 
 PRESET = "embedded-quick"
 DATASET = "ink-wash"

@@ -7,12 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from trainer.cli.flags import add_flags, flag_values
 from trainer.cli.output import ProgressPrinter, follow, print_json
 from trainer.config.generate import GenerateConfig
-from trainer.config.loading import config_findings
+from trainer.config.loading import build_generate_config
 from trainer.errors import ConfigError
 from trainer.files import unused_path
 from trainer.jobs import enqueue
@@ -74,10 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the settings, run the generation, put the pictures where the user wants them."""
     data = data_folder(arguments.data_dir)
     values = {**flag_values(arguments), "loras": [_with_absolute_file(parse_lora(text)) for text in arguments.lora]}
-    try:
-        config = GenerateConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("Some settings cannot be used.", findings=config_findings(error)) from error
+    config = build_generate_config(values)
     if arguments.out and arguments.out.suffix and config.count > 1:
         raise ConfigError(
             "--out names one file, but several pictures were asked for.", where="--out", fix="Name a folder."

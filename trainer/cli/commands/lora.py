@@ -1,38 +1,39 @@
-"""`inkwash lora`: tools for LoRA files."""
+"""`inkwash lora TOOL`: tools for LoRA files. Each is a module in `trainer.cli.lora`."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from trainer.cli.output import print_json
-from trainer.library import resolve_lora
-from trainer.lora_files.inspect import describe_lora
-from trainer.paths import data_folder
+from trainer.cli.lora import TOOLS, load_tool
 
-SUMMARY = "look into LoRA files"
-EXAMPLES = """  inkwash lora inspect my-style.safetensors
-  inkwash lora inspect ink-wash --json"""
+SUMMARY = "look into LoRA files and work on them"
+EXAMPLES = "\n".join(load_tool(name).EXAMPLES for name in TOOLS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument(
-        "tool", choices=["inspect"], help="inspect: family, ranks, trigger words, base model, hashes, metadata"
-    )
-    parser.add_argument("file", metavar="FILE", help="a .safetensors file, or the name of one in the library")
+    """Declare the tools, each with its own arguments."""
+    tools = parser.add_subparsers(dest="tool", metavar="TOOL", required=True)
+    for name in TOOLS:
+        module = load_tool(name)
+        sub = tools.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.SUMMARY,
+            epilog=f"examples:\n{module.EXAMPLES}",
+            formatter_class=parser.formatter_class,
+            allow_abbrev=False,
+        )
+        # The same options as before the tool's name; SUPPRESS, so that a default here does not undo one given there.
+        sub.add_argument("--data-dir", metavar="FOLDER", default=argparse.SUPPRESS, help="Inkwash's data folder")
+        sub.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print the result as one JSON object"
+        )
+        sub.add_argument(
+            "--verbose", action="store_true", default=argparse.SUPPRESS, help="show the log, with tracebacks"
+        )
+        module.add_arguments(sub)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the tool on the file."""
-    path: Path = resolve_lora(data_folder(arguments.data_dir), arguments.file)
-    facts = describe_lora(path)
-    if arguments.json:
-        print_json(facts)
-        return 0
-    for key, value in facts.items():
-        if key == "metadata":
-            print(f"metadata: {len(value)} entries (all with --json)")
-        else:
-            print(f"{key.replace('_', ' ')}: {value}")
-    return 0
+    """Run the tool."""
+    return load_tool(arguments.tool).run(arguments)

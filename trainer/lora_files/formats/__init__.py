@@ -1,78 +1,111 @@
-"""Layouts of LoRA files: which keys they have, and which module and which part of it each key is.
+"""Layouts of LoRA files: how they name modules. What follows the module's name is the same in all: see `parts`.
 
-Adding a layout: write `formats/<name>.py` with a class that has `name`, `matches` and `split`, and an entry in FORMATS.
+Adding a layout: write a class with `name` and `module_name` in a module here, and an entry in FORMATS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from trainer.errors import LoraFileError
-from trainer.lora_files.formats.diffusers import DiffusersFormat
-from trainer.lora_files.formats.kinds import refuse_other_kinds
-from trainer.lora_files.formats.kohya import KohyaFormat
-from trainer.lora_files.formats.parts import Part
+from trainer.lora_files.formats.diffusers import ComfyFormat, DiffusersFormat, PeftFormat
+from trainer.lora_files.formats.kohya import A1111Format, KohyaFormat, LycorisFormat
+from trainer.lora_files.formats.parts import Part, split_part
+from trainer.lora_files.formats.refusals import refuse_no_lora
+
+MAX_UNREAD_SHARE = 0.25
+_BUNDLE_PREFIX = "bundle_emb."
 
 
 class Format(Protocol):
-    """A layout of keys."""
+    """A layout of names."""
 
     name: str
 
-    def matches(self, keys: Iterable[str]) -> bool:
-        """Whether a file with these keys has this layout."""
-        ...
-
-    def split(self, key: str) -> tuple[str, Part] | None:
-        """The kohya name of the module and the part of it that `key` holds; None for a key of another layout."""
+    def module_name(self, module: str) -> str | None:
+        """The canonical kohya name of a key's module; None for a module of another layout."""
         ...
 
 
-FORMATS: tuple[Format, ...] = (KohyaFormat(), DiffusersFormat())
+FORMATS: tuple[Format, ...] = (
+    KohyaFormat(),
+    DiffusersFormat(),
+    PeftFormat(),
+    ComfyFormat(),
+    LycorisFormat(),
+    A1111Format(),
+)
 
 
-def split_keys(keys: Iterable[str], where: str) -> tuple[str, dict[str, dict[Part, str]]]:
-    """The layout's name, and for each module (by its kohya name) the key of each of its parts.
+@dataclass(frozen=True)
+class SplitKeys:
+    """What the keys of a file are.
 
-    Raises: LoraFileError: the file is no plain LoRA or LoCon, or a module lacks a part.
+    Attributes:
+        layout: the name of the format that most keys have.
+        modules: for each module, by its canonical kohya name, the key of each of its parts.
+        embeddings: for each bundled textual-inversion embedding the key of each of its parts.
+        unread: keys that are nothing known.
+    """
+
+    layout: str
+    modules: Mapping[str, Mapping[Part, str]]
+    embeddings: Mapping[str, Mapping[str, str]]
+    unread: tuple[str, ...]
+
+
+def split_keys(keys: Iterable[str], where: str) -> SplitKeys:
+    """Sort the keys of a file by module and part.
+
+    Raises: LoraFileError: the file is no LoRA, two keys are the same part of one layer, or most are unknown.
     """
     names = list(keys)
-    refuse_other_kinds(names, where)
-    for layout in FORMATS:
-        if layout.matches(names):
-            return layout.name, _group(names, layout, where)
-    raise LoraFileError(
-        "This file holds no LoRA that Inkwash knows.",
-        where=where,
-        fix="Use a LoRA for Stable Diffusion 1.x in the usual (kohya) or in diffusers layout.",
-    )
-
-
-def _group(keys: list[str], layout: Format, where: str) -> dict[str, dict[Part, str]]:
+    refuse_no_lora(names, where)
     modules: dict[str, dict[Part, str]] = {}
-    unknown: list[str] = []
-    for key in keys:
-        found = layout.split(key)
-        if found is None:
-            unknown.append(key)
+    embeddings: dict[str, dict[str, str]] = {}
+    unread: list[str] = []
+    layouts: Counter[str] = Counter()
+    for key in names:
+        if key.startswith(_BUNDLE_PREFIX) and key.count(".") > 1:
+            _, name, part = key.split(".", 2)
+            embeddings.setdefault(name, {})[part] = key
             continue
-        module, part = found
+        found = _find(key)
+        if found is None:
+            unread.append(key)
+            continue
+        layout, module, part = found
+        layouts[layout] += 1
         parts = modules.setdefault(module, {})
         if part in parts:
             raise LoraFileError(f"'{parts[part]}' and '{key}' are the same part of one layer.", where=where)
         parts[part] = key
-    if unknown:
+    if not modules:
         raise LoraFileError(
-            f"The file mixes a LoRA in {layout.name} layout with {len(unknown)} other tensors, such as '{unknown[0]}'.",
+            "This file holds no LoRA that Inkwash knows.",
+            where=where,
+            fix="Use a LoRA for Stable Diffusion 1.x, 2.x or XL.",
+        )
+    layout = layouts.most_common(1)[0][0]
+    if len(unread) > MAX_UNREAD_SHARE * len(names):
+        raise LoraFileError(
+            f"The file mixes a LoRA in {layout} layout with {len(unread)} other tensors, such as '{unread[0]}'.",
             where=where,
             fix="Use the file as its author published it, or another version of it.",
         )
-    lacking = [name for name, parts in modules.items() if not {"down", "up"} <= parts.keys()]
-    if lacking:
-        raise LoraFileError(
-            f"{len(lacking)} layers of the LoRA lack one of their two matrices, such as '{lacking[0]}'.",
-            where=where,
-            fix="The file is incomplete; get it again.",
-        )
-    return modules
+    return SplitKeys(layout, modules, embeddings, tuple(unread))
+
+
+def _find(key: str) -> tuple[str, str, Part] | None:
+    split = split_part(key)
+    if split is None:
+        return None
+    module, part = split
+    for layout in FORMATS:
+        name = layout.module_name(module)
+        if name is not None:
+            return layout.name, name, part
+    return None

@@ -1,92 +1,67 @@
-"""The layouts that diffusers and peft write: `unet.….lora_A.weight`, `….lora.down.weight`, `….to_q_lora.down.weight`.
+"""Layouts with dotted paths: diffusers', peft's, and the one that ComfyUI calls generic.
 
-A file may mix them; the part decides key by key. Alpha stands beside the tensors, in the metadata.
+A file may mix diffusers' spellings of the parts (`lora_A`, `lora.down`, `to_q_lora.down`); each key is taken alone.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
 
-from trainer.errors import LoraFileError
-from trainer.lora_files.formats.kohya import kohya_name
-from trainer.lora_files.formats.parts import Part
+from trainer.lora_files.names import canonical_name, kohya_name
 
-ALPHA_METADATA_KEY = "lora_adapter_metadata"
-_PREFIXES = ("unet.", "text_encoder.")
-_SUFFIX = re.compile(
-    r"\.(?:lora_(?P<peft>[AB])(?:\.default)?\.weight|(?:lora|lora_linear_layer)\.(?P<script>down|up)\.weight|(?P<alpha>alpha))$"
-)
-_PROCESSOR = re.compile(r"\.processor\.(?P<target>to_q|to_k|to_v|to_out)(?:_lora\.(?P<part>down|up)\.weight)?$")
-_PEFT_PARTS: dict[str, Part] = {"A": "down", "B": "up"}
+PEFT_PREFIX = "base_model.model."
+_COMPONENTS = ("unet.", "text_encoder.", "text_encoder_2.")
+_PROCESSOR = re.compile(r"\.processor\.(?P<target>to_q|to_k|to_v|to_out)$")
+_COMFY_TEXT = {"clip_l": "text_encoder", "clip_h": "text_encoder", "clip_g": "text_encoder_2"}
 
 
 class DiffusersFormat:
-    """Dotted module paths with `unet.` or `text_encoder.` in front."""
+    """`unet.….lora_A.weight`, `text_encoder.….lora_linear_layer.down.weight`, `….attn1.processor.to_q_lora.down.weight`."""
 
     name = "diffusers"
 
-    def matches(self, keys: Iterable[str]) -> bool:
-        """Whether any key has one of the layout's prefixes."""
-        return any(key.startswith(_PREFIXES) for key in keys)
+    def module_name(self, module: str) -> str | None:
+        """The canonical name of a key's module."""
+        return kohya_name(_without_processor(module)) if module.startswith(_COMPONENTS) else None
 
-    def split(self, key: str) -> tuple[str, Part] | None:
-        """Module (by its kohya name) and part of a key."""
-        if not key.startswith(_PREFIXES):
+
+class PeftFormat:
+    """`base_model.model.….lora_A.weight`: the peft library's files, one a component, which do not say which it is."""
+
+    name = "peft"
+
+    def module_name(self, module: str) -> str | None:
+        """The canonical name: text encoders are told by their own words."""
+        if not module.startswith(PEFT_PREFIX):
             return None
-        part: Part
-        processor = _PROCESSOR.search(key)
-        if processor and processor["part"]:
-            part = "down" if processor["part"] == "down" else "up"
-            return kohya_name(_without_processor(key)), part
-        suffix = _SUFFIX.search(key)
-        if suffix is None:
-            return None
-        if suffix["peft"]:
-            part = _PEFT_PARTS[suffix["peft"]]
-        elif suffix["script"]:
-            part = "down" if suffix["script"] == "down" else "up"
-        else:
-            part = "alpha"
-        return kohya_name(_without_processor(key[: suffix.start()])), part
+        path = module.removeprefix(PEFT_PREFIX)
+        if path.startswith(_COMPONENTS):
+            return kohya_name(path)
+        is_text = path.startswith(("text_model.", "encoder.layers.", "text_projection"))
+        return kohya_name(f"{'text_encoder' if is_text else 'unet'}.{path}")
+
+
+class ComfyFormat:
+    """`diffusion_model.input_blocks.4.1.….lora_A.weight`, `text_encoders.clip_g.transformer.text_model.….lora_B.weight`."""
+
+    name = "comfyui"
+
+    def module_name(self, module: str) -> str | None:
+        """The canonical name."""
+        if module.startswith("diffusion_model."):
+            return canonical_name(kohya_name("unet." + _without_processor(module.removeprefix("diffusion_model."))))
+        if module.startswith("text_encoders."):
+            _, encoder, path = (*module.split(".", 2), "")[:3]
+            if encoder in _COMFY_TEXT and path:
+                return kohya_name(f"{_COMFY_TEXT[encoder]}.{path.removeprefix('transformer.')}")
+        return None
 
 
 def _without_processor(path: str) -> str:
     """`….attn1.processor.to_out` is `….attn1.to_out.0` in the model."""
     found = _PROCESSOR.search(path)
     if found is None:
-        return path
+        # Some write `to_out` for its only layer without the processor, too.
+        return f"{path}.0" if path.endswith(".to_out") else path
     target = found["target"]
-    return f"{path[: found.start()]}.{target}.0" if target == "to_out" else f"{path[: found.start()]}.{target}"
-
-
-def alphas_from_metadata(metadata: Mapping[str, str], ranks: Mapping[str, int], where: str) -> dict[str, float]:
-    """Alpha of each module (by its kohya name) as the adapter settings in the metadata say; empty where there are none.
-
-    Raises: LoraFileError: the settings cannot be read, or are of a method whose scale is not alpha / rank alone.
-    """
-    if ALPHA_METADATA_KEY not in metadata:
-        return {}
-    try:
-        settings = json.loads(metadata[ALPHA_METADATA_KEY])
-        found: dict[str, float] = {}
-        for component, prefix in (("unet", "lora_unet_"), ("text_encoder", "lora_te_")):
-            for name, rank in ranks.items():
-                if name.startswith(prefix) and f"{component}.lora_alpha" in settings:
-                    found[name] = _alpha(settings, component, name, rank)
-        return found
-    except (ValueError, TypeError, AttributeError) as error:
-        raise LoraFileError(f"The file's metadata '{ALPHA_METADATA_KEY}' are damaged.", where=where) from error
-
-
-def _alpha(settings: Mapping[str, Any], component: str, name: str, rank: int) -> float:
-    alpha = float(settings[f"{component}.lora_alpha"])
-    for pattern, value in (settings.get(f"{component}.alpha_pattern") or {}).items():
-        path = pattern.removeprefix(f"{component}.").removeprefix("text_model.")
-        # peft matches a pattern to the whole end of a module's path.
-        if name == kohya_name(f"{component}.{path}") or name.endswith("_" + path.replace(".", "_")):
-            alpha = float(value)
-    # Rank-stabilized LoRA scales by alpha / sqrt(rank).
-    return alpha * rank**0.5 if settings.get(f"{component}.use_rslora") else alpha
+    return f"{path[: found.start()]}.{target}" + (".0" if target == "to_out" else "")

@@ -1,60 +1,64 @@
-"""The kohya layout, which every tool reads: `lora_unet_<module with _ for .>.lora_down.weight`.
+"""The kohya layout, which every tool reads: `lora_unet_<module with _ for .>.lora_down.weight`, and its relatives.
 
-Names cannot be turned back by replacing `_` with `.` (`to_out_0`, `proj_in`): the way back is a table made of the
-model's own module names.
+The relatives have other words in front: LyCORIS' own files (`lycoris_…`) and those that A1111 turns names into.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from trainer.lora_files.names import (
+    ALL_PREFIXES,
+    TEXT_ENCODER_PREFIX,
+    UNET_PREFIX,
+    canonical_name,
+    kohya_name,
+    kohya_names,
+)
 
-from trainer.lora_files.formats.parts import Part
+__all__ = [
+    "TEXT_ENCODER_PREFIX",
+    "UNET_PREFIX",
+    "A1111Format",
+    "KohyaFormat",
+    "LycorisFormat",
+    "kohya_name",
+    "kohya_names",
+]
 
-UNET_PREFIX = "lora_unet_"
-TEXT_ENCODER_PREFIX = "lora_te_"
-TEXT_ENCODER_2_PREFIX = "lora_te2_"
-# Some tools write the SDXL name of the first text encoder also for SD 1.x.
-_PREFIXES = (UNET_PREFIX, TEXT_ENCODER_PREFIX, TEXT_ENCODER_2_PREFIX, "lora_te1_")
-PART_SUFFIXES: dict[Part, str] = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
-_PARTS: dict[str, Part] = {suffix: part for part, suffix in PART_SUFFIXES.items()}
-
-
-def kohya_name(module_path: str) -> str:
-    """The name of a module in a file.
-
-    "unet.down_blocks.0…" becomes "lora_unet_down_blocks_0_…", "text_encoder.encoder.layers.0…" becomes
-    "lora_te_text_model_encoder_layers_0_…".
-
-    Raises: ValueError: the path begins with the name of no component.
-    """
-    component, _, path = module_path.partition(".")
-    if component == "unet" and path:
-        return UNET_PREFIX + path.replace(".", "_")
-    if component in ("text_encoder", "text_encoder_2") and path:
-        # transformers 5 has lost this level; without it no other tool knows the name.
-        path = path if path.startswith("text_model.") else f"text_model.{path}"
-        prefix = TEXT_ENCODER_PREFIX if component == "text_encoder" else TEXT_ENCODER_2_PREFIX
-        return prefix + path.replace(".", "_")
-    raise ValueError(f"not a module of the unet or the text encoder: {module_path!r}")
-
-
-def kohya_names(module_paths: Iterable[str]) -> dict[str, str]:
-    """The table from names in a file to module paths."""
-    return {kohya_name(path): path for path in module_paths}
+_TEXT_STARTS = ("text_model_", "encoder_layers_", "final_layer_norm")
 
 
 class KohyaFormat:
-    """`lora_unet_….lora_down.weight`, `….lora_up.weight`, `….alpha`."""
+    """`lora_unet_….lora_down.weight`, `lora_te_….alpha`, with either UNet's block names."""
 
     name = "kohya"
 
-    def matches(self, keys: Iterable[str]) -> bool:
-        """Whether any key has one of the layout's prefixes."""
-        return any(key.startswith(_PREFIXES) for key in keys)
+    def module_name(self, module: str) -> str | None:
+        """The canonical name of a key's module."""
+        return canonical_name(module) if module.startswith(ALL_PREFIXES) and "." not in module else None
 
-    def split(self, key: str) -> tuple[str, Part] | None:
-        """Module and part of a key."""
-        module, _, suffix = key.partition(".")
-        if suffix not in _PARTS or not module.startswith(_PREFIXES):
+
+class LycorisFormat:
+    """`lycoris_down_blocks_1_….lora_down.weight`: LyCORIS without kohya, as SimpleTuner writes it."""
+
+    name = "lycoris"
+
+    def module_name(self, module: str) -> str | None:
+        """The canonical name: text encoders are told by their own words."""
+        if not module.startswith("lycoris_") or "." in module:
             return None
-        return module.replace("lora_te1_", TEXT_ENCODER_PREFIX, 1), _PARTS[suffix]
+        rest = module.removeprefix("lycoris_").removeprefix("unet_")
+        return canonical_name((TEXT_ENCODER_PREFIX if rest.startswith(_TEXT_STARTS) else UNET_PREFIX) + rest)
+
+
+class A1111Format:
+    """`diffusion_model_input_blocks_1_1_….lora_up.weight`: the names that A1111 translates to, saved by its extensions."""
+
+    name = "a1111"
+    _prefixes = (("diffusion_model_", UNET_PREFIX), ("transformer_text_model_", f"{TEXT_ENCODER_PREFIX}text_model_"))
+
+    def module_name(self, module: str) -> str | None:
+        """The canonical name."""
+        for theirs, ours in self._prefixes:
+            if module.startswith(theirs) and "." not in module:
+                return canonical_name(ours + module.removeprefix(theirs))
+        return None
