@@ -33,8 +33,9 @@ class WeightFile:
     variant: str | None
 
 
-def describe_folder(folder: Path, *, is_bundled: bool = False) -> BaseModelInfo:
-    """What is known of the model in `folder` without loading it."""
+def describe_folder(folder: Path, *, is_bundled: bool = False, name: str = "") -> BaseModelInfo:
+    """What is known of the model in `folder` without loading it; `name` is what it is called, if not as its folder."""
+    name = name or folder.name
     about, problem = _read_about(folder)
     if not problem:
         try:
@@ -43,8 +44,8 @@ def describe_folder(folder: Path, *, is_bundled: bool = False) -> BaseModelInfo:
             problem = str(error)
     prompts = about.get("example_prompts", ())
     return BaseModelInfo(
-        name=folder.name,
-        title=str(about.get("title", folder.name)),
+        name=name,
+        title=str(about.get("title", name)),
         path=folder,
         traits=folder_traits(folder, about),
         resolution=_resolution(folder),

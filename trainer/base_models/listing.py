@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.base_models.checkpoints import check_checkpoint, describe_checkpoint, file_fingerprint, is_checkpoint
 from trainer.base_models.folders import check_base, describe_folder, folder_fingerprint, weight_file
-from trainer.base_models.hub import cached_snapshot
+from trainer.base_models.hub import cached_models, cached_snapshot
 from trainer.base_models.info import BaseModelInfo
 from trainer.base_models.scan import scan_models
 from trainer.errors import ModelFileError
@@ -17,10 +17,11 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def list_base_models(data: DataFolder) -> list[BaseModelInfo]:
-    """Those that come with Inkwash, those in the data folder, those in the user's own model folders; each by name."""
+    """Those that come with Inkwash, in the data folder, in the user's own model folders, and in the Hugging Face cache."""
     bundled = ASSETS / "models"
     folders = sorted(entry for entry in bundled.iterdir() if (entry / "model_index.json").is_file())
-    return [*(describe_folder(folder, is_bundled=True) for folder in folders), *scan_models(data)]
+    own = [describe_folder(folder, is_bundled=True) for folder in folders]
+    return [*own, *scan_models(data), *cached_models()]
 
 
 def describe_base(path: Path) -> BaseModelInfo:

@@ -14,6 +14,7 @@ import tomlkit
 from pydantic import ValidationError
 
 from trainer.config.base import Settings
+from trainer.config.download import DownloadConfig
 from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
 from trainer.config.migrate import migrate
@@ -139,6 +140,11 @@ def build_config(*layers: Mapping[str, Any]) -> RunConfig:
 def build_generate_config(values: Mapping[str, Any]) -> GenerateConfig:
     """Validate the settings of a generation. Raises ConfigError with one finding a fault, each at its dotted path."""
     return _validated(GenerateConfig, values, "generate")
+
+
+def build_download_config(values: Mapping[str, Any]) -> DownloadConfig:
+    """Validate what is to be downloaded. Raises ConfigError with one finding a fault, each at its dotted path."""
+    return _validated(DownloadConfig, values, "model download")
 
 
 def _validated(model: type[Config], values: Mapping[str, Any], command: str) -> Config:

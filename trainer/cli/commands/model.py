@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from trainer.base_models import FAMILY_FACTS, BaseModelInfo, describe_base, list_base_models
-from trainer.base_models.hub import download_model
 from trainer.base_models.listing import find_base
 from trainer.base_models.scan import (
     add_model_folder,
@@ -17,9 +16,12 @@ from trainer.base_models.scan import (
     remove_model_folder,
     scan_models,
 )
-from trainer.cli.output import ProgressPrinter, print_json, print_table
+from trainer.cli.output import ProgressPrinter, follow, print_json, print_table
+from trainer.config.loading import build_download_config
 from trainer.errors import ConfigError
+from trainer.jobs import enqueue
 from trainer.paths import DataFolder, data_folder
+from trainer.runs import create_run
 
 SUMMARY = "list the base models, use those of another program in place, see what a file is, download one"
 EXAMPLES = """  inkwash model list
@@ -40,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER|MODEL|ID",
         help="the folder, the model (name or path), or the Hugging Face id",
     )
-    parser.add_argument("--variant", default="", metavar="fp16", help="download: only the files of this number format")
+    parser.add_argument(
+        "--variant", default="", choices=["", "fp16", "bf16"], help="download: only the files of this number format"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "inspect":
         return _inspect(data, arguments.what, json=arguments.json)
     if arguments.action == "download":
-        path = download_model(arguments.what, variant=arguments.variant)
+        path = _download(data, arguments.what, arguments.variant, quiet=arguments.json)
     elif arguments.action == "add-folder":
         path = add_model_folder(data, arguments.what)
         printer = ProgressPrinter(quiet=arguments.json)
@@ -69,6 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(str(folder) for folder in model_folders(data)) or "no model folders")
     return 0
+
+
+def _download(data: DataFolder, model_id: str, variant: str, *, quiet: bool) -> Path:
+    config = build_download_config({"model_id": model_id, "variant": variant})
+    job = create_run(data, "download", model_id, config.model_dump(mode="json"))
+    enqueue(job, data)
+    printer = ProgressPrinter(quiet=quiet)
+    try:
+        return Path(follow(job, printer)["folder"])
+    finally:
+        printer.close()
 
 
 def _list(data: DataFolder, *, json: bool) -> int:
