@@ -38,6 +38,10 @@ class Links:
     """Path (str) of a LoRA file to put on the stack."""
     recipe_for_generate: gr.State
     """Settings of a picture, as GenerateConfig's plain data."""
+    base_for_train: gr.State
+    """Name of a base model to train on."""
+    base_for_generate: gr.State
+    """Name of a base model to make pictures with."""
     tabs: gr.Tabs
     """The row of tabs, as an output that opens one."""
     current: gr.Tab | None = None
@@ -71,4 +75,4 @@ def send(content: Any, tab: str) -> tuple[Letter, dict[str, Any]]:
 
 def make_links(page: gr.Blocks, tabs: gr.Tabs) -> Links:
     """The links of a page, with empty mailboxes. Not inside the Tabs: whatever lies in there counts as a tab."""
-    return Links(page, gr.State(), gr.State(), gr.State(), gr.State(), tabs)
+    return Links(page, gr.State(), gr.State(), gr.State(), gr.State(), gr.State(), gr.State(), tabs)

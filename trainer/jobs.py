@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.errors import Cancelled, RunError
 from trainer.events import Event, Stage
@@ -52,9 +52,16 @@ class JobContext:
     run: Run
     emit: Callable[[Event], None]
 
-    def stage(self, name: str, done: int = 0, total: int = 0, eta_seconds: float | None = None) -> None:
+    def stage(
+        self,
+        name: str,
+        done: int = 0,
+        total: int = 0,
+        eta_seconds: float | None = None,
+        unit: Literal["", "bytes"] = "",
+    ) -> None:
         """Say what is being done now."""
-        self.emit(Stage(name=name, done=done, total=total, eta_seconds=eta_seconds))
+        self.emit(Stage(name=name, done=done, total=total, eta_seconds=eta_seconds, unit=unit))
 
     def stop_requested(self) -> bool:
         """Whether the user asked to stop."""

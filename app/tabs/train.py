@@ -112,6 +112,9 @@ class TrainTab:
         links.dataset_for_train.change(
             handler(self._receive_dataset), links.dataset_for_train, widgets, **quiet
         ).success(check, **checked)
+        links.base_for_train.change(handler(self._receive_base), links.base_for_train, widgets, **quiet).success(
+            check, **checked
+        )
         links.on_show(self._refresh, None, [self._preset, self._base, self._dataset])
         # The draft first, so that a reload does not lose what was typed; then what is wrong with it.
         links.page.load(handler(self._fill_draft), None, widgets, **quiet).success(check, **checked)
@@ -154,6 +157,11 @@ class TrainTab:
     def _fill_base(self, name: str | None) -> dict[Any, Any]:
         values = self._service.base_values(name or "")
         return self._form.fill({path: value for path, value in values.items() if path != "model.base"}) or gr.skip()
+
+    def _receive_base(self, letter: Letter | None) -> dict[Any, Any]:
+        if not letter:
+            return gr.skip()
+        return self._form.fill(self._service.base_values(str(Letter(*letter).content)))
 
     def _check(self, raw: dict[Any, Any]) -> dict[Any, Any]:
         values = self._form.read(raw)

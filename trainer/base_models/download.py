@@ -35,7 +35,7 @@ def download(context: JobContext) -> dict[str, Any]:
             reported = now
             # What a download before this one had fetched did not take any of this time.
             eta = (now - started) / (done - first) * (total - done) if done > first else None
-            context.stage("Downloading", done, total, eta)
+            context.stage("Downloading", done, total, eta, "bytes")
 
     folder = download_model(config.model_id, variant=config.variant, progress=progress)
     return {"model": config.model_id, "folder": str(folder)}

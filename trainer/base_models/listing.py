@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.base_models.checkpoints import check_checkpoint, describe_checkpoint, file_fingerprint, is_checkpoint
@@ -20,8 +21,14 @@ def list_base_models(data: DataFolder) -> list[BaseModelInfo]:
     """Those that come with Inkwash, in the data folder, in the user's own model folders, and in the Hugging Face cache."""
     bundled = ASSETS / "models"
     folders = sorted(entry for entry in bundled.iterdir() if (entry / "model_index.json").is_file())
-    own = [describe_folder(folder, is_bundled=True) for folder in folders]
-    return [*own, *scan_models(data), *cached_models()]
+    models = [*(describe_folder(folder, is_bundled=True) for folder in folders), *scan_models(data), *cached_models()]
+    # Of two of the same name the second goes by its path.
+    seen: set[str] = set()
+    for index, model in enumerate(models):
+        if model.name in seen:
+            models[index] = replace(model, name=str(model.path))
+        seen.add(model.name)
+    return models
 
 
 def describe_base(path: Path) -> BaseModelInfo:

@@ -88,7 +88,7 @@ class ProgressPrinter:
     def _show_stage(self, event: Stage) -> None:
         if event.total:
             left = "" if event.eta_seconds is None else f"  {duration(event.eta_seconds)} left"
-            self.over(f"{event.name} {event.done}/{event.total}{left}", is_last=event.done == event.total)
+            self.over(f"{event.name} {event.amount('/')}{left}", is_last=event.done == event.total)
         elif event.name != self._stage:
             self.line(f"{event.name} …")
         self._stage = event.name
