@@ -10,6 +10,7 @@ import pytest
 
 from trainer import files
 from trainer.errors import ResourceError
+from trainer.files import sweep_partial
 
 
 def test_write_replaces_whole_or_not_at_all(tmp_path: Path) -> None:
