@@ -18,6 +18,7 @@ from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
 from trainer.config.migrate import migrate
 from trainer.config.run import RunConfig
+from trainer.config.tools import TOOLS, ToolSettings
 from trainer.errors import ConfigError, Finding
 from trainer.files import safe_name, write_text
 from trainer.paths import PRESETS
@@ -141,6 +142,13 @@ def build_generate_config(values: Mapping[str, Any]) -> GenerateConfig:
     return _validated(GenerateConfig, values, "generate")
 
 
+def build_tool_settings(tool: str, values: Mapping[str, Any]) -> ToolSettings:
+    """Validate what is asked of a LoRA tool. Raises ConfigError with one finding a fault, each at its dotted path."""
+    if tool not in TOOLS:
+        raise ConfigError(f"There is no tool '{tool}'.", fix=f"Choose one of: {', '.join(TOOLS)}.")
+    return _validated(TOOLS[tool], values, f"lora {tool}")
+
+
 def _validated(model: type[Config], values: Mapping[str, Any], command: str) -> Config:
     try:
         return model.model_validate(values)
@@ -151,6 +159,9 @@ def _validated(model: type[Config], values: Mapping[str, Any], command: str) -> 
             findings=findings,
             fix=f"Change the settings named; `inkwash {command} --help` lists all of them with their ranges.",
         ) from error
+
+
+_NOTHING_GIVEN = ("missing", "string_too_short", "too_short")
 
 
 def _config_findings(error: ValidationError, model: type[Settings]) -> list[Finding]:
@@ -167,6 +178,8 @@ def _config_findings(error: ValidationError, model: type[Settings]) -> list[Find
         message = str(fault["msg"]).removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = f"there is no such setting{_did_you_mean(path, list(known))}"
+        elif path in known and known[path].is_required and fault["type"] in _NOTHING_GIVEN:
+            message = {"lora": "choose a LoRA", "model": "choose a base model"}.get(known[path].names, "is needed")
         elif path in known and known[path].range_text and fault["type"] != "value_error":
             message = f"{message} (got {fault['input']!r}; allowed: {known[path].range_text})"
         findings.append(Finding(path, message))
