@@ -11,18 +11,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from app import render
+from app.services.tools import Figures, ToolService
 from trainer.cli.main import main
 from trainer.config.fields import describe
 from trainer.config.loading import build_tool_settings
+from trainer.config.run import RunConfig
 from trainer.config.tools import TOOLS, summary
 from trainer.errors import ConfigError
 from trainer.events import Failed, Finished, Stage, Stopped
 from trainer.jobs import JobContext
 from trainer.lora_files.file import LoraModule, read_lora, write_lora
+from trainer.lora_files.metadata import TrainingFacts, build_metadata
 from trainer.lora_tools.anatomy import lora_anatomy, missing_layers
 from trainer.objects import load_object
 from trainer.paths import DataFolder
-from trainer.runs import Run, RunState, create_run
+from trainer.runs import Run, RunState, create_run, list_runs
 from trainer.tools.job import FIGURES_NAME, PICTURE_NAME, REPORT_NAME, StageProgress
 from trainer.worker import work
 
@@ -303,3 +307,78 @@ def test_layers_that_like_blocks_have_are_missing_and_whole_kinds_are_not() -> N
     assert missing_layers([*names, *texts]) == ()
     lost = f"{blocks[2]}_attn1_to_k"
     assert missing_layers([name for name in names if name != lost] + texts) == (lost,)
+
+
+# --- the app's service ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_on_this_computer_is_said_at_its_field_before_the_start(data: DataFolder) -> None:
+    service = ToolService(data)
+
+    def where(tool: str, **values: Any) -> dict[str, str]:
+        return {fault.where: fault.message for fault in service.faults(tool, values)}
+
+    assert "There is no LoRA 'gone'" in where("inspect", file="gone")["file"]
+    assert "Did you mean" in where("merge", loras=[{"file": "a"}, {"file": "aa"}])["loras"]
+    assert list(where("compare", first="a", second="x")) == ["second"]
+    assert "no base model 'nothing'" in where("extract", base_model="nothing", tuned_model=str(data.root))["base_model"]
+    assert where("merge", loras=[{"file": "a"}, {"file": str(data.loras / "b.safetensors")}]) == {}
+    with pytest.raises(ConfigError):
+        service.start("inspect", {"file": "gone"})
+    assert list_runs(data) == []
+
+
+def test_a_finished_run_leads_to_its_file_and_figures(data: DataFolder) -> None:
+    service = ToolService(data)
+    run = run_job(data, "merge", loras=[{"file": "a"}, {"file": "b"}], name="both")
+    figures = service.figures(run)
+    assert service.library_name(figures) == "both"
+    assert figures.lines[0].startswith("2 LoRAs, 3 layers")
+    assert figures.tables[0][0][0] == "block"
+    (data.loras / "both.safetensors").unlink()
+    assert service.library_name(figures) is None
+    (run.folder / FIGURES_NAME).write_text("{", encoding="utf-8")
+    assert service.figures(run) == Figures()
+
+
+def test_figures_of_a_strangers_file_are_inert() -> None:
+    shown = render.figures(["<img src=x onerror=alert(1)>"], [(["<b>"], [["<script>alert(2)</script>"]])])
+    assert "<img" not in shown
+    assert "<script" not in shown
+    assert "&lt;script&gt;" in shown
+
+
+# --- training again ---------------------------------------------------------------------------------------------------
+
+
+def trained(path: Path, **data_settings: Any) -> Path:
+    config = RunConfig.model_validate({"data": data_settings, "training": {"steps": 77}})
+    facts = TrainingFacts("mine", "Inkwash tiny", 77, 1, 4, 64, 64, 0.0, 1.0)
+    write_lora(path, {Q: module(16, 12, 1)}, build_metadata(config, facts), "fp32")
+    return path
+
+
+def train_again(
+    data: DataFolder, capsys: pytest.CaptureFixture[str], *arguments: object, expect: int = 0
+) -> dict[str, Any]:
+    command = ["train", "--data-dir", data.root, "--detach", "--json", *arguments]
+    assert main([str(word) for word in command]) == expect
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def test_train_from_a_lora_takes_its_settings_and_names_what_is_missing(
+    data: DataFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.cli.commands.train.enqueue", lambda run, data: run.enqueue())
+    trained(data.loras / "gone.safetensors", dataset="/home/someone/gone-set", trigger_word="zib")
+    error = train_again(data, capsys, "--from", "gone", expect=2)["error"]
+    assert [fault["where"] for fault in error["findings"]] == ["data.dataset"]
+    assert "gone-set" in error["findings"][0]["message"]
+    assert "--dataset" in error["fix"]
+    done = train_again(data, capsys, "--from", "gone", "--dataset", "ink-wash", "--training.batch_size", "3")
+    config = Run(Path(done["run"])).config()
+    assert (config["training"]["steps"], config["training"]["batch_size"]) == (77, 3)
+    assert config["data"]["trigger_word"] == "zib"
+    assert config["data"]["dataset"] == "ink-wash"
+    refused = train_again(data, capsys, "--from", "a", expect=5)["error"]
+    assert "does not carry Inkwash's training settings" in refused["message"]

@@ -48,11 +48,10 @@ def add_tool_arguments(parser: argparse.ArgumentParser, settings: type[ToolSetti
 def _add_positional(parser: argparse.ArgumentParser, spec: FieldSpec) -> None:
     if spec.kind == "list":
         metavar = "LORA[:WEIGHT[:TEXT_ENCODER_WEIGHT]]"
-        text = f"a file, or the name of one in the library. {spec.help}"
+        text = f"files, or names of the library, with their weights: {spec.help}"
         parser.add_argument(_DESTINATION + spec.path, nargs="+", metavar=metavar, help=_plain(text))
         return
-    text = f"a .safetensors file, or the name of one in the library. {spec.help}" if spec.names == "lora" else spec.help
-    parser.add_argument(_DESTINATION + spec.path, metavar=spec.name.upper(), help=_plain(text))
+    parser.add_argument(_DESTINATION + spec.path, metavar=spec.name.upper(), help=_plain(spec.help))
 
 
 def _add_flag(parser: argparse.ArgumentParser, spec: FieldSpec, flag: str) -> None:

@@ -5,6 +5,7 @@ Tab, command line and job are made from TOOLS. Adding a tool: its class and its 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +13,7 @@ from pydantic import Field, model_validator
 from trainer.config.base import BASIC, Hint, Level, Settings
 from trainer.config.cut import Cut, Fault, LossyCut, WeightedLora
 
-ANY_LORA = Hint(Level.BASIC, names="lora")
+ANY_LORA = Hint(Level.BASIC, names="lora", label="LoRA")
 ANY_MODEL = Hint(Level.BASIC, names="model")
 BASE_MODEL = Hint(Level.ADVANCED, names="model", label="Base model of DoRA, OFT and (IA)³")
 RESULT_NAME = Hint(Level.BASIC, label="Name of the result")
@@ -60,7 +61,7 @@ class InspectSettings(ToolSettings):
     )
 
     file: Annotated[str, ANY_LORA, Field(min_length=1)]
-    """The LoRA."""
+    """One of the library by its name, or the path of a `.safetensors` file."""
     measure: Annotated[bool, BASIC] = True
     """Read the weights, too: norms, spectra, dead and damaged layers. Off: the header alone, at once."""
     base: Annotated[str, BASE_MODEL] = ""
@@ -77,10 +78,10 @@ class CompareSettings(ToolSettings):
         "compare ink-wash robot --json",
     )
 
-    first: Annotated[str, ANY_LORA, Field(min_length=1)]
-    """The one LoRA."""
-    second: Annotated[str, ANY_LORA, Field(min_length=1)]
-    """The other one."""
+    first: Annotated[str, replace(ANY_LORA, label="First LoRA"), Field(min_length=1)]
+    """One of the library by its name, or the path of a `.safetensors` file."""
+    second: Annotated[str, replace(ANY_LORA, label="Second LoRA"), Field(min_length=1)]
+    """The one that it is compared with."""
     base: Annotated[str, BASE_MODEL] = ""
     """Needed where a file has layers of these kinds: their changes depend on the weights that they are for."""
 
@@ -93,7 +94,7 @@ class CheckSettings(ToolSettings):
     examples: ClassVar[tuple[str, ...]] = ("check style.safetensors",)
 
     file: Annotated[str, ANY_LORA, Field(min_length=1)]
-    """The LoRA."""
+    """One of the library by its name, or the path of a `.safetensors` file."""
 
 
 class ConvertSettings(ToolSettings):
@@ -109,7 +110,7 @@ class ConvertSettings(ToolSettings):
     )
 
     file: Annotated[str, ANY_LORA, Field(min_length=1)]
-    """The LoRA."""
+    """One of the library by its name, or the path of a `.safetensors` file."""
     target: Annotated[
         Literal["any", "a1111", "forge", "comfyui", "invokeai", "diffusers", "kohya"],
         Hint(Level.BASIC, label="For the program"),
@@ -137,7 +138,7 @@ class MergeSettings(ToolSettings):
     )
 
     loras: Annotated[list[WeightedLora], Hint(Level.BASIC, names="lora"), Field(min_length=1, max_length=64)]
-    """The LoRAs and their weights. The result is exactly the sum of weight times change."""
+    """Of the library, each with its weights. The result is exactly the sum of weight times change."""
     method: Annotated[Literal["sum", "ties", "dare", "dare_ties", "magnitude"], BASIC] = "sum"
     """`sum` is the plain weighted sum. The others prune first, which needs a rule for the rank: `ties` keeps each LoRA's largest changes and settles signs, `dare` drops changes at random and scales up the rest, `dare_ties` does both, `magnitude` keeps the largest and sums."""
     cut: Cut = Cut()
@@ -175,7 +176,7 @@ class ResizeSettings(ToolSettings):
     )
 
     file: Annotated[str, ANY_LORA, Field(min_length=1)]
-    """The LoRA."""
+    """One of the library by its name, or the path of a `.safetensors` file."""
     cut: Cut = Cut(rule="rank", value=16)
     """Rank of the result."""
     drop_differences: bool = False
@@ -239,7 +240,7 @@ class BakeSettings(ToolSettings):
     base_model: Annotated[str, ANY_MODEL, Field(min_length=1)]
     """The base model: one of the list, or the path of a `.safetensors` checkpoint or a diffusers folder. It is only read."""
     loras: Annotated[list[WeightedLora], Hint(Level.BASIC, names="lora"), Field(min_length=1, max_length=64)]
-    """The LoRAs and their weights."""
+    """Of the library, each with its weights."""
     precision: Annotated[Literal["keep", "fp16", "bf16", "fp32"], Hint(label="Number format of the result")] = "keep"
     """`keep` leaves each weight in the format that it has."""
     name: Annotated[str, RESULT_NAME, Field(max_length=100)] = ""
@@ -260,7 +261,7 @@ class MetadataSettings(ToolSettings):
     )
 
     file: Annotated[str, ANY_LORA, Field(min_length=1)]
-    """The LoRA. With nothing below filled in, its metadata are shown and nothing is written."""
+    """One of the library, or the path of a file. With nothing below filled in, its metadata are shown and nothing is written."""
     trigger_words: Annotated[str, BASIC, Field(max_length=1000)] = ""
     """What one writes in a prompt to call it up, with commas between. Empty: they stay as they are."""
     title_text: Annotated[str, Hint(Level.BASIC, label="Title"), Field(max_length=300)] = ""

@@ -25,10 +25,10 @@ def run(settings: InspectSettings, context: ToolContext) -> ToolResult:
     path = context.lora(settings.file)
     if _is_embedding(path):
         facts = _describe_embedding(path)
-        return ToolResult(facts, _sentences(facts))
+        return ToolResult(facts, (), (_facts_table(facts),))
     facts = describe_lora(path)
     if not settings.measure:
-        return ToolResult(facts, _sentences(facts))
+        return ToolResult(facts, (), (_facts_table(facts),))
     # torch takes seconds to load: only where it is needed.
     from trainer.lora_tools.anatomy import lora_anatomy
     from trainer.lora_tools.anatomy_picture import anatomy_svg
@@ -41,6 +41,7 @@ def run(settings: InspectSettings, context: ToolContext) -> ToolResult:
         )
         for block in found.blocks
     )
+    blocks = Table(_HEADER, rows)
     problems = (
         ("layers with NaN or infinite numbers, so that no program can use the file", found.damaged),
         ("dead layers, which change nothing", found.dead),
@@ -48,30 +49,37 @@ def run(settings: InspectSettings, context: ToolContext) -> ToolResult:
         ("not measured, for want of the base model that they depend on", found.not_measured),
     )
     lines = (
-        *_sentences(facts),
         f"norm of the whole change: {found.norm:.4g}",
         *(f"{len(names)} {what}: {named(names)}" for what, names in problems if names),
         *(["no layer is dead, damaged or missing"] if not any(names for _, names in problems) else []),
         *(["the file does not say its alpha: the rank is taken, as every program does"] if found.lacks_alpha else []),
     )
-    return ToolResult({**facts, "anatomy": asdict(found)}, lines, (Table(_HEADER, rows),), picture=anatomy_svg(found))
+    return ToolResult(
+        {**facts, "anatomy": asdict(found)}, lines, (_facts_table(facts), blocks), picture=anatomy_svg(found)
+    )
 
 
-def _sentences(facts: dict[str, Any]) -> tuple[str, ...]:
+def _facts_table(facts: dict[str, Any]) -> Table:
     """What a header says, without what is empty."""
-    lines = []
+    rows: list[tuple[str, str]] = []
     for key, value in facts.items():
-        if key == "metadata":
-            lines.append(f"metadata: {len(value)} entries")
-        elif isinstance(value, bool):
-            lines.append(f"{key.replace('_', ' ')}: {'yes' if value else 'no'}")
+        name = key.replace("_", " ")
+        if isinstance(value, bool):
+            rows += [(name, "yes" if value else "no")] if key != "trigger_words_are_guessed" else []
+        elif key == "metadata" or value in ("", 0, []):
+            continue
         elif key == "size_bytes":
-            lines.append(f"size: {size(value)}")
+            rows.append(("size", size(value)))
+        elif key == "trigger_words":
+            guess = " (guessed from its captions)" if facts["trigger_words_are_guessed"] else ""
+            rows.append((name, ", ".join(value) + guess))
         elif isinstance(value, list):
-            lines += [f"{key.replace('_', ' ')}: {named([str(item) for item in value], 12)}"] if value else []
-        elif value not in ("", 0):
-            lines.append(f"{key.replace('_', ' ')}: {value}")
-    return tuple(lines)
+            rows.append((name, named([str(item) for item in value], 12)))
+        else:
+            rows.append((name, str(value)))
+    if "metadata" in facts:
+        rows.append(("metadata", f"{len(facts['metadata'])} entries; the tool `metadata` shows them"))
+    return Table(("fact", "value"), tuple(rows))
 
 
 def _is_embedding(path: Path) -> bool:
