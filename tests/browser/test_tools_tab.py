@@ -85,6 +85,7 @@ def test_two_loras_become_one_that_opens_in_the_library_and_another_trains_again
     expect(page.locator("#tool-status")).to_contain_text("Finished")
     expect(page.locator("#tool-figures")).to_contain_text("2 LoRAs, 6 layers, rank 8, lost 0 % of the change")
     expect(page.locator("#tool-figures td").first).to_have_text("down_blocks.0.attentions.0")
+    expect_it_is_readable(page, "#tool", "#tool-forms", "#tool-status", "#tool-figures")
     picture(page, "tools-merge")
     both = app.data / "loras" / "both.safetensors"
     np.testing.assert_allclose(delta(both), delta(ink) - 0.5 * delta(robot), atol=1e-4)
@@ -112,7 +113,7 @@ def test_two_loras_become_one_that_opens_in_the_library_and_another_trains_again
 
 
 def test_inspect_on_a_phone_in_the_dark_and_a_broken_file_as_a_sentence(page: Page, app: App) -> None:
-    put_lora(app, "ink", 1)
+    put_lora(app, "zebra", 1)
     (app.data / "loras" / "broken.safetensors").write_bytes(b"\x10" + bytes(7) + b"not a header at all")
     page.set_viewport_size({"width": 390, "height": 844})
     if not page.evaluate("document.body.classList.contains('dark')"):
@@ -122,7 +123,14 @@ def test_inspect_on_a_phone_in_the_dark_and_a_broken_file_as_a_sentence(page: Pa
     page.locator("#tool-inspect-start").click()
     expect(page.locator("#tool-status")).to_contain_text("Failed")
     expect(page.locator("#tool-status .run-error")).to_contain_text("What to do:")
-    choose(page, "tool-inspect-file", "ink")
+
+    # From the library to the tools.
+    open_tab(page, "LoRAs")
+    page.locator("#lora-search input, #lora-search textarea").first.fill("zebra")
+    expect(page.locator("#lora-summary")).to_contain_text("1 LoRA,")
+    page.locator("#lora-grid button.thumbnail-item, #lora-grid .grid-wrap button").first.click()
+    page.locator("#lora-tools").click()
+    expect(page.locator("#tool-inspect-file input").first).to_have_value("zebra")
     page.locator("#tool-inspect-start").click()
     expect(page.locator("#tool-status")).to_contain_text("Finished")
     expect(page.locator("#tool-figures")).to_contain_text("no layer is dead, damaged or missing")

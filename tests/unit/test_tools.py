@@ -90,6 +90,19 @@ def test_every_tool_is_explained_and_its_code_is_there(tool: str) -> None:
         assert spec.help, f"{tool}.{spec.path}"
 
 
+def test_fields_say_what_is_needed_and_a_groups_own_defaults() -> None:
+    fields = {(tool, spec.path): spec for tool, settings in TOOLS.items() for spec in describe(settings)}
+    assert fields["merge", "cut.rule"].default == "exact"
+    assert (fields["resize", "cut.rule"].default, fields["resize", "cut.value"].default) == ("rank", 16)
+    assert "exact" not in fields["extract", "cut.rule"].choices
+    needed = {f"{tool}.{path}" for (tool, path), spec in fields.items() if spec.is_required}
+    assert needed == {
+        *("inspect.file", "check.file", "convert.file", "metadata.file", "compare.first", "compare.second"),
+        *("merge.loras", "resize.file", "extract.base_model", "extract.tuned_model", "bake.base_model", "bake.loras"),
+    }
+    assert all(spec.names and spec.default in ("", []) for spec in fields.values() if spec.is_required)
+
+
 @pytest.mark.parametrize(
     ("tool", "settings", "where", "words"),
     [
@@ -162,6 +175,20 @@ def test_checking_and_metadata_need_no_base_and_write_only_what_was_asked(data: 
     assert (data.loras / "b.safetensors").read_bytes() == before[data.loras / "b.safetensors"]
     for name in (Q, CROSS):
         assert torch.equal(change(new, name), change(data.loras / "a.safetensors", name))
+
+
+def test_the_job_changes_no_file_outside_the_data_folder_and_the_command_does(
+    data: DataFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = write(tmp_path / "mine.safetensors")
+    before = outside.read_bytes()
+    assert finished(data, "metadata", file=str(outside))[0]["files"] == []
+    result, _ = finished(data, "metadata", file=str(outside), description="new")
+    assert outside.read_bytes() == before
+    assert result["files"] == [str(data.loras / "mine.safetensors")]
+    assert read_lora(data.loras / "mine.safetensors").metadata["modelspec.description"] == "new"
+    assert lora(capsys, "metadata", outside, "--description", "new")["file"] == str(outside)
+    assert read_lora(outside).metadata["modelspec.description"] == "new"
 
 
 def test_bake_and_extract_are_each_others_reverse(data: DataFolder, tmp_path: Path) -> None:

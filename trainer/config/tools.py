@@ -271,7 +271,7 @@ class MetadataSettings(ToolSettings):
     strip_private: Annotated[bool, BASIC] = False
     """Keep `modelspec.*` and what programs need; captions, data sets, times, paths and training settings go."""
     new_file: Annotated[bool, Hint(Level.BASIC, label="Write a new file")] = False
-    """Write a new file to the library. Off: this file's header is changed in place."""
+    """Write a new file to the library. Off: this file's header is changed in place; the app does so with files in its data folder only, and writes a new one for others."""
     set: Annotated[list[str], Hint(label="Set entries"), Field(max_length=200)] = []
     """Other entries, each as KEY=VALUE."""
     remove: Annotated[list[str], Hint(label="Remove entries"), Field(max_length=200)] = []

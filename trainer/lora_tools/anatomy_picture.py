@@ -35,11 +35,13 @@ def anatomy_svg(report: AnatomyReport) -> str:
         parts.append(_rectangle(_LABEL + _GAP, top + 5, _BAR, _ROW - 9, _FAINT))
         title = f"<title>{html.escape(block.block)}: norm {block.norm:.4g}</title>"
         parts.append(_rectangle(_LABEL + _GAP, top + 5, _BAR * share, _ROW - 9, _FILL, title))
-        step = _CURVE / max(1, len(block.spectrum))
-        for place, value in enumerate(block.spectrum):
-            size = max(1.0, (_ROW - 6) * value)
-            left = _LABEL + _BAR + 2 * _GAP + place * step
-            parts.append(_rectangle(left, top + _ROW - 3 - size, max(0.8, step - 1), size, _FILL))
+        left, step = _LABEL + _BAR + 2 * _GAP, _CURVE / max(1, len(block.spectrum))
+        bars = [
+            f"M{left + place * step:.1f} {top + _ROW - 3}v-{max(1.0, (_ROW - 6) * value):.1f}h{max(0.8, step - 1):.1f}V{top + _ROW - 3}z"
+            for place, value in enumerate(block.spectrum)
+        ]
+        # One path a block: a rectangle each would make a large model's picture megabytes.
+        parts.append(f'<path d="{"".join(bars)}" fill="{_FILL}"/>')
     return "".join([*parts, "</svg>"])
 
 

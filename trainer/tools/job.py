@@ -53,7 +53,8 @@ def work(context: JobContext) -> dict[str, Any]:
     context.emit(Started(pid=os.getpid()))
     context.stage("Loading the libraries")
     context.check_stop()
-    result = run_tool(settings, ToolContext(context.run.data_folder(), StageProgress(context)))
+    places = ToolContext(context.run.data_folder(), StageProgress(context), keeps_to_data=True)
+    result = run_tool(settings, places)
     folder, files = context.run.folder, [str(file) for file in result.files]
     if result.picture:
         write_text(folder / PICTURE_NAME, result.picture, "the picture")

@@ -23,11 +23,12 @@ def run(settings: MetadataSettings, context: ToolContext) -> ToolResult:
     set_to = {key: text for field, key in _FIELDS.items() if (text := getattr(settings, field))}
     set_to |= dict(text.split("=", 1) for text in settings.set)
     out = context.out
-    if out is None and settings.new_file:
+    is_changed = bool(set_to or settings.remove or settings.strip_private)
+    if out is None and (settings.new_file or (is_changed and not context.may_change(path))):
         out = context.target("lora", "", path.stem)
     if out is not None and out.exists():
         raise LoraFileError(f"'{out.name}' exists already.", where=str(out), fix="Choose another name.")
-    is_written = bool(set_to or settings.remove or settings.strip_private or out)
+    is_written = is_changed or out is not None
     target = path
     if is_written:
         context.progress("Writing the header", 0, 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.base_models import list_base_models
 from trainer.config.tools import ToolSettings
-from trainer.files import safe_name, unused_path
+from trainer.files import is_inside, safe_name, unused_path
 from trainer.library import SUFFIX, resolve_lora
 from trainer.objects import load_object
 from trainer.paths import DataFolder
@@ -61,12 +61,18 @@ class ToolContext:
         progress: called with what is done, how much of it, and of how much; what it raises ends the work.
         out: where to write; None for a free name in the data folder.
         overwrite: whether `out` may be there already.
+        keeps_to_data: whether files outside the data folder are read only, as for the app.
     """
 
     data: DataFolder
     progress: Callable[[str, int, int], None] = field(default=_no_progress)
     out: Path | None = None
     overwrite: bool = False
+    keeps_to_data: bool = False
+
+    def may_change(self, path: Path) -> bool:
+        """Whether a file may be changed in place."""
+        return not self.keeps_to_data or is_inside(path, self.data.root)
 
     def lora(self, name_or_path: str) -> Path:
         """The file that is meant. Raises LoraFileError."""

@@ -87,7 +87,8 @@ def _picture_path(arguments: argparse.Namespace) -> Path | None:
 def _print(result: ToolResult, picture: Path | None) -> None:
     for table in result.tables:
         print_table(table.header, table.rows)
-    print("\n".join([*result.lines, *([f"picture: {picture}"] if picture and result.picture else [])]))
+    for line in (*result.lines, *([f"picture: {picture}"] if picture and result.picture else [])):
+        print(line)
 
 
 def _progress_line(printer: ProgressPrinter) -> Callable[[str, int, int], None]:
