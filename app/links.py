@@ -44,6 +44,10 @@ class Links:
     """Name of a LoRA to look at in the LoRAs tab."""
     lora_for_tools: gr.State
     """Name of a LoRA for the tools to work on."""
+    base_for_train: gr.State
+    """Name of a base model to train on."""
+    base_for_generate: gr.State
+    """Name of a base model to make pictures with."""
     tabs: gr.Tabs
     """The row of tabs, as an output that opens one."""
     current: gr.Tab | None = None
@@ -77,5 +81,5 @@ def send(content: Any, tab: str) -> tuple[Letter, dict[str, Any]]:
 
 def make_links(page: gr.Blocks, tabs: gr.Tabs) -> Links:
     """The links of a page, with empty mailboxes. Not inside the Tabs: whatever lies in there counts as a tab."""
-    mailboxes = [gr.State() for _ in range(7)]
+    mailboxes = [gr.State() for _ in range(9)]
     return Links(page, *mailboxes, tabs=tabs)

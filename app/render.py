@@ -67,9 +67,13 @@ def status(row: JobRow, history: History) -> str:
     step = history.last_step
     parts = [f'<div class="run-head"><span class="title">{text(row.title)}</span>{badge(row.state)}</div>']
     done, total = (step.step if step else 0), history.total_steps
+    stage = history.stage if row.state is RunState.RUNNING and not total else None
     if row.state is RunState.FINISHED and total:
         done = total
-    parts.append(bar(1, 1) if row.state is RunState.FINISHED else bar(done, total))
+    if row.state is RunState.FINISHED:
+        parts.append(bar(1, 1))
+    else:
+        parts.append(bar(stage.done, stage.total) if stage else bar(done, total))
     facts: list[tuple[str, str]] = []
     if total:
         facts.append(("Step", f"{done} / {total}"))
@@ -114,7 +118,7 @@ def _stage(row: JobRow, history: History) -> str:
         return '<div class="stage">Getting ready.</div>'
     if row.state is RunState.RUNNING and history.stage:
         stage = history.stage
-        count = f" ({stage.done} of {stage.total})" if stage.total else ""
+        count = f" ({stage.amount(' of ')})" if stage.total else ""
         left = f", about {duration(stage.eta_seconds)} left" if stage.eta_seconds else ""
         return f'<div class="stage">{text(stage.name)}{count}{left}</div>'
     return ""

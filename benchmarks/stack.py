@@ -67,7 +67,7 @@ class Sides:
         self.pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
         self.base = copy.deepcopy(self.components.unet)
         self.stack = LoraStack(self.components)
-        shapes = adaptable_shapes(self.components.unet, self.components.text_encoder)
+        shapes = adaptable_shapes(self.components.adaptable)
         chosen = {
             path: shape for path, shape in shapes.items() if path.startswith("unet.") and path.endswith(ATTENTION)
         }

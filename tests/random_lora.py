@@ -37,7 +37,7 @@ def random_lora(
     size: float = 0.1,
 ) -> dict[str, LoraModule]:
     """A LoRA on every layer whose path ends in one of `endings`."""
-    shapes = adaptable_shapes(components.unet, components.text_encoder)
+    shapes = adaptable_shapes(components.adaptable)
     chosen = {path: shape for path, shape in shapes.items() if path.endswith(endings)}
     return modules_for(chosen, rank=rank, alpha=alpha, seed=seed, size=size)
 

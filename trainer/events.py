@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from trainer.units import size
+
 
 class Event(BaseModel):
     """A record of a run. `time` is seconds since the epoch."""
@@ -35,13 +37,22 @@ class Started(Event):
 
 
 class Stage(Event):
-    """What is being done now, in words for the user; `done`/`total` where it can be counted."""
+    """What is being done now, in words for the user; `done`/`total` where it can be counted: things, or bytes."""
 
     type: Literal["stage"] = "stage"
     name: str
     done: int = 0
     total: int = 0
     eta_seconds: float | None = None
+    unit: Literal["", "bytes"] = ""
+
+    def amount(self, between: str) -> str:
+        """How much is done, as people read it: "3 of 12", "0.4 of 2.1 GB". Empty where it cannot be counted."""
+        if not self.total:
+            return ""
+        if self.unit == "bytes":
+            return f"{size(self.done)}{between}{size(self.total)}"
+        return f"{self.done}{between}{self.total}"
 
 
 class StepDone(Event):

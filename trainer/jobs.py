@@ -1,6 +1,6 @@
 """The kinds of jobs, what their code is given, and the one queue that starts them.
 
-One job works at a time in a data folder: they share the device. Who starts the next one: whoever enqueues, the job
+One job that needs the device works at a time in a data folder; others go on beside it. Who starts the next one: whoever enqueues, the job
 that just ended, and the UI's clock; the queue's lock lets only one of them do it.
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.errors import Cancelled, RunError
 from trainer.events import Event, Stage
@@ -33,6 +33,8 @@ class JobKind:
     stays_warm: bool = False
     """Whether its process waits for the next job of the kind, with the model loaded."""
     is_resumable: bool = False
+    needs_device: bool = True
+    """Whether it waits until no other job that needs the device works."""
 
 
 JOBS: dict[str, JobKind] = {
@@ -40,6 +42,7 @@ JOBS: dict[str, JobKind] = {
     "compare": JobKind("trainer.sampling.compare:compare", "Before and after"),
     "generate": JobKind("trainer.sampling.job:generate", "Generation", stays_warm=True),
     "tool": JobKind("trainer.tools.job:work", "LoRA tool"),
+    "download": JobKind("trainer.base_models.download:download", "Download", needs_device=False),
 }
 
 
@@ -50,9 +53,16 @@ class JobContext:
     run: Run
     emit: Callable[[Event], None]
 
-    def stage(self, name: str, done: int = 0, total: int = 0, eta_seconds: float | None = None) -> None:
+    def stage(
+        self,
+        name: str,
+        done: int = 0,
+        total: int = 0,
+        eta_seconds: float | None = None,
+        unit: Literal["", "bytes"] = "",
+    ) -> None:
         """Say what is being done now."""
-        self.emit(Stage(name=name, done=done, total=total, eta_seconds=eta_seconds))
+        self.emit(Stage(name=name, done=done, total=total, eta_seconds=eta_seconds, unit=unit))
 
     def stop_requested(self) -> bool:
         """Whether the user asked to stop."""
@@ -99,13 +109,18 @@ def enqueue(run: Run, data: DataFolder) -> None:
 
 
 def start_next(data: DataFolder) -> Run | None:
-    """Start the run that has waited longest, unless one is working. Returns what was started."""
+    """Start what need not wait for the device, and the run that has waited longest for it, unless one has it.
+
+    Returns: what was started for the device.
+    """
     with FileLock(data.runs / "queue.lock", wait_seconds=10, busy_message="The queue is busy."):
         states = {run.id: (run, run.state()) for run in list_runs(data)}
-        if any(state.is_active for _, state in states.values()):
-            return None
         waiting = sorted((run for run, state in states.values() if state is RunState.QUEUED), key=Run.queued_at)
-        if not waiting:
+        for run in waiting:
+            if not needs_device(run):
+                launch(run)
+        waiting = [run for run in waiting if needs_device(run)]
+        if not waiting or any(state.is_active and needs_device(run) for run, state in states.values()):
             return None
         run = waiting[0]
         if is_locked(warm_lock_path(data)):
@@ -114,6 +129,12 @@ def start_next(data: DataFolder) -> Run | None:
         arguments = ["--serve", str(data.root)] if JOBS[run.info().kind].stays_warm else [str(run.folder)]
         launch(run, arguments)
         return run
+
+
+def needs_device(run: Run) -> bool:
+    """Whether a run waits its turn for the device; one of an unknown kind does."""
+    kind = JOBS.get(run.info().kind)
+    return kind is None or kind.needs_device
 
 
 def launch(run: Run, arguments: list[str] | None = None) -> subprocess.Popen[Any]:

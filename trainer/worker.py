@@ -15,7 +15,7 @@ from types import FrameType
 from trainer.errors import Cancelled, InkwashError, ResourceError, RunError, is_out_of_memory
 from trainer.events import EventWriter, Failed, Finished, Stopped
 from trainer.files import sweep_partial
-from trainer.jobs import JOBS, JobContext, start_next, warm_lock_path
+from trainer.jobs import JOBS, JobContext, needs_device, start_next, warm_lock_path
 from trainer.locks import FileLock
 from trainer.objects import load_object
 from trainer.paths import DataFolder
@@ -81,7 +81,7 @@ def serve(data: DataFolder) -> int:
     with FileLock(warm_lock_path(data), busy_message="A warm process is already there."):
         last_work = time.monotonic()
         while time.monotonic() - last_work < WARM_SECONDS:
-            waiting = sorted((run for run in list_runs(data) if _waits(run)), key=Run.queued_at)
+            waiting = sorted((run for run in list_runs(data) if needs_device(run) and _waits(run)), key=Run.queued_at)
             if waiting and not JOBS[waiting[0].info().kind].stays_warm:
                 break
             if waiting and not _someone_works(data):
@@ -101,7 +101,7 @@ def _waits(run: Run) -> bool:
 
 
 def _someone_works(data: DataFolder) -> bool:
-    return any(run.state() is RunState.RUNNING for run in list_runs(data))
+    return any(needs_device(run) and run.state() is RunState.RUNNING for run in list_runs(data))
 
 
 def _redirect_output(path: Path) -> None:

@@ -318,6 +318,8 @@ def _result_text(history: History, state: RunState) -> str:
         return Path(str(result.get("library_path") or result["lora"])).name
     if "summary" in result:
         return ", ".join(Path(str(file)).name for file in result.get("files", ())) or str(result["summary"])
+    if result.get("model"):
+        return str(result["model"])
     if state.is_active and history.total_steps:
         return f"Step {history.last_step.step if history.last_step else 0} of {history.total_steps}"
     return ""

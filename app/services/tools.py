@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.base_models import list_base_models
+from trainer.base_models.listing import find_base
 from trainer.config.fields import FieldSpec, describe
 from trainer.config.loading import build_tool_settings
 from trainer.config.tools import TOOLS
-from trainer.errors import ConfigError, Finding, LoraFileError
+from trainer.errors import ConfigError, Finding, LoraFileError, ModelFileError
 from trainer.files import is_inside
 from trainer.jobs import enqueue
 from trainer.library import SUFFIX, list_loras, resolve_lora
@@ -54,7 +55,7 @@ class ToolService:
 
     def models(self) -> list[tuple[str, str]]:
         """(title, name) of the base models."""
-        return [(info.title, info.name) for info in list_base_models(self._data)]
+        return [(info.label, info.name) for info in list_base_models(self._data)]
 
     def faults(self, tool: str, values: Mapping[str, Any]) -> list[Finding]:
         """Everything that keeps the settings from being run, each at its field."""
@@ -70,13 +71,13 @@ class ToolService:
         names = [entry["file"] for entry in given] if isinstance(given, list) else [given] if given else []
         found: list[Finding] = []
         for name in map(str, names):
-            if spec.names == "lora":
-                try:
+            try:
+                if spec.names == "lora":
                     resolve_lora(self._data, name)
-                except LoraFileError as error:
-                    found.append(Finding(spec.path, f"{error.message} {error.fix}".strip()))
-            elif name not in [known for _, known in self.models()] and not Path(name).expanduser().exists():
-                found.append(Finding(spec.path, f"There is no base model '{name}': choose one, or give a path."))
+                else:
+                    find_base(name, self._data)
+            except (LoraFileError, ModelFileError) as error:
+                found.append(Finding(spec.path, f"{error.message} {error.fix}".strip()))
         return found
 
     def start(self, tool: str, values: Mapping[str, Any]) -> str:

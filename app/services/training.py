@@ -149,7 +149,10 @@ class TrainingService:
         unet, text = config.adapter.unet, config.adapter.text_encoder
         for part, lora, chosen in (
             ("unet", unet, lambda name, shape: _is_unet_target(name, shape, unet.targets)),
-            ("text_encoder", text, lambda name, shape: _ends(name, _TEXT_TARGETS[text.targets])),
+            *(
+                (name, text, lambda name, shape: _ends(name, _TEXT_TARGETS[text.targets]))
+                for name in ("text_encoder", "text_encoder_2")
+            ),
         ):
             if lora.rank:
                 shapes = [shape for name, shape in self._layer_shapes(config.model.base, part) if chosen(name, shape)]
@@ -157,7 +160,7 @@ class TrainingService:
         return total * _BYTES[config.save.precision]
 
     def _layer_shapes(self, base: str, part: str) -> list[tuple[str, tuple[int, ...]]]:
-        known = {info.name: info.folder for info in self.bases()}
+        known = {info.name: info.path for info in self.bases()}
         folder = known.get(base, Path(base).expanduser()) / part
         for path in sorted(folder.glob("*.safetensors")):
             key = (str(path), path.stat().st_mtime)

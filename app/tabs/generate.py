@@ -142,6 +142,9 @@ class GenerateTab:
         )
         self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET).success(handler(self._poll), **poll)
         self._base.input(handler(self._fill_base), self._base, form.outputs(), **_QUIET).success(check, **checked)
+        links.base_for_generate.change(
+            handler(self._receive_base), links.base_for_generate, form.outputs(), **_QUIET
+        ).success(check, **checked)
         refill = [*form.outputs(), stack.rows, stack.version]
         links.page.load(handler(self._fill_draft), {stack.version}, refill, **_QUIET)
         links.on_show(self._refresh, None, [self._base, stack.picker])
@@ -162,9 +165,14 @@ class GenerateTab:
             **_QUIET,
         )
 
+    def _receive_base(self, letter: Letter | None) -> Any:
+        if not letter:
+            return gr.skip()
+        return self._form.fill(self._service.base_values(str(Letter(*letter).content)))
+
     def _refresh(self) -> tuple[Any, Any]:
         bases = [
-            (f"{base.title}{' (cannot be used)' if base.problem else ''}", base.name) for base in self._service.bases()
+            (f"{base.label}{' (cannot be used)' if base.problem else ''}", base.name) for base in self._service.bases()
         ]
         return gr.update(choices=bases), self._stack.choices()
 

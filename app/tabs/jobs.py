@@ -33,12 +33,16 @@ class JobsTab:
         self._chosen = gr.State(None)
         self._ids = gr.State([])
         self._seen = gr.State({})
-        gr.HTML('<div class="hint">Choose a job to see what it did. One works at a time.</div>', padding=False)
+        gr.HTML(
+            '<div class="hint">Choose a job to see what it did. One at a time has the device; downloads go on beside it.</div>',
+            padding=False,
+        )
         self._table = gr.Dataframe(
             headers=_HEADERS,
             value=[],
             interactive=False,
             elem_id="jobs-table",
+            elem_classes="row-table",
             max_height=340,
             show_label=False,
             column_widths=["110px", "200px", "110px", "170px", "90px", "560px"],

@@ -116,6 +116,9 @@ class TrainTab:
         links.recipe_for_train.change(
             handler(self._receive_recipe), links.recipe_for_train, [self._preset, *widgets], **quiet
         ).success(check, **checked)
+        links.base_for_train.change(handler(self._receive_base), links.base_for_train, widgets, **quiet).success(
+            check, **checked
+        )
         links.on_show(self._refresh, None, [self._preset, self._base, self._dataset])
         # The draft first, so that a reload does not lose what was typed; then what is wrong with it.
         links.page.load(handler(self._fill_draft), None, widgets, **quiet).success(check, **checked)
@@ -130,7 +133,7 @@ class TrainTab:
 
     def _refresh(self) -> tuple[Any, Any, Any]:
         presets = [(preset.title, preset.name) for preset in self._service.presets()]
-        bases = [(_with_problem(base.title, base.problem), base.name) for base in self._service.bases()]
+        bases = [(_with_problem(base.label, base.problem), base.name) for base in self._service.bases()]
         datasets = [(f"{item.title} ({item.num_pictures})", item.name) for item in self._service.datasets()]
         return gr.update(choices=presets), gr.update(choices=bases), gr.update(choices=datasets)
 
@@ -165,6 +168,11 @@ class TrainTab:
     def _fill_base(self, name: str | None) -> dict[Any, Any]:
         values = self._service.base_values(name or "")
         return self._form.fill({path: value for path, value in values.items() if path != "model.base"}) or gr.skip()
+
+    def _receive_base(self, letter: Letter | None) -> dict[Any, Any]:
+        if not letter:
+            return gr.skip()
+        return self._form.fill(self._service.base_values(str(Letter(*letter).content)))
 
     def _check(self, raw: dict[Any, Any]) -> dict[Any, Any]:
         values = self._form.read(raw)

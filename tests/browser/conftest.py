@@ -47,7 +47,8 @@ class App:
         """Start it and wait for its address."""
         (self.data / "ui.json").unlink(missing_ok=True)
         self.log = open(self.data / "app-output.txt", "ab")  # noqa: SIM115 - as long as the process
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # Where nothing listens: no test may reach a model server.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
         self.process = subprocess.Popen(
             [
                 sys.executable,

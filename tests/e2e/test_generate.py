@@ -126,7 +126,9 @@ def test_the_model_stays_in_memory_until_another_is_asked_for(
     job.release()
     loads: list[str] = []
     real = job.load_components
-    monkeypatch.setattr(job, "load_components", lambda base, *rest: (loads.append(base), real(base, *rest))[1])
+    monkeypatch.setattr(
+        job, "load_components", lambda choice, *rest: (loads.append(choice.base), real(choice, *rest))[1]
+    )
     generate(data, loras=[{"file": "ink"}])
     base_again = content(generate(data)[0])
     assert loads == ["tiny"]

@@ -147,7 +147,7 @@ def test_a_file_that_diffusers_saved_is_read_with_its_alpha(
     settings = '{"unet.lora_alpha": 1.5, "unet.r": 4, "text_encoder.lora_alpha": 1.5, "text_encoder.r": 4}'
     save_file(tensors, tmp_path / "a.safetensors", {"format": "pt", "lora_adapter_metadata": settings})
 
-    fresh = load_components(str(components.folder), DataFolder(tmp_path), torch.device("cpu"), torch.float32)
+    fresh = load_components(str(components.path), DataFolder(tmp_path), torch.device("cpu"), torch.float32)
     LoraStack(fresh).set([StackEntry(tmp_path / "a.safetensors")])
     torch.testing.assert_close(our_latents(fresh), trained, atol=TOLERANCE, rtol=0)
 

@@ -90,18 +90,19 @@ def test_other_architectures_are_refused_in_words(folder: Path, data: DataFolder
     assert "inpainting" in refusal(folder, data)
     change(folder / "unet" / "config.json", in_channels=4, cross_attention_dim=768)
     assert "768" in refusal(folder, data)
-    change(folder / "unet" / "config.json", cross_attention_dim=1024)
-    change(folder / "text_encoder" / "config.json", hidden_size=1024)
-    assert "2.x" in refusal(folder, data)
     (folder / "text_encoder_2").mkdir()
-    assert "not of the Stable Diffusion 1.x family" in refusal(folder, data)
+    assert "tokenizer_2: is missing" in refusal(folder, data)
+    (folder / "text_encoder").rename(folder / "no_text_encoder")
+    assert "refiner" in refusal(folder, data)
+    (folder / "transformer").mkdir()
+    assert "not of a family that Inkwash knows" in refusal(folder, data)
 
 
 def test_a_folder_that_is_no_model_and_a_single_file(tmp_path: Path, data: DataFolder) -> None:
     assert "model_index.json" in refusal(tmp_path, data)
     single = tmp_path / "model.safetensors"
     single.write_bytes(b"x")
-    assert "single file" in refusal(single, data)
+    assert "truncated" in refusal(single, data)
 
 
 def test_a_broken_description_is_a_problem_not_a_crash(folder: Path, data: DataFolder) -> None:

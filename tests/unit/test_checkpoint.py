@@ -100,6 +100,7 @@ def identity(**changes: Any) -> dict[str, Any]:
         "settings": {"adapter.unet.rank": 4},
         "pictures": {"a.png": ["hash", "a house", 64, 64]},
         "base": {"unet": "x"},
+        "noise": ["epsilon", False],
         "machine": {"torch": "2", "threads": 1},
     } | changes
 

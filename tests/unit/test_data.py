@@ -21,10 +21,11 @@ from trainer.data.latents import LatentCache, to_pixels
 from trainer.data.randomness import generator_for, stream_seed
 from trainer.data.tensor_store import TensorStore, content_key
 from trainer.data.texts import CachedTexts, LiveTexts
-from trainer.dataset.buckets import Bucket
+from trainer.dataset.buckets import Bucket, frame
 from trainer.dataset.scan import scan_folder
 from trainer.errors import DatasetError, ResourceError
 from trainer.models.components import Components, load_components
+from trainer.models.text import PromptOptions
 from trainer.paths import DataFolder
 
 SETTINGS = DataConfig(resolution=SIDE, bucket_step=16, trigger_word="zib", caption_dropout=0.0)
@@ -235,17 +236,48 @@ def test_cached_captions_are_what_the_encoder_gives(components: Components, tmp_
     captions = ["a red house", "", "水墨, ink"]
     store = TensorStore(tmp_path)
     for _ in range(2):  # computed, then read
-        texts = CachedTexts(store, components, "encoder", clip_skip=2)
+        texts = CachedTexts(store, components, "encoder", PromptOptions(clip_skip=2))
         texts.prepare(captions, ignore)
         with torch.no_grad():
-            live = LiveTexts(components, clip_skip=2).encode(captions)
-        torch.testing.assert_close(texts.encode(captions), live)
+            live = LiveTexts(components, PromptOptions(clip_skip=2)).encode(captions)
+        torch.testing.assert_close(texts.encode(captions).states, live.states)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
-    other = CachedTexts(store, components, "encoder", clip_skip=1)
+    other = CachedTexts(store, components, "encoder", PromptOptions(clip_skip=1))
     other.prepare(captions, ignore)
-    assert not torch.allclose(other.encode(captions), texts.encode(captions))
+    assert not torch.allclose(other.encode(captions).states, texts.encode(captions).states)
     with pytest.raises(KeyError):
         texts.encode(["never prepared"])
+
+
+def test_cached_captions_of_different_lengths_are_filled_up_like_live_ones(
+    components: Components, tmp_path: Path
+) -> None:
+    captions = ["a red house", "zib robot " * 60]
+    options = PromptOptions(max_chunks=2)
+    texts = CachedTexts(TensorStore(tmp_path), components, "encoder", options)
+    texts.prepare(captions, ignore)
+    with torch.no_grad():
+        live = LiveTexts(components, options).encode(captions)
+    found = texts.encode(captions)
+    assert found.states.shape == (2, 2 * 77, 32)
+    torch.testing.assert_close(found.states, live.states)
+    assert texts.encode(captions[:1]).states.shape == (1, 77, 32)
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket", "expected"),
+    [
+        ((64, 64), (64, 64), (64, 64, 0, 0, 64, 64)),
+        # 200 x 100 px to 64 x 64: resized to 128 x 64, of which 32 are cut off at either side.
+        ((200, 100), (64, 64), (100, 200, 0, 32, 64, 64)),
+        ((100, 300), (64, 64), (300, 100, 64, 0, 64, 64)),
+    ],
+)
+def test_the_frame_says_how_a_picture_was_cut(
+    size: tuple[int, int], bucket: tuple[int, int], expected: tuple[int, ...]
+) -> None:
+    assert frame(*size, Bucket(*bucket)) == expected
+    assert frame(*size, Bucket(*bucket), flipped=True) == expected, "a centred cut is the same from both sides"
 
 
 def test_streams_do_not_collide() -> None:

@@ -163,3 +163,23 @@ def test_find_by_start_of_id_and_delete_to_trash(data: DataFolder) -> None:
     assert (target / "run.json").exists()
     with pytest.raises(RunError, match="no run"):
         find_run(data, run.id)
+
+
+def test_a_download_goes_on_beside_a_training_and_two_trainings_take_turns(
+    data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[str] = []
+
+    def launch(run: Run, arguments: list[str] | None = None) -> None:
+        launched.append(run.id)
+        run.launched(os.getpid())
+
+    monkeypatch.setattr(jobs, "launch", launch)
+    runs = [create_run(data, kind, kind, {}) for kind in ("train", "train", "download")]
+    for run in runs:
+        jobs.enqueue(run, data)
+    assert launched == [runs[0].id, runs[2].id]
+    assert runs[1].state() is RunState.QUEUED
+    runs[0].taken()
+    jobs.start_next(data)
+    assert launched[-1] == runs[1].id, "a download under way keeps nobody waiting"

@@ -20,7 +20,7 @@ _ADAPTER = "default"
 
 
 class LoraMethod:
-    """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685) of the UNet and the text encoder.
+    """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685) of the UNet and the text encoders.
 
     Convolutions follow LoCon: `down` has the layer's own kernel, `up` is 1 x 1.
     """
@@ -36,10 +36,11 @@ class LoraMethod:
         """
         targets = components.family.target_modules(components, self._config)
         for part, paths in targets.items():
-            settings: UnetLora | TextEncoderLora = getattr(self._config, part)
+            settings = _settings(self._config, part)
             if not paths:
                 raise ConfigError(
-                    f"This base model has no layers of the set '{settings.targets}'.", where=f"adapter.{part}.targets"
+                    f"This base model has no layers of the set '{settings.targets}'.",
+                    where=f"adapter.{'unet' if part == 'unet' else 'text_encoder'}.targets",
                 )
             model = getattr(components, part)
             peft.inject_adapter_in_model(self._peft_config(settings, paths), model, _ADAPTER)
@@ -109,8 +110,8 @@ class LoraMethod:
     def notes(self) -> list[str]:
         """Says where a rank is higher than a layer can use."""
         notes: list[str] = []
-        for part in ("unet", "text_encoder"):
-            rank = getattr(self._config, part).rank
+        for part in dict.fromkeys(path.partition(".")[0] for path in self._layers):
+            rank = _settings(self._config, part).rank
             limits = [_full_rank(layer) for path, layer in self._layers.items() if path.startswith(f"{part}.")]
             above = sum(1 for limit in limits if rank > limit)
             if above:
@@ -119,6 +120,11 @@ class LoraMethod:
                     f"(the smallest: {min(limits)}); a lower rank learns as much in a smaller file."
                 )
         return notes
+
+
+def _settings(config: LoraConfig, part: str) -> UnetLora | TextEncoderLora:
+    """What a part is trained with; all text encoders share theirs."""
+    return config.unet if part == "unet" else config.text_encoder
 
 
 def _weights(layer: LoraLayer, dtype: torch.dtype | None = None) -> tuple[nn.Parameter, nn.Parameter]:

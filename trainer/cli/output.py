@@ -25,7 +25,7 @@ from trainer.events import (
     Validated,
     Warned,
 )
-from trainer.jobs import kill_run, reap_children, start_next
+from trainer.jobs import JOBS, kill_run, reap_children, start_next
 from trainer.runs import Run, RunState
 from trainer.units import duration, size
 
@@ -88,7 +88,7 @@ class ProgressPrinter:
     def _show_stage(self, event: Stage) -> None:
         if event.total:
             left = "" if event.eta_seconds is None else f"  {duration(event.eta_seconds)} left"
-            self.over(f"{event.name} {event.done}/{event.total}{left}", is_last=event.done == event.total)
+            self.over(f"{event.name} {event.amount('/')}{left}", is_last=event.done == event.total)
         elif event.name != self._stage:
             self.line(f"{event.name} …")
         self._stage = event.name
@@ -151,13 +151,13 @@ def follow(run: Run, printer: ProgressPrinter, offset: int = 0) -> dict[str, Any
         except KeyboardInterrupt:
             stops += 1
             if stops == 1:
-                printer.line(
-                    "Stopping after this step; what was learned is kept. Press Ctrl-C again to end it at once."
-                )
+                kept = "after this step; what was learned is kept" if _is_resumable(run) else "as soon as it can"
+                printer.line(f"Stopping {kept}. Press Ctrl-C again to end it at once.")
                 run.request("stop")
             else:
                 kill_run(run)
-                raise Cancelled("Ended at once. The last checkpoint can be resumed.", where=run.id) from None
+                kept = " The last checkpoint can be resumed." if _is_resumable(run) else ""
+                raise Cancelled(f"Ended at once.{kept}", where=run.id) from None
 
 
 def _drain(reader: EventReader, printer: ProgressPrinter) -> Event | None:
@@ -171,6 +171,8 @@ def _drain(reader: EventReader, printer: ProgressPrinter) -> Event | None:
 def _result(final: Event, run: Run) -> dict[str, Any]:
     if isinstance(final, Finished):
         return final.result
+    if isinstance(final, Stopped) and not _is_resumable(run):
+        raise Cancelled("Cancelled.", where=run.id)
     if isinstance(final, Stopped):
         raise Cancelled(
             f"Stopped after step {final.step}.", where=str(run.folder), fix=f"`inkwash resume {run.id}` goes on."
@@ -178,6 +180,10 @@ def _result(final: Event, run: Run) -> dict[str, Any]:
     if isinstance(final, Failed):
         raise error_from_dict(final.error)
     raise RunError("The run ended in an unknown way.", where=str(run.log_path))
+
+
+def _is_resumable(run: Run) -> bool:
+    return JOBS[run.info().kind].is_resumable
 
 
 def _died(run: Run) -> InkwashError:

@@ -6,16 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainer.config.base import BASIC, Settings
+from trainer.config.base import BASIC
 from trainer.config.generate import MAX_SEED, SamplerName
-from trainer.config.model import EMBEDDED_MODEL
+from trainer.config.model import BaseChoice
 
 
-class CompareConfig(Settings):
+class CompareConfig(BaseChoice):
     """The same prompts and seeds without and with a LoRA, beside the pictures it learned from."""
 
-    base: Annotated[str, BASIC, Field(min_length=1)] = EMBEDDED_MODEL
-    """The base model that the LoRA was trained on."""
     lora: Annotated[str, BASIC, Field(min_length=1)]
     """A LoRA of the library by its name, or the path of a `.safetensors` file."""
     dataset: Annotated[str, BASIC] = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -43,6 +43,8 @@ class DataConfig(Settings):
     """Show half of the pictures mirrored. Doubles a small style set; turn off for characters with a left and a right."""
     repeats: Annotated[int, Field(ge=1, le=1000)] = 1
     """How often each picture is shown in an epoch. Changes what an epoch is, not the number of steps."""
+    max_caption_tokens: Literal[75, 150, 225] = 225
+    """Captions longer than this are cut. Beyond 75 they are read in chunks of 75 tokens, as other programs read long prompts."""
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of pictures shown with an empty caption. Some of it makes the style also follow without words and helps guidance."""
     shuffle_tags: bool = False

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trainer.config.base import BASIC, Settings
-from trainer.config.model import EMBEDDED_MODEL
+from trainer.config.model import BaseChoice
 
 MAX_SEED = 2**63 - 1
 SamplerName = Literal[
@@ -28,11 +28,9 @@ class StackedLora(Settings):
     """Whether it is used."""
 
 
-class GenerateConfig(Settings):
+class GenerateConfig(BaseChoice):
     """Pictures to be made."""
 
-    base: Annotated[str, BASIC, Field(min_length=1)] = EMBEDDED_MODEL
-    """The base model: the name of one in the list, or the path of a diffusers folder."""
     prompt: Annotated[str, BASIC, Field(max_length=10_000)] = ""
     """What the picture shows."""
     negative_prompt: Annotated[str, BASIC, Field(max_length=10_000)] = ""

@@ -14,6 +14,7 @@ import tomlkit
 from pydantic import ValidationError
 
 from trainer.config.base import Settings
+from trainer.config.download import DownloadConfig
 from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
 from trainer.config.migrate import migrate
@@ -147,6 +148,11 @@ def build_tool_settings(tool: str, values: Mapping[str, Any]) -> ToolSettings:
     if tool not in TOOLS:
         raise ConfigError(f"There is no tool '{tool}'.", fix=f"Choose one of: {', '.join(TOOLS)}.")
     return _validated(TOOLS[tool], values, f"lora {tool}")
+
+
+def build_download_config(values: Mapping[str, Any]) -> DownloadConfig:
+    """Validate what is to be downloaded. Raises ConfigError with one finding a fault, each at its dotted path."""
+    return _validated(DownloadConfig, values, "model download")
 
 
 def _validated(model: type[Config], values: Mapping[str, Any], command: str) -> Config:

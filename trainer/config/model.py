@@ -11,11 +11,22 @@ from trainer.config.base import BASIC, Settings
 EMBEDDED_MODEL = "inkwash-tiny"
 
 
-class ModelConfig(Settings):
-    """The base model."""
+class BaseChoice(Settings):
+    """A base model, and what to do otherwise than it says of itself."""
 
     base: Annotated[str, BASIC, Field(min_length=1)] = EMBEDDED_MODEL
-    """The base model: the name of one in the list, or the path of a diffusers folder. The LoRA fits this family only."""
+    """The base model: the name of one in the list, the path of a single file or of a diffusers folder, or the id of one in the Hugging Face cache (owner/name). A LoRA fits the family of the model that it was trained on."""
+    vae: str = ""
+    """Path of a VAE to use instead of the model's own: a `.safetensors` file, or a diffusers folder. Empty: its own."""
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    """What the model predicts: the noise (epsilon) or the velocity (v_prediction). `auto` takes what the model says of itself; the wrong one gives noise instead of pictures."""
+    zero_terminal_snr: Literal["auto", "yes", "no"] = "auto"
+    """Whether the model's last timestep is pure noise (arXiv 2305.08891), as in many v-prediction fine-tunes. `auto` takes what the model says of itself."""
+
+
+class ModelConfig(BaseChoice):
+    """The base model."""
+
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the frozen base model. `auto` takes bf16 where the device computes in it, else fp16 on a GPU, else fp32; the adapter is always trained in fp32."""
     clip_skip: Annotated[int, Field(ge=1, le=4)] = 1

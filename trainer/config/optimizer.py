@@ -32,6 +32,10 @@ class AdamWConfig(Settings):
     epsilon: Annotated[float, Field(gt=0, le=0.1)] = 1e-8
     """Added to the denominator against division by zero."""
 
+    def learning_rate(self, part: str) -> float:
+        """The full rate of a part of the model; all text encoders have the same."""
+        return self.unet_learning_rate if part == "unet" else self.text_encoder_learning_rate
+
 
 # A second optimizer makes this `Annotated[AdamWConfig | OtherConfig, Field(discriminator="name")]`.
 AnyOptimizer = AdamWConfig

@@ -28,6 +28,7 @@ class Batch:
         captions: as they are shown this time; empty where dropped.
         latents, noise: float32 `(batch, channels, h, w)`.
         timesteps: int64 `(batch,)`.
+        frames: how the pictures were cut, float32 `(batch, 6)`; see `trainer.dataset.buckets.frame`.
     """
 
     examples: tuple[Example, ...]
@@ -35,6 +36,7 @@ class Batch:
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
+    frames: Tensor
 
 
 class BatchOrder:
@@ -117,12 +119,19 @@ class BatchMaker:
             latents=latents,
             noise=offset_noise(noise, offsets, self._objective.noise_offset),
             timesteps=draw_timesteps(size, self._objective.min_timestep, self._objective.max_timestep, generator),
+            frames=frames_of(examples, flipped),
         )
 
     def _caption(self, example: Example, generator: torch.Generator) -> str:
         if not self._data.shuffle_tags:
             return example.caption
         return shuffle_tags(example.caption, self._data.keep_tags, generator)
+
+
+def frames_of(examples: Sequence[Example], flipped: Sequence[bool]) -> Tensor:
+    """The frames of pictures, float32 `(batch, 6)`."""
+    rows = [example.frame(flipped=flip) for example, flip in zip(examples, flipped, strict=True)]
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 def shuffle_tags(caption: str, keep: int, generator: torch.Generator) -> str:

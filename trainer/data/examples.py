@@ -10,20 +10,25 @@ import torch
 
 from trainer.config.data import DataConfig
 from trainer.data.randomness import generator_for
-from trainer.dataset.buckets import Bucket, assign_bucket, make_buckets
+from trainer.dataset.buckets import Bucket, assign_bucket, frame, make_buckets
 from trainer.dataset.captions import compose_caption
 from trainer.dataset.scan import PictureFacts
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture of the data set, ready to be cached."""
+    """A picture of the data set, ready to be cached. `size` is its width and height before it is cut, in pixels."""
 
     name: str
     path: Path
     sha256: str
     caption: str
     bucket: Bucket
+    size: tuple[int, int]
+
+    def frame(self, *, flipped: bool = False) -> tuple[int, ...]:
+        """How it is cut, as `trainer.dataset.buckets.frame` says it."""
+        return frame(*self.size, self.bucket, flipped=flipped)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ def make_examples(pictures: Sequence[PictureFacts], config: DataConfig, trigger_
             sha256=picture.sha256,
             caption=compose_caption(picture.caption, trigger_word, config.instance_prompt, config.use_captions),
             bucket=assign_bucket(picture.width, picture.height, buckets if config.buckets else square),
+            size=(picture.width, picture.height),
         )
         for picture in sorted(pictures, key=lambda picture: picture.name)
     ]

@@ -1,19 +1,20 @@
-"""Captions as hidden states of the text encoder: computed once where it is not trained, else in each step."""
+"""Captions as the UNet is told them: encoded once where no text encoder is trained, else in each step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 from trainer.data.latents import Progress
 from trainer.data.tensor_store import TensorStore, content_key
 from trainer.models.components import Components
+from trainer.models.conditioning import Conditioning, stack_texts
 from trainer.models.devices import dtype_name
 from trainer.models.family import no_grad_encode
+from trainer.models.text import PromptOptions
 
-_VERSION = 1
+_VERSION = 2
 
 
 class LiveTexts:
@@ -21,13 +22,13 @@ class LiveTexts:
 
     needs_encoder = True
 
-    def __init__(self, components: Components, clip_skip: int) -> None:
+    def __init__(self, components: Components, options: PromptOptions) -> None:
         self._components = components
-        self._clip_skip = clip_skip
+        self._options = options
 
-    def encode(self, captions: Sequence[str]) -> Tensor:
-        """Hidden states `(batch, tokens, width)` on the device, with the graph where gradients are on."""
-        return self._components.family.encode_prompts(self._components, captions, self._clip_skip)
+    def encode(self, captions: Sequence[str]) -> Conditioning:
+        """The captions on the device, with the graph where gradients are on."""
+        return self._components.family.encode_prompts(self._components, captions, self._options)
 
 
 class CachedTexts:
@@ -35,36 +36,50 @@ class CachedTexts:
 
     Args:
         store: where they are kept between runs.
-        components: the text encoder, only used in `prepare`.
-        fingerprint: names the text encoder's and tokenizer's files in the keys.
-        clip_skip: as in `Family.encode_prompts`.
+        components: the text encoders, only used in `prepare`.
+        fingerprint: names the text encoders' and tokenizers' files in the keys.
+        options: how captions are read.
     """
 
     needs_encoder = False
 
-    def __init__(self, store: TensorStore, components: Components, fingerprint: str, clip_skip: int) -> None:
+    def __init__(self, store: TensorStore, components: Components, fingerprint: str, options: PromptOptions) -> None:
         self._store = store
         self._components = components
-        self._clip_skip = clip_skip
+        self._options = options
         self._encoder = {"fingerprint": fingerprint, "precision": dtype_name(components.text_encoder.dtype)}
-        self._states: dict[str, Tensor] = {}
+        self._texts: dict[str, Conditioning] = {}
+        self._blank: Tensor | None = None
 
     def prepare(self, captions: Iterable[str], progress: Progress) -> None:
         """Encode what is missing."""
-        wanted = sorted(set(captions))
+        wanted = sorted({"", *captions})
         for done, caption in enumerate(wanted):
             progress(done, len(wanted))
-            key = content_key(version=_VERSION, caption=caption, clip_skip=self._clip_skip, encoder=self._encoder)
-            found = (self._store.get(key) or {}).get("states")
-            if found is None:
-                found = no_grad_encode(self._components.family, self._components, [caption], self._clip_skip)[0].cpu()
-                self._store.put(key, {"states": found})
-            self._states[caption] = found
+            self._texts[caption] = self._find(caption)
+        self._blank = self._texts[""].states
 
-    def encode(self, captions: Sequence[str]) -> Tensor:
-        """Hidden states `(batch, tokens, width)` on the device. Raises KeyError for a caption that was not prepared."""
-        states = torch.stack([self._states[caption] for caption in captions])
-        return states.to(self._components.device, non_blocking=True)
+    def _find(self, caption: str) -> Conditioning:
+        key = content_key(
+            version=_VERSION,
+            caption=caption,
+            clip_skip=self._options.clip_skip,
+            max_chunks=self._options.max_chunks,
+            encoder=self._encoder,
+        )
+        found = self._store.get(key)
+        if found is None or "states" not in found:
+            text = no_grad_encode(self._components.family, self._components, [caption], self._options)
+            found = {name: tensor.cpu() for name, tensor in text.tensors().items()}
+            self._store.put(key, found)
+        return Conditioning(**found)
+
+    def encode(self, captions: Sequence[str]) -> Conditioning:
+        """The captions on the device. Raises KeyError for one that was not prepared."""
+        rows = [self._texts[caption] for caption in captions]
+        if self._blank is None:
+            raise RuntimeError("no captions were prepared")
+        return stack_texts(rows, self._blank).cast(self._components.device)
 
 
 Texts = LiveTexts | CachedTexts

@@ -73,3 +73,15 @@ def fit_picture(image: Image.Image, bucket: Bucket) -> Image.Image:
     """The centre of `image`, cut and resized to the bucket's size (Lanczos)."""
     box = crop_box(image.width, image.height, bucket)
     return image.resize((bucket.width, bucket.height), Image.Resampling.LANCZOS, box=box)
+
+
+def frame(width: int, height: int, bucket: Bucket, *, flipped: bool = False) -> tuple[int, ...]:
+    """How a picture of `width` x `height` px was cut for its bucket, as SDXL is told it (arXiv 2307.01952, section 2.2).
+
+    Returns: height and width before; top and left edge of the cut, in pixels after the resizing; height and width after.
+    A mirrored picture counts its left edge from the side that is now left.
+    """
+    left, top, right, _ = crop_box(width, height, bucket)
+    scale = bucket.width / (right - left)
+    edge = width - right if flipped else left
+    return height, width, round(top * scale), round(edge * scale), bucket.height, bucket.width

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.errors import LoraFileError
 
@@ -25,8 +26,7 @@ DTYPE_BYTES = {
 _SCALAR_FORMATS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"}
 
 
-@dataclass(frozen=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """A tensor of a file: how it is stored, and where (offsets from the start of the file)."""
 
     dtype: str
@@ -115,19 +115,43 @@ def _header_length(start: bytes, size: int, path: Path) -> int:
 
 
 def _parse_json(raw: bytes, path: Path) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key stands twice")
-        return found
-
     try:
-        document = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        text = raw.decode("utf-8")
+        document = json.loads(text)
+        if not _is_plainly_unique(text, document):
+            document = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _refusal(path, f"The header is damaged ({error}).") from error
     if not isinstance(document, dict):
         raise _refusal(path, "The header is damaged: it is not a table.")
     return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _is_plainly_unique(text: str, document: Any) -> bool:
+    """Whether each tensor's three words stand in the text as often as there are tensors: then no key stands twice.
+
+    What this is not sure of is parsed once more, which takes twice as long: folders hold thousands of files.
+    """
+    if not isinstance(document, dict):
+        return True
+    has_metadata = "__metadata__" in document
+    if has_metadata:
+        # Among the user's texts any word may stand; `_unique` looks at them alone.
+        found = re.search(r'"__metadata__"\s*:\s*', text)
+        if found is None:
+            return False
+        json.JSONDecoder(object_pairs_hook=_unique).raw_decode(text, found.end())
+    words = ('"dtype"', '"shape"', '"data_offsets"')
+    return text.count('"__metadata__"') == has_metadata and all(
+        text.count(word) == len(document) - has_metadata for word in words
+    )
 
 
 def _metadata(value: Any, path: Path) -> dict[str, str]:
@@ -139,9 +163,9 @@ def _metadata(value: Any, path: Path) -> dict[str, str]:
 def _entry(key: str, value: Any, start: int, path: Path) -> TensorEntry:
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
-        numbers = (*shape, begin, end)
-        if any(type(number) is not int or number < 0 for number in numbers):
-            raise ValueError("a size is not a natural number")
+        for number in (*shape, begin, end):
+            if type(number) is not int or number < 0:
+                raise ValueError("a size is not a natural number")
         if dtype not in DTYPE_BYTES:
             raise ValueError(f"unknown number format {dtype!r}")
         if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
@@ -153,7 +177,7 @@ def _entry(key: str, value: Any, start: int, path: Path) -> TensorEntry:
 
 def _check_cover(entries: dict[str, TensorEntry], start: int, size: int, path: Path) -> None:
     position = start
-    for entry in sorted(entries.values(), key=lambda item: (item.begin, item.end)):
+    for entry in sorted(entries.values(), key=itemgetter(2, 3)):
         if entry.begin != position:
             raise _refusal(path, "The file is damaged: its tensors overlap or leave holes.")
         position = entry.end

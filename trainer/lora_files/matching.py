@@ -31,11 +31,11 @@ class Match:
     unknown: tuple[str, ...]
 
 
-def adaptable_shapes(unet: nn.Module, text_encoder: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The weight's shape of every linear and convolution layer, by module path."""
+def adaptable_shapes(models: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
+    """The weight's shape of every linear and convolution layer, by module path; `models` as in `changeable_weights`."""
     return {
         f"{component}.{path}": tuple(module.weight.shape)
-        for component, model in (("unet", unet), ("text_encoder", text_encoder))
+        for component, model in models.items()
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     }

@@ -13,6 +13,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from trainer import __version__
+from trainer.base_models.families import FAMILY_FACTS
 from trainer.config.migrate import migrate
 from trainer.config.run import RunConfig
 from trainer.errors import LoraFileError
@@ -34,6 +35,9 @@ class TrainingFacts:
         tag_frequency: for each data set, how often each caption part stands in it.
         started_at, finished_at: seconds since the epoch.
         trigger_word: the trigger word as it was used in training.
+        family: a key of `trainer.base_models.FAMILY_FACTS`.
+        prediction_type: "epsilon" or "v_prediction", as the base model was trained.
+        zero_terminal_snr: whether its last timestep is pure noise.
     """
 
     name: str
@@ -47,6 +51,9 @@ class TrainingFacts:
     finished_at: float
     trigger_word: str = ""
     base_sha256: str = ""
+    family: str = "sd1"
+    prediction_type: str = "epsilon"
+    zero_terminal_snr: bool = False
     tag_frequency: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
@@ -62,8 +69,8 @@ def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
     if unet.rank and unet.targets == "all+conv":
         arguments |= {"conv_dim": unet.rank, "conv_alpha": unet.alpha}
     values: dict[str, Any] = {
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": False,
+        "ss_base_model_version": FAMILY_FACTS[facts.family].kohya_base_version(facts.prediction_type),
+        "ss_v2": facts.family == "sd2",
         "ss_network_module": "networks.lora",
         "ss_network_dim": main.rank,
         "ss_network_alpha": main.alpha,
@@ -95,6 +102,7 @@ def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
         "ss_lr_scheduler": config.schedule.kind,
         "ss_seed": config.training.seed,
         "ss_mixed_precision": config.model.precision,
+        "ss_zero_terminal_snr": facts.zero_terminal_snr,
         "ss_noise_offset": config.objective.noise_offset,
         "ss_min_snr_gamma": config.objective.min_snr_gamma,
         "ss_caption_dropout_rate": config.data.caption_dropout,
@@ -111,7 +119,7 @@ def _modelspec_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str
     date = datetime.fromtimestamp(facts.finished_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     entries = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.architecture": f"{FAMILY_FACTS[facts.family].architecture[facts.prediction_type]}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.implementation_version": f"inkwash {__version__}",
         "modelspec.title": facts.name,
@@ -119,7 +127,7 @@ def _modelspec_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str
         "modelspec.description": config.note or f"LoRA for {facts.base_name}, trained with Inkwash.",
         "modelspec.author": "unknown",
         "modelspec.date": date,
-        "modelspec.prediction_type": "epsilon",
+        "modelspec.prediction_type": "v" if facts.prediction_type == "v_prediction" else facts.prediction_type,
         "modelspec.encoder_layer": str(config.model.clip_skip),
         "modelspec.timestep_range": f"{config.objective.min_timestep},{config.objective.max_timestep}",
     }

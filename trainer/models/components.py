@@ -1,4 +1,4 @@
-"""A base model in memory: its parts, loaded from a diffusers folder and frozen."""
+"""A base model in memory: its parts, frozen."""
 
 from __future__ import annotations
 
@@ -15,11 +15,22 @@ import transformers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from trainer.base_models import describe_base, resolve_base, weight_file
-from trainer.errors import ModelFileError
+from trainer.base_models import (
+    FAMILY_FACTS,
+    VELOCITY_RESOLUTION,
+    BaseModelInfo,
+    describe_base,
+    fingerprint,
+    resolve_base,
+    resolve_vae,
+    weight_file,
+)
+from trainer.config.model import BaseChoice
+from trainer.errors import ConfigError, ModelFileError
 from trainer.models.family import load_family
+from trainer.models.single_file import TEXT_ENCODER_CLASSES, load_single_file, load_vae_file
 from trainer.paths import DataFolder
 
 if TYPE_CHECKING:
@@ -31,7 +42,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Components:
-    """The parts of a base model, frozen, on `device`, with weights of `dtype` (the VAE in fp32 where that is fp16)."""
+    """The parts of a base model, frozen, on `device`, with weights of `dtype` (the VAE in fp32 where that is fp16).
+
+    `path` is where they were loaded from, `vae_path` where the VAE was if it came from elsewhere; `text_encoder_2` and its tokenizer are None in families with one encoder.
+    """
 
     family: Family
     unet: UNet2DConditionModel
@@ -41,9 +55,48 @@ class Components:
     scheduler_config: dict[str, Any]
     resolution: int
     name: str
-    folder: Path
+    path: Path
     device: torch.device
     dtype: torch.dtype
+    vae_path: Path | None = None
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+    tokenizer_2: CLIPTokenizer | None = None
+
+    @property
+    def text_encoders(self) -> dict[str, CLIPTextModel | CLIPTextModelWithProjection]:
+        """The text encoders by part, in the order in which the family reads them."""
+        second = {} if self.text_encoder_2 is None else {"text_encoder_2": self.text_encoder_2}
+        return {"text_encoder": self.text_encoder, **second}
+
+    @property
+    def tokenizers(self) -> dict[str, CLIPTokenizer]:
+        """The tokenizer of each text encoder, by the encoder's name."""
+        second = {} if self.tokenizer_2 is None else {"text_encoder_2": self.tokenizer_2}
+        return {"text_encoder": self.tokenizer, **second}
+
+    @property
+    def adaptable(self) -> dict[str, nn.Module]:
+        """The parts that LoRAs change, by the names that their layers' paths begin with."""
+        return {"unet": self.unet, **self.text_encoders}
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of all parts with weights."""
+        return ("unet", "vae", *self.text_encoders)
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: "epsilon" or "v_prediction"."""
+        return str(self.scheduler_config.get("prediction_type", "epsilon"))
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether the last timestep is pure noise."""
+        return bool(self.scheduler_config.get("rescale_betas_zero_snr", False))
+
+    def fingerprint(self, part: str) -> str:
+        """A key for caches that changes with a part's weights or configuration."""
+        return fingerprint(self.vae_path if part == "vae" and self.vae_path else self.path, part)
 
     @property
     def vae_scale_factor(self) -> int:
@@ -71,46 +124,114 @@ class Components:
             torch.cuda.empty_cache()
 
 
-def load_components(base: str, data: DataFolder, device: torch.device, dtype: torch.dtype) -> Components:
-    """Load a base model by its name in the list or its folder's path.
+def load_components(base: str | BaseChoice, data: DataFolder, device: torch.device, dtype: torch.dtype) -> Components:
+    """Load a base model by its name in the list or its path, with the settings on it where a BaseChoice is given.
 
     Raises: ModelFileError: there is none, it is incomplete, of another architecture, or its weights do not fit.
+        ConfigError: settings that do not go with the model.
     """
-    folder = resolve_base(base, data)
-    info = describe_base(folder)
-    # fp16 overflows in SD 1.x's VAE and gives black pictures.
-    vae_dtype = torch.float32 if dtype == torch.float16 else dtype
+    choice = base if isinstance(base, BaseChoice) else BaseChoice(base=base)
+    vae_path = resolve_vae(choice.vae) if choice.vae else None
+    path = resolve_base(choice.base, data, has_vae=vae_path is not None)
+    info = describe_base(path)
     # transformers draws progress bars and tables of "missing" weights on standard error.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     try:
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", **_options(folder / "unet", dtype))
-        vae = AutoencoderKL.from_pretrained(folder / "vae", **_options(folder / "vae", vae_dtype))
-        text_encoder = _load_text_encoder(folder / "text_encoder", dtype)
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        parts = _load_parts(path, info, dtype, vae_path)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelFileError(
-            f"The base model '{folder.name}' cannot be loaded: {error}",
-            where=str(folder),
-            fix="Copy the model's folder again, whole, or choose another base model.",
+            f"The base model '{info.name}' cannot be loaded: {error}",
+            where=str(path),
+            fix="Copy the model again, whole, or choose another base model.",
         ) from error
-    for part in (unet, vae, text_encoder):
-        nn.Module.to(part.requires_grad_(False).eval(), device)
-    log.info("Loaded %s on %s in %s", folder, device, dtype)
-    return Components(
+    components = Components(
         family=load_family(info.family),
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        scheduler_config=scheduler_config,
         resolution=info.resolution,
-        name=folder.name,
-        folder=folder,
+        name=info.name,
+        path=path,
+        vae_path=vae_path,
         device=device,
         dtype=dtype,
+        **parts,
     )
+    for name in components.parts:
+        nn.Module.to(getattr(components, name).requires_grad_(False).eval(), device)
+    if not info.traits.prediction_type and choice.prediction_type == "auto":
+        _probe(components)
+    components.scheduler_config |= noise_settings(components, choice)
+    log.info("Loaded %s on %s in %s", path, device, dtype)
+    return components
+
+
+def noise_settings(components: Components, choice: BaseChoice) -> dict[str, Any]:
+    """What the settings change in the scheduler's configuration; nothing where they leave the model's own.
+
+    Raises: ConfigError: zero terminal SNR with epsilon, which cannot be: from pure noise, the noise says nothing.
+    """
+    changed: dict[str, Any] = {}
+    if choice.prediction_type != "auto":
+        changed["prediction_type"] = choice.prediction_type
+    if choice.zero_terminal_snr != "auto":
+        changed["rescale_betas_zero_snr"] = choice.zero_terminal_snr == "yes"
+    config = {**components.scheduler_config, **changed}
+    if config.get("rescale_betas_zero_snr") and config.get("prediction_type", "epsilon") == "epsilon":
+        raise ConfigError(
+            f"'{components.name}' cannot predict the noise (epsilon) and have zero terminal SNR at once.",
+            where="model.zero_terminal_snr",
+            fix="Set model.prediction_type to v_prediction, or model.zero_terminal_snr to no.",
+        )
+    return changed
+
+
+def _probe(components: Components) -> None:
+    from trainer.models.probe import probe_prediction_type
+
+    found = probe_prediction_type(components)
+    components.scheduler_config["prediction_type"] = found
+    if found == "v_prediction" and components.path.is_file():
+        components.resolution = VELOCITY_RESOLUTION
+    log.info("%s does not say what it predicts; asked, it answers with %s", components.path, found)
+
+
+def _load_parts(path: Path, info: BaseModelInfo, dtype: torch.dtype, vae_path: Path | None) -> dict[str, Any]:
+    """The parts of a model, by the names that Components has for them."""
+    if path.is_dir():
+        parts = _load_folder(path, info, dtype, with_vae=vae_path is None)
+    else:
+        parts = load_single_file(path, info.family, dtype, vae_dtype(dtype), with_vae=vae_path is None)
+        scheduler = {
+            "prediction_type": info.traits.prediction_type or "epsilon",
+            "rescale_betas_zero_snr": info.traits.zero_terminal_snr,
+        }
+        parts["scheduler_config"] = {**parts["scheduler_config"], **scheduler}
+    if vae_path is not None:
+        parts["vae"] = _load_vae(vae_path, info.family, vae_dtype(dtype))
+    return parts
+
+
+def _load_vae(path: Path, family: str, dtype: torch.dtype) -> AutoencoderKL:
+    if path.is_file():
+        return load_vae_file(path, family, dtype)
+    return AutoencoderKL.from_pretrained(path, **_options(path, dtype))
+
+
+def _load_folder(folder: Path, info: BaseModelInfo, dtype: torch.dtype, *, with_vae: bool) -> dict[str, Any]:
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **_options(folder / "unet", dtype))
+    parts: dict[str, Any] = {"unet": unet}
+    if with_vae:
+        parts["vae"] = _load_vae(folder / "vae", info.family, vae_dtype(dtype))
+    for name in FAMILY_FACTS[info.family].text_encoders:
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        parts[name] = _load_text_encoder(folder / name, dtype)
+        parts[tokenizer] = CLIPTokenizer.from_pretrained(folder / tokenizer, local_files_only=True)
+    config = (folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
+    return {**parts, "scheduler_config": json.loads(config)}
+
+
+def vae_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The VAE's number format: fp16 overflows in it and gives black pictures."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def _options(part: Path, dtype: torch.dtype) -> dict[str, Any]:
@@ -124,10 +245,10 @@ def _options(part: Path, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _load_text_encoder(part: Path, dtype: torch.dtype) -> CLIPTextModel:
+def _load_text_encoder(part: Path, dtype: torch.dtype) -> nn.Module:
     """Load and verify: transformers fills in weights that it misses at random, with no more than a line in the log."""
     found = weight_file(part)
-    loaded: Any = CLIPTextModel.from_pretrained(
+    loaded: Any = TEXT_ENCODER_CLASSES[part.name].from_pretrained(
         part,
         dtype=dtype,
         variant=found.variant if found else None,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from trainer.config.adapter import LoraConfig
+from trainer.models.conditioning import Conditioning
+from trainer.models.text import AS_WRITTEN, PromptOptions
 from trainer.objects import load_object
 
 if TYPE_CHECKING:
@@ -19,9 +21,13 @@ class Family(Protocol):
     """A kind of model: how its parts are called and what they are named in files."""
 
     name: str
+    zeroes_empty_negative: bool
+    """Whether an empty negative prompt is given as zeros instead of the empty prompt's states."""
 
-    def encode_prompts(self, components: Components, prompts: Sequence[str], clip_skip: int = 1) -> Tensor:
-        """Hidden states of the prompts, shape `(batch, tokens, width)`; differentiable through the text encoder."""
+    def encode_prompts(
+        self, components: Components, prompts: Sequence[str], options: PromptOptions = AS_WRITTEN
+    ) -> Conditioning:
+        """What the UNet is told of the prompts; differentiable through the text encoders."""
         ...
 
     def encode_images(self, components: Components, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,24 +38,26 @@ class Family(Protocol):
         """Pixels in [0, 1], float32 `(batch, 3, height, width)`, of scaled latents."""
         ...
 
-    def predict(self, components: Components, noisy_latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-        """The UNet's prediction, float32, of the shape of `noisy_latents`."""
+    def predict(
+        self, components: Components, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """The UNet's prediction, float32, of the shape of `noisy_latents`; `conditioning` carries its frames."""
         ...
 
     def target_modules(self, components: Components, config: LoraConfig) -> dict[str, list[str]]:
-        """Paths of the layers that `config` trains, by part ("unet", "text_encoder")."""
+        """Paths of the layers that `config` trains, by part ("unet", "text_encoder", "text_encoder_2")."""
         ...
 
     def pixel_multiple(self, components: Components) -> int:
         """Sides of pictures must be multiples of this."""
         ...
 
-    def kohya_name(self, module_path: str) -> str:
-        """The name of a layer ("unet.down_blocks.0…") in LoRA files."""
-        ...
 
-
-FAMILIES = {"sd1": "trainer.models.sd1:StableDiffusion1"}
+FAMILIES = {
+    "sd1": "trainer.models.sd1:StableDiffusion1",
+    "sd2": "trainer.models.sd2:StableDiffusion2",
+    "sdxl": "trainer.models.sdxl:StableDiffusionXL",
+}
 
 
 def load_family(name: str) -> Family:
@@ -57,7 +65,9 @@ def load_family(name: str) -> Family:
     return load_object(FAMILIES[name])()
 
 
-def no_grad_encode(family: Family, components: Components, prompts: Sequence[str], clip_skip: int) -> Tensor:
+def no_grad_encode(
+    family: Family, components: Components, prompts: Sequence[str], options: PromptOptions
+) -> Conditioning:
     """`encode_prompts` without the graph, for prompts that nothing is learned from."""
     with torch.no_grad():
-        return family.encode_prompts(components, prompts, clip_skip)
+        return family.encode_prompts(components, prompts, options)

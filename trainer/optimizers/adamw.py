@@ -16,11 +16,11 @@ def build(config: AdamWConfig, parameter_groups: Mapping[str, Sequence[nn.Parame
     """An optimizer with a group a part, named by it, at its full learning rate.
 
     Args:
-        config: the settings; `<part>_learning_rate` is the rate of that part.
+        config: the settings; `learning_rate` gives the rate of a part.
         parameter_groups: float32 weights by part ("unet", "text_encoder"), all on one device.
     """
     groups = [
-        {"params": list(weights), "name": part, "lr": getattr(config, f"{part}_learning_rate")}
+        {"params": list(weights), "name": part, "lr": config.learning_rate(part)}
         for part, weights in parameter_groups.items()
     ]
     device = groups[0]["params"][0].device

@@ -37,7 +37,7 @@ def compare(context: JobContext) -> dict[str, Any]:
     prompts = _prompts(config, data)
     context.stage("Loading the base model")
     device = pick_device(config.device)
-    components = load_components(config.base, data, device, pick_dtype("auto", device))
+    components = load_components(config, data, device, pick_dtype("auto", device))
     requests = [_request(config, prompt, config.seed + index, components) for index, prompt in enumerate(prompts)]
     before = _pictures(context, components, requests, "Pictures without the LoRA")
     stack = LoraStack(components)
@@ -65,7 +65,7 @@ def _prompts(config: CompareConfig, data: DataFolder) -> list[str]:
     prompts = list(config.prompts)
     if not prompts:
         folder = resolve_base(config.base, data)
-        prompts = [p for model in list_base_models(data) if model.folder == folder for p in model.example_prompts]
+        prompts = [p for model in list_base_models(data) if model.path == folder for p in model.example_prompts]
     prompts = prompts or [""]
     return [f"{config.trigger_word}, {prompt}" if config.trigger_word else prompt for prompt in prompts]
 

@@ -108,12 +108,13 @@ def _load(config: GenerateConfig, data: DataFolder, context: JobContext) -> _War
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     folder = resolve_base(config.base, data)
-    key = (str(folder), _newest_change(folder), str(device), str(dtype))
+    chosen = (config.vae, config.prediction_type, config.zero_terminal_snr)
+    key = (str(folder), _newest_change(folder), str(device), str(dtype), *chosen)
     context.emit(Started(pid=os.getpid(), device=str(device), precision=dtype_name(dtype)))
     if _warm is None or _warm.key != key:
         release()
         context.stage("Loading the base model")
-        components = load_components(config.base, data, device, dtype)
+        components = load_components(config, data, device, dtype)
         stack, preview = LoraStack(components), LatentPreview(components)
         _warm = _Warm(key, components, stack, preview, describe_base(folder).title)
     context.check_stop()
@@ -121,6 +122,8 @@ def _load(config: GenerateConfig, data: DataFolder, context: JobContext) -> _War
 
 
 def _newest_change(folder: Path) -> str:
+    if folder.is_file():
+        return str(folder.stat().st_mtime_ns)
     return str(max((file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()), default=0))
 
 

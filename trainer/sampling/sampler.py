@@ -18,6 +18,8 @@ from torch import Tensor
 from trainer.config.generate import SamplerName
 from trainer.errors import ConfigError, InkwashError
 from trainer.models.components import Components
+from trainer.models.conditioning import Conditioning
+from trainer.models.text import PromptOptions
 from trainer.sampling.samplers import SAMPLERS, build_scheduler
 
 OnStep = Callable[[int, int, Tensor], None]
@@ -27,7 +29,8 @@ the finished latents, `(batch, channels, height, width)` float32. May raise Canc
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One picture to be made. Sizes are in pixels; `guidance_scale` of 1 or less means no guidance."""
+    """One picture to be made. Sizes are in pixels; `guidance_scale` of 1 or less means no guidance; without `has_weights`
+    brackets in the prompts are plain text."""
 
     prompt: str
     negative_prompt: str
@@ -38,6 +41,7 @@ class SampleRequest:
     guidance_scale: float
     seed: int
     clip_skip: int = 1
+    has_weights: bool = True
 
     @property
     def is_guided(self) -> bool:
@@ -45,7 +49,8 @@ class SampleRequest:
         return self.guidance_scale > 1.0
 
     def _batch_key(self) -> tuple[Any, ...]:
-        return (self.width, self.height, self.num_inference_steps, self.sampler, self.is_guided, self.clip_skip)
+        shape = (self.width, self.height, self.num_inference_steps, self.sampler)
+        return (*shape, self.is_guided, self.clip_skip, self.has_weights)
 
 
 def check_size(components: Components, width: int, height: int) -> None:
@@ -110,7 +115,7 @@ class _Batch:
         self.scheduler.set_timesteps(first.num_inference_steps, device=components.device)
         self.timesteps: list[Tensor] = list(self.scheduler.timesteps)
         self.step_options = {"generator": self.generators} if SAMPLERS[first.sampler].draws_noise else {}
-        self.embeddings = _embed(components, requests)
+        self.conditioning = _embed(components, requests)
         scales = [request.guidance_scale for request in requests]
         self.guidance = torch.tensor(scales, device=components.device).view(-1, 1, 1, 1)
         factor = components.vae_scale_factor
@@ -132,7 +137,7 @@ class _Batch:
         components = self.components
         doubled = torch.cat([model_input] * 2) if self.is_guided else model_input
         timesteps = timestep.expand(doubled.shape[0]).to(doubled.device)
-        model_pred = components.family.predict(components, doubled, timesteps, self.embeddings)
+        model_pred = components.family.predict(components, doubled, timesteps, self.conditioning)
         if not self.is_guided:
             return model_pred
         without, with_prompt = model_pred.chunk(2)
@@ -152,15 +157,23 @@ class _Batch:
         return model_pred if prediction_type == "sample" else (model_input - noise * model_pred) / signal
 
 
-def _embed(components: Components, requests: Sequence[SampleRequest]) -> Tensor:
-    """Embeddings for the UNet's batch: all negative prompts, then all prompts; each text is encoded once."""
-    prompts = [request.prompt for request in requests]
-    if requests[0].is_guided:
-        prompts = [request.negative_prompt for request in requests] + prompts
+def _embed(components: Components, requests: Sequence[SampleRequest]) -> Conditioning:
+    """Conditioning of the UNet's batch: all negative prompts, then all prompts; each text is encoded once."""
+    first = requests[0]
+    negatives = [request.negative_prompt for request in requests] if first.is_guided else []
+    prompts = [*negatives, *(request.prompt for request in requests)]
     distinct = list(dict.fromkeys(prompts))
-    with components.resident("text_encoder"):
-        encoded = components.family.encode_prompts(components, distinct, clip_skip=requests[0].clip_skip)
-    return encoded[[distinct.index(prompt) for prompt in prompts]].to(components.dtype)
+    options = PromptOptions(first.clip_skip, has_weights=first.has_weights)
+    with components.resident(*components.text_encoders):
+        encoded = components.family.encode_prompts(components, distinct, options)
+    conditioning = encoded.select([distinct.index(prompt) for prompt in prompts])
+    if components.family.zeroes_empty_negative and "" in negatives:
+        blank = [index < len(negatives) and not prompt for index, prompt in enumerate(prompts)]
+        conditioning = conditioning.without(blank)
+    # The picture is its own original: nothing was cut off.
+    frame = [first.height, first.width, 0, 0, first.height, first.width]
+    frames = torch.tensor([frame] * len(prompts), dtype=torch.float32)
+    return conditioning.framed(frames).cast(components.device, components.dtype)
 
 
 def _decode(components: Components, latents: Tensor) -> list[Image.Image]:
@@ -184,7 +197,7 @@ def to_image(pixels: Tensor) -> Image.Image:
 @contextmanager
 def _evaluating(components: Components) -> Iterator[None]:
     """Dropout off, and afterwards every module as it was: while training, some train and some do not."""
-    modules = [m for model in (components.unet, components.vae, components.text_encoder) for m in model.modules()]
+    modules = [m for part in components.parts for m in getattr(components, part).modules()]
     training = [module for module in modules if module.training]
     for module in training:
         module.training = False

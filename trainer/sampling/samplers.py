@@ -69,7 +69,8 @@ def build_scheduler(name: SamplerName, scheduler_config: Mapping[str, Any]) -> S
         name: a key of SAMPLERS.
         scheduler_config: of the base model; only what it says of the model is taken over.
 
-    Raises: ConfigError: there is no sampler of this name.
+    Raises: ConfigError: there is no sampler of this name, or it cannot start from the pure noise of a model with zero
+        terminal SNR.
     """
     if name not in SAMPLERS:
         raise ConfigError(
@@ -79,4 +80,13 @@ def build_scheduler(name: SamplerName, scheduler_config: Mapping[str, Any]) -> S
     scheduler_class = load_object(sampler.scheduler)
     known = scheduler_class._get_init_keys(scheduler_class)
     model = {key: scheduler_config[key] for key in _MODEL_KEYS if key in scheduler_config and key in known}
+    if scheduler_config.get("rescale_betas_zero_snr"):
+        if "rescale_betas_zero_snr" not in known:
+            raise ConfigError(
+                f"The sampler '{name}' cannot be used with this base model, whose last timestep is pure noise.",
+                where="sampler",
+                fix="Choose Euler, Euler a, DDIM, UniPC or one of DPM++.",
+            )
+        # Only then is the first step the timestep that is pure noise (arXiv 2305.08891, section 3.3).
+        model["timestep_spacing"] = "trailing"
     return scheduler_class(**model, **sampler.options)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.errors import LoraFileError
 from trainer.lora_files.file import AdapterModule, read_lora
 from trainer.lora_files.matching import Match, changeable_weights, match_modules
-from trainer.lora_files.names import PREFIXES
 from trainer.models.components import Components
 
 _Stamp = tuple[str, int, int]
@@ -40,7 +39,7 @@ class LoraStack:
 
     def __init__(self, components: Components) -> None:
         self._title = components.name
-        self._weights = changeable_weights(_models(components))
+        self._weights = changeable_weights(components.adaptable)
         self._files: dict[_Stamp, Match] = {}
         self._originals: dict[str, Tensor] = {}
         self._merged: dict[str, _Recipe] = {}
@@ -133,11 +132,6 @@ def merge_into(weight: Tensor, original: Tensor, parts: Sequence[tuple[AdapterMo
         torch.addmm(start.flatten(1), ups, downs, out=weight.view(weight.shape[0], -1))
     else:
         weight.copy_(torch.addmm(start.float().flatten(1), ups, downs).reshape(weight.shape))
-
-
-def _models(components: Components) -> dict[str, nn.Module]:
-    """The parts of the base model that a LoRA can change."""
-    return {name: model for name in PREFIXES if (model := getattr(components, name, None)) is not None}
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trainer.base_models import list_base_models
+from trainer.base_models.listing import find_base
 from trainer.config.tools import ToolSettings
 from trainer.files import is_inside, safe_name, unused_path
 from trainer.library import SUFFIX, resolve_lora
@@ -79,9 +79,8 @@ class ToolContext:
         return resolve_lora(self.data, name_or_path)
 
     def model(self, name_or_path: str) -> Path:
-        """The model file or folder that is meant: one of the list, or a path, which the tool checks."""
-        known = {info.name: info.folder for info in list_base_models(self.data)}
-        return known.get(name_or_path) or Path(name_or_path).expanduser().absolute()
+        """The model file or folder that is meant: one of the list, or a path. Raises ModelFileError."""
+        return find_base(name_or_path, self.data)
 
     def base(self, name_or_path: str) -> Path | None:
         """The base model for kinds that depend on one; None where none is named."""

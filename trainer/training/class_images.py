@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from trainer.base_models import fingerprint
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.randomness import stream_seed
@@ -37,20 +36,28 @@ def class_examples(context: JobContext, config: RunConfig, data: DataFolder, com
     _make_missing(context, config, components, side, paths)
     bucket = Bucket(side, side)
     return [
-        Example(f"class picture {path.stem}", path, file_sha256(path), prior.class_prompt, bucket) for path in paths
+        Example(f"class picture {path.stem}", path, file_sha256(path), prior.class_prompt, bucket, (side, side))
+        for path in paths
     ]
 
 
 def _key(config: RunConfig, components: Components, side: int) -> str:
     return content_key(
         prompt=config.data.prior.class_prompt,
-        models=[fingerprint(components.folder, part) for part in ("unet", "vae", "text_encoder")],
+        models=[components.fingerprint(part) for part in components.parts],
         precision=dtype_name(components.dtype),
         size=side,
         clip_skip=config.model.clip_skip,
+        **_unusual_noise(config),
         steps=_STEPS,
         guidance=_GUIDANCE,
     )[:32]
+
+
+def _unusual_noise(config: RunConfig) -> dict[str, str]:
+    """Settings that overrule what the model says of itself; they make other pictures of the same weights."""
+    chosen = {"prediction_type": config.model.prediction_type, "zero_terminal_snr": config.model.zero_terminal_snr}
+    return {name: value for name, value in chosen.items() if value != "auto"}
 
 
 def _make_missing(context: JobContext, config: RunConfig, components: Components, side: int, paths: list[Path]) -> None:
@@ -78,4 +85,5 @@ def _request(config: RunConfig, side: int, index: int) -> SampleRequest:
         guidance_scale=_GUIDANCE,
         seed=stream_seed("class picture", index),
         clip_skip=config.model.clip_skip,
+        has_weights=False,
     )

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from trainer.base_models import weight_file
+from trainer.base_models import main_weights
 from trainer.events import LoraExported
 from trainer.files import file_sha256, safe_name, unused_path, write_atomically
 from trainer.lora_files.file import write_lora
@@ -55,7 +55,7 @@ def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:
     config = parts.config
     examples = parts.split.training
     tags = Counter(tag.strip() for example in examples for tag in example.caption.split(",") if tag.strip())
-    found = weight_file(parts.components.folder / "unet")
+    weights = main_weights(parts.components.path)
     return TrainingFacts(
         name=safe_name(parts.name, "lora"),
         base_name=parts.components.name,
@@ -67,7 +67,10 @@ def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:
         started_at=state.started_at,
         finished_at=time.time(),
         trigger_word=config.data.trigger_word,
-        base_sha256=file_sha256(found.files[0]) if found else "",
+        base_sha256=file_sha256(weights) if weights else "",
+        family=parts.components.family.name,
+        prediction_type=parts.components.prediction_type,
+        zero_terminal_snr=parts.components.zero_terminal_snr,
         tag_frequency={parts.dataset_name: dict(tags)},
     )
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from trainer.base_models import fingerprint
 from trainer.config.loading import flatten
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
@@ -30,7 +29,8 @@ def run_identity(config: RunConfig, components: Components, examples: Sequence[E
         # The data set may have moved; its pictures are what counts.
         "settings": {path: value for path, value in settings.items() if path != "data.dataset"},
         "pictures": pictures,
-        "base": {part: fingerprint(components.folder, part) for part in ("unet", "vae", "text_encoder")},
+        "base": {part: components.fingerprint(part) for part in components.parts},
+        "noise": [components.prediction_type, components.zero_terminal_snr],
         "machine": {
             "torch": torch.__version__,
             "device": components.device.type,
@@ -52,6 +52,8 @@ def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
         for part in saved["base"]
         if saved["base"][part] != current["base"].get(part)
     ]
+    if saved.get("noise", current["noise"]) != current["noise"]:
+        findings.append(Finding("base model", f"its noise was {saved['noise']}, is {current['noise']}"))
     if findings:
         raise RunError(
             "This run cannot go on: what it was started with has changed since.",
@@ -67,6 +69,8 @@ def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
 
 
 def _settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Finding]:
+    # Settings that are younger than the checkpoint had what is their default now.
+    saved = {**{path: value for path, value in flatten(RunConfig()).items() if path in current}, **saved}
     return [
         Finding(path, f"was {saved.get(path)!r}, is {current.get(path)!r}")
         for path in sorted(saved.keys() | current.keys())

@@ -13,7 +13,7 @@ from trainer.events import Warned
 from trainer.files import require_free
 from trainer.jobs import JobContext
 from trainer.models.components import Components
-from trainer.models.sd1 import max_tokens
+from trainer.models.text import count_tokens
 from trainer.paths import DataFolder
 
 _SHOWN = 5
@@ -81,15 +81,15 @@ def check_sizes(context: JobContext, config: RunConfig, components: Components, 
         )
 
 
-def check_captions(context: JobContext, components: Components, examples: Sequence[Example]) -> None:
-    """Warn of captions whose end the text encoder does not see, and of empty ones."""
-    limit = max_tokens(components)
-    lengths = [len(components.tokenizer(example.caption).input_ids) for example in examples]
+def check_captions(context: JobContext, config: RunConfig, components: Components, examples: Sequence[Example]) -> None:
+    """Warn of captions whose end the text encoders do not see, and of empty ones."""
+    limit = config.data.max_caption_tokens
+    lengths = [count_tokens(components.tokenizer, example.caption) for example in examples]
     cut = [example.name for example, length in zip(examples, lengths, strict=True) if length > limit]
     if cut:
         context.emit(
             Warned(
-                message=f"The captions of {len(cut)} pictures are longer than {limit - 2} tokens and are cut: {_list(cut)}"
+                message=f"The captions of {len(cut)} pictures are longer than {limit} tokens and are cut: {_list(cut)}"
             )
         )
     empty = [example.name for example in examples if not example.caption]

@@ -74,4 +74,6 @@ def _request(parts: TrainParts, prompt: str) -> SampleRequest:
         guidance_scale=preview.guidance_scale,
         seed=preview.seed,
         clip_skip=parts.config.model.clip_skip,
+        # Captions are no prompts: their brackets are what the trained text has.
+        has_weights=bool(preview.prompts),
     )

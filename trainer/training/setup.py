@@ -15,7 +15,6 @@ from accelerate.state import AcceleratorState
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from trainer.adapters.method import AdapterMethod, build_method
-from trainer.base_models import fingerprint
 from trainer.config.run import RunConfig
 from trainer.data.batches import BatchMaker, BatchOrder
 from trainer.data.examples import Example, make_examples, split_examples
@@ -28,6 +27,7 @@ from trainer.events import Warned
 from trainer.jobs import JobContext
 from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, pick_device, pick_dtype
+from trainer.models.text import CHUNK_TOKENS, PromptOptions
 from trainer.objectives.diffusion import PredictionType
 from trainer.objects import load_object
 from trainer.paths import DataFolder
@@ -50,18 +50,18 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
     _prepare_torch(config, device)
     dataset, pictures = read_pictures(context, config, data)
     context.stage("Loading the base model")
-    components = load_components(config.model.base, data, device, dtype)
+    components = load_components(config.model, data, device, dtype)
     noise_schedule = _noise_schedule(components)
     examples = make_examples(pictures, config.data, config.data.trigger_word)
     check_sizes(context, config, components, examples)
-    check_captions(context, components, examples)
+    check_captions(context, config, components, examples)
     split = split_examples(examples, config.data.validation_share, config.validation.num_pictures, config.training.seed)
     context.check_stop()
     class_pictures = class_examples(context, config, data, components)
     latents = _cache_latents(context, config, data, components, [*examples, *class_pictures])
     texts = _make_texts(context, config, data, components, [*examples, *class_pictures])
     if device.type != "cpu":
-        components.move_away("vae", *([] if texts.needs_encoder else ["text_encoder"]))
+        components.move_away("vae", *([] if texts.needs_encoder else components.text_encoders))
     adapter = build_method(config.adapter)
     adapter.attach(components, stream_seed("adapter", config.training.seed))
     for note in adapter.notes():
@@ -107,8 +107,8 @@ def _noise_schedule(components: Components) -> NoiseSchedule:
     if prediction_type not in get_args(PredictionType):
         raise ModelFileError(
             f"The base model predicts '{prediction_type}', which cannot be trained.",
-            where=str(components.folder / "scheduler"),
-            fix="Choose a base model of Stable Diffusion 1.x.",
+            where=str(components.path),
+            fix="Choose another base model, or set model.prediction_type if you know better.",
         )
     return NoiseSchedule(
         scheduler.alphas_cumprod.to(components.device, torch.float32), cast(PredictionType, prediction_type)
@@ -136,7 +136,7 @@ def _cache_latents(
     context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
 ) -> LatentCache:
     store = TensorStore(data.cache / "latents")
-    latents = LatentCache(store, components, fingerprint(components.folder, "vae"))
+    latents = LatentCache(store, components, components.fingerprint("vae"))
     progress = _counting(context, "Caching latents")
     computed = latents.prepare(examples, with_flipped=config.data.horizontal_flip, progress=progress)
     log.info("%d latents were computed, the others were cached", computed)
@@ -146,19 +146,22 @@ def _cache_latents(
 def _make_texts(
     context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
 ) -> Texts:
-    clip_skip = config.model.clip_skip
+    options = PromptOptions(config.model.clip_skip, config.data.max_caption_tokens // CHUNK_TOKENS)
     if config.adapter.text_encoder.rank or config.data.shuffle_tags:
-        return LiveTexts(components, clip_skip)
+        return LiveTexts(components, options)
     store = TensorStore(data.cache / "texts")
-    name = fingerprint(components.folder, "text_encoder") + fingerprint_tokenizer(components)
-    texts = CachedTexts(store, components, name, clip_skip)
-    texts.prepare(["", *(example.caption for example in examples)], _counting(context, "Caching captions"))
+    name = "".join(components.fingerprint(part) for part in components.text_encoders)
+    texts = CachedTexts(store, components, name + fingerprint_tokenizers(components), options)
+    texts.prepare([example.caption for example in examples], _counting(context, "Caching captions"))
     return texts
 
 
-def fingerprint_tokenizer(components: Components) -> str:
-    """A key that changes with how text is cut into tokens."""
-    return str(stream_seed(str(sorted(components.tokenizer.get_vocab().items()))))
+def fingerprint_tokenizers(components: Components) -> str:
+    """A key that changes with how text is cut into tokens and filled up."""
+    return "".join(
+        str(stream_seed(str(sorted(tokenizer.get_vocab().items())), str(tokenizer.pad_token_id)))
+        for tokenizer in components.tokenizers.values()
+    )
 
 
 def _batches(
@@ -172,12 +175,13 @@ def _batches(
 def _set_modes(config: RunConfig, components: Components) -> None:
     """Training mode where dropout and gradient checkpointing need it."""
     components.unet.train()
-    if config.adapter.text_encoder.rank:
-        components.text_encoder.train()
+    trained = components.text_encoders.values() if config.adapter.text_encoder.rank else ()
+    for encoder in trained:
+        encoder.train()
     if config.training.gradient_checkpointing:
         components.unet.enable_gradient_checkpointing()
-        if config.adapter.text_encoder.rank:
-            components.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        for encoder in trained:
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _accelerate(

@@ -48,8 +48,8 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
 
 
 def learning_rate(parts: TrainParts, part: str) -> float:
-    """The full learning rate of "unet" or "text_encoder"."""
-    return float(getattr(parts.config.optimizer, f"{part}_learning_rate"))
+    """The full learning rate of "unet", "text_encoder" or "text_encoder_2"."""
+    return parts.config.optimizer.learning_rate(part)
 
 
 def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
@@ -86,8 +86,8 @@ def denoising_loss(parts: TrainParts, batch: Batch) -> Tensor:
     # Checkpointing computes the forward pass again in the backward pass, where this choice of kernel no longer holds.
     is_plain = not parts.config.training.gradient_checkpointing
     with parts.accelerator.autocast(), training_attention(latents) if is_plain else nullcontext():
-        states = parts.texts.encode(batch.captions)
-        model_pred = parts.components.family.predict(parts.components, noisy_latents, timesteps, states)
+        conditioning = parts.texts.encode(batch.captions).framed(batch.frames.to(device, non_blocking=True))
+        model_pred = parts.components.family.predict(parts.components, noisy_latents, timesteps, conditioning)
     goal = target(schedule.prediction_type, latents, noise, timesteps, schedule.alphas_cumprod)
     errors = squared_error(model_pred, goal)
     gamma = parts.config.objective.min_snr_gamma

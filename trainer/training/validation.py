@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from trainer.data.batches import frames_of
 from trainer.data.examples import Example
 from trainer.data.randomness import generator_for
 from trainer.objectives.diffusion import add_noise, evenly_spread_timesteps, target
@@ -36,13 +37,16 @@ def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.
     latents = latents.to(device).expand_as(noise)
     noisy_latents = add_noise(latents, noise, times, schedule.alphas_cumprod)
     goal = target(schedule.prediction_type, latents, noise, times, schedule.alphas_cumprod)
+    frames = frames_of([example] * len(timesteps), [False] * len(timesteps)).to(device)
     errors: list[torch.Tensor] = []
     size = parts.config.training.batch_size
     for start in range(0, len(timesteps), size):
         chunk = slice(start, start + size)
         with parts.accelerator.autocast():
-            states = parts.texts.encode([example.caption] * len(timesteps[chunk]))
-            model_pred = parts.components.family.predict(parts.components, noisy_latents[chunk], times[chunk], states)
+            conditioning = parts.texts.encode([example.caption] * len(timesteps[chunk])).framed(frames[chunk])
+            model_pred = parts.components.family.predict(
+                parts.components, noisy_latents[chunk], times[chunk], conditioning
+            )
         errors.append(squared_error(model_pred, goal[chunk]))
     return torch.cat(errors)
 
@@ -50,7 +54,7 @@ def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.
 @contextmanager
 def evaluating(parts: TrainParts) -> Iterator[None]:
     """Dropout off for a while."""
-    models = (parts.components.unet, parts.components.text_encoder)
+    models = (parts.components.unet, *parts.components.text_encoders.values())
     modes = [model.training for model in models]
     for model in models:
         model.eval()

@@ -1,8 +1,4 @@
-"""The base models that can be trained and used: where they lie, and whether they are whole. Imports no torch.
-
-A base model is a diffusers folder with the Stable Diffusion 1.x component set. A `model.toml` beside its
-`model_index.json` may describe it: title, description, license, example_prompts, default_steps, default_guidance.
-"""
+"""Base models as diffusers folders: whether they are whole, and what their configurations say."""
 
 from __future__ import annotations
 
@@ -10,90 +6,36 @@ import hashlib
 import json
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import Finding, ModelFileError
-from trainer.paths import ASSETS, DataFolder
+from trainer.base_models.families import FAMILY_FACTS, FamilyFacts
+from trainer.base_models.info import BaseModelInfo, Traits
+from trainer.errors import Finding, LoraFileError, ModelFileError
+from trainer.lora_files.header import read_header
 
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_WEIGHTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
+_STEMS = ("diffusion_pytorch_model", "model")
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 _SD2_TEXT_WIDTH = 1024
+PRECISIONS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}
 _MAX_HEADER_BYTES = 100_000_000
 _WHOLE_FILE_BYTES = 64 * 2**20
 _SAMPLES, _SAMPLE_BYTES = 64, 64 * 2**10
 
 
 @dataclass(frozen=True)
-class BaseModelInfo:
-    """What a list of base models shows. `problem` says why one cannot be used; it is empty for those that can."""
-
-    name: str
-    title: str
-    folder: Path
-    family: str = "sd1"
-    resolution: int = 512
-    is_bundled: bool = False
-    description: str = ""
-    license: str = ""
-    example_prompts: tuple[str, ...] = ()
-    default_steps: int = 20
-    default_guidance: float = 7.0
-    problem: str = ""
-
-
-@dataclass(frozen=True)
 class WeightFile:
-    """The weights of one component: the files, and the `variant` that diffusers calls them by (fp16 or None)."""
+    """The weights of one component: the files, and the `variant` that diffusers calls them by (fp16, bf16 or None)."""
 
     files: tuple[Path, ...]
     variant: str | None
 
 
-def list_base_models(data: DataFolder) -> list[BaseModelInfo]:
-    """Those that come with Inkwash, then those in the data folder, each in order of name."""
-    found: list[BaseModelInfo] = []
-    for root, is_bundled in ((ASSETS / "models", True), (data.models, False)):
-        if root.is_dir():
-            folders = sorted(entry for entry in root.iterdir() if (entry / "model_index.json").is_file())
-            found += [describe_base(folder, is_bundled=is_bundled) for folder in folders]
-    return found
-
-
-def resolve_base(base: str, data: DataFolder) -> Path:
-    """The folder of a base model, given by its name in the list or by a path, and checked to be whole.
-
-    Raises: ModelFileError: there is none, it is incomplete, or it is of another architecture.
-    """
-    by_name = {info.name: info.folder for info in reversed(list_base_models(data))}
-    folder = by_name.get(base)
-    if folder is None:
-        path = Path(base).expanduser()
-        if path.is_file():
-            raise ModelFileError(
-                "A base model is a diffusers folder, not a single file.",
-                where=str(path),
-                fix="Convert the file to a diffusers folder, put that in the models folder, and name it.",
-            )
-        if not path.is_dir():
-            names = ", ".join(sorted(by_name)) or "none"
-            raise ModelFileError(
-                f"There is no base model '{base}'.",
-                fix=f"Choose one of the list ({names}), put a diffusers folder into {data.models}, or give a folder's path.",
-            )
-        folder = path.absolute()
-    check_base(folder)
-    return folder
-
-
-def describe_base(folder: Path, *, is_bundled: bool = False) -> BaseModelInfo:
-    """What is known of the model in `folder` without loading it."""
+def describe_folder(folder: Path, *, is_bundled: bool = False, name: str = "") -> BaseModelInfo:
+    """What is known of the model in `folder` without loading it; `name` is what it is called, if not as its folder."""
+    name = name or folder.name
     about, problem = _read_about(folder)
     if not problem:
         try:
@@ -102,10 +44,10 @@ def describe_base(folder: Path, *, is_bundled: bool = False) -> BaseModelInfo:
             problem = str(error)
     prompts = about.get("example_prompts", ())
     return BaseModelInfo(
-        name=folder.name,
-        title=str(about.get("title", folder.name)),
-        folder=folder,
-        family=str(about.get("family", "sd1")),
+        name=name,
+        title=str(about.get("title", name)),
+        path=folder,
+        traits=folder_traits(folder, about),
         resolution=_resolution(folder),
         is_bundled=is_bundled,
         description=str(about.get("description", "")),
@@ -113,8 +55,45 @@ def describe_base(folder: Path, *, is_bundled: bool = False) -> BaseModelInfo:
         example_prompts=tuple(str(prompt) for prompt in prompts) if isinstance(prompts, list) else (),
         default_steps=int(about.get("default_steps", 20)),
         default_guidance=float(about.get("default_guidance", 7.0)),
+        precision=_precision(folder / "unet"),
+        size_bytes=_size(folder),
         problem=problem,
     )
+
+
+def folder_traits(folder: Path, about: Mapping[str, Any] | None = None) -> Traits:
+    """Family, prediction type and zero-terminal SNR, as the configurations tell. `about` is its `model.toml`."""
+    unet, scheduler = _read_config(folder / "unet"), _read_json(folder / "scheduler" / "scheduler_config.json")
+    named = str((about or {}).get("family", ""))
+    if named in FAMILY_FACTS:
+        family = named
+    elif (folder / "text_encoder_2").is_dir() or unet.get("addition_embed_type") == "text_time":
+        family = "sdxl"
+    elif unet.get("use_linear_projection") or unet.get("cross_attention_dim") == _SD2_TEXT_WIDTH:
+        # SD 1.x writes the projections around its attention as convolutions, SD 2.x as linear layers.
+        family = "sd2"
+    else:
+        family = "sd1"
+    prediction_type = str(scheduler.get("prediction_type", "epsilon"))
+    return Traits(family, prediction_type, bool(scheduler.get("rescale_betas_zero_snr", False)))
+
+
+def _precision(part: Path) -> str:
+    found = weight_file(part)
+    if found is None:
+        return ""
+    try:
+        _, tensors = read_header(found.files[0])
+    except LoraFileError:
+        return ""
+    dtypes = [dtype for dtype, _ in tensors.values()]
+    return PRECISIONS.get(max(dtypes, key=dtypes.count, default=""), "")
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all the weights that are loaded."""
+    found = [weight_file(part) for part in folder.iterdir() if part.is_dir()]
+    return sum(path.stat().st_size for weights in found if weights for path in weights.files if path.exists())
 
 
 def _read_about(folder: Path) -> tuple[dict[str, Any], str]:
@@ -135,29 +114,40 @@ def _resolution(folder: Path) -> int:
 
 
 def _read_config(part: Path) -> dict[str, Any]:
+    return _read_json(part / "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads((part / "config.json").read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def check_base(folder: Path) -> None:
-    """Raise ModelFileError unless `folder` is a whole Stable Diffusion 1.x model, with all that is wrong in one error."""
+    """Raise ModelFileError unless `folder` is a whole model of a known family, with all that is wrong in one error."""
     if not (folder / "model_index.json").is_file():
         raise ModelFileError(
             "This folder is no diffusers model: it has no model_index.json.",
             where=str(folder),
             fix="Choose the folder that holds model_index.json, unet, vae, text_encoder, tokenizer and scheduler.",
         )
-    if (folder / "text_encoder_2").exists() or (folder / "transformer").exists():
+    if (folder / "transformer").exists() or not (folder / "unet").exists():
         raise ModelFileError(
-            "This model is not of the Stable Diffusion 1.x family.",
+            "This model is not of a family that Inkwash knows: it has no UNet.",
             where=str(folder),
-            fix="Choose a base model of Stable Diffusion 1.x, such as 1.5 or one fine-tuned from it.",
+            fix=f"Choose a base model of {known_families()}, or one fine-tuned from them.",
         )
-    findings = [*_missing_parts(folder), *_wrong_configs(folder)]
-    for part in _WEIGHTS:
+    if (folder / "text_encoder_2").exists() and not (folder / "text_encoder").exists():
+        raise ModelFileError(
+            "This is the refiner of Stable Diffusion XL, which only finishes another model's pictures.",
+            where=str(folder),
+            fix="Choose the base model of Stable Diffusion XL, or one fine-tuned from it.",
+        )
+    facts = FAMILY_FACTS[folder_traits(folder, _read_about(folder)[0]).family]
+    findings = [*_missing_parts(folder, facts), *_wrong_configs(folder, facts)]
+    for part in ("unet", "vae", *facts.text_encoders):
         if (folder / part).is_dir():
             findings += _weight_faults(folder / part)
     if findings:
@@ -169,44 +159,45 @@ def check_base(folder: Path) -> None:
         )
 
 
-def _missing_parts(folder: Path) -> list[Finding]:
-    return [Finding(part, "is missing") for part in _PARTS if not (folder / part).is_dir()]
+def known_families() -> str:
+    """The families in words."""
+    titles = [facts.title for facts in FAMILY_FACTS.values()]
+    return f"{', '.join(titles[:-1])} or {titles[-1]}"
 
 
-def _wrong_configs(folder: Path) -> list[Finding]:
+def _missing_parts(folder: Path, facts: FamilyFacts) -> list[Finding]:
+    return [Finding(part, "is missing") for part in facts.parts if not (folder / part).is_dir()]
+
+
+def _wrong_configs(folder: Path, facts: FamilyFacts) -> list[Finding]:
     findings: list[Finding] = []
-    configs = {part: _read_config(folder / part) for part in ("unet", "vae", "text_encoder")}
+    configs = {part: _read_config(folder / part) for part in ("unet", "vae", *facts.text_encoders)}
     for part, config in configs.items():
         if (folder / part).is_dir() and not config:
             findings.append(Finding(f"{part}/config.json", "is missing or cannot be read"))
         wanted = _CLASSES.get(part)
         if config and wanted and config.get("_class_name") != wanted:
             findings.append(Finding(f"{part}/config.json", f"is a {config.get('_class_name')}, not a {wanted}"))
-    unet, vae, text = configs["unet"], configs["vae"], configs["text_encoder"]
-    if not (unet and vae and text) or findings:
+    unet, vae = configs["unet"], configs["vae"]
+    if findings or not all(configs.values()):
         return findings
-    text = text.get("text_config") or text
+    texts = [configs[part].get("text_config") or configs[part] for part in facts.text_encoders]
     if unet.get("in_channels", 4) != vae.get("latent_channels", 4):
         findings.append(
             Finding(
                 "unet", f"takes {unet.get('in_channels')} channels (an inpainting model?) and cannot be trained here"
             )
         )
-    if unet.get("cross_attention_dim") != text.get("hidden_size", 512):
-        findings.append(
-            Finding(
-                "text_encoder", f"is {text.get('hidden_size')} wide, the UNet wants {unet.get('cross_attention_dim')}"
-            )
-        )
-    elif unet.get("cross_attention_dim") == _SD2_TEXT_WIDTH:
-        findings.append(Finding("unet", "is of Stable Diffusion 2.x; only the 1.x family is supported"))
+    width = sum(text.get("hidden_size", 512) for text in texts)
+    if unet.get("cross_attention_dim") != width:
+        name = " and ".join(facts.text_encoders)
+        findings.append(Finding(name, f"is {width} wide, the UNet wants {unet.get('cross_attention_dim')}"))
     return findings
 
 
 def weight_file(part: Path) -> WeightFile | None:
-    """The safetensors weights of a component's folder: the plain ones, else the fp16 ones; None where there are none."""
-    stem = _WEIGHTS[part.name]
-    for variant in (None, "fp16"):
+    """The safetensors weights of a component's folder: the plain ones, else fp16, else bf16; None where there are none."""
+    for variant, stem in ((variant, stem) for variant in (None, "fp16", "bf16") for stem in _STEMS):
         middle = f".{variant}" if variant else ""
         whole = part / f"{stem}{middle}.safetensors"
         if whole.is_file():
@@ -249,15 +240,15 @@ def _safetensors_fault(path: Path) -> str:
     return "" if size == expected else f"has {size:,} bytes instead of {expected:,}: the download was cut off"
 
 
-def fingerprint(folder: Path, part: str) -> str:
+def folder_fingerprint(part: Path) -> str:
     """A key for caches that changes with a component's weights or configuration.
 
     Files above 64 MiB are sampled at 64 places beside their header, because reading gigabytes at each start would cost
     more than the cache saves; a fine-tuned model differs from its parent everywhere.
     """
     digest = hashlib.sha256()
-    found = weight_file(folder / part)
-    for path in (folder / part / "config.json", *(found.files if found else ())):
+    found = weight_file(part)
+    for path in (part / "config.json", *(found.files if found else ())):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}:".encode())
         with open(path, "rb") as handle:

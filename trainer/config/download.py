@@ -1,0 +1,18 @@
+"""What is downloaded: settings of the job that fetches a base model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainer.config.base import BASIC, Settings
+
+
+class DownloadConfig(Settings):
+    """A base model to be fetched."""
+
+    model_id: Annotated[str, BASIC, Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=200)]
+    """Its Hugging Face id, owner/name. It must be in diffusers' format."""
+    variant: Annotated[Literal["", "fp16", "bf16"], BASIC] = ""
+    """Fetch only the files of this number format, where the model has such: half of the bytes. Empty: the full ones."""

@@ -1,0 +1,148 @@
+"""Base models from single files, offline: the original (LDM) layout onto diffusers' classes with bundled configurations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from accelerate.utils.modeling import set_module_tensor_to_device
+from diffusers.loaders import single_file_utils
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from trainer.base_models import FAMILY_FACTS
+from trainer.base_models.detection import TEXT_PREFIXES, UNET_PREFIX, VAE_PREFIXES
+from trainer.errors import Finding, ModelFileError
+from trainer.models.clip_tokenizer import bundled_tokenizer
+from trainer.models.stored import StoredTensor, open_tensors
+from trainer.paths import ASSETS
+
+CONFIGS = ASSETS / "configs"
+TEXT_ENCODER_CLASSES: dict[str, Any] = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+# Saved by older programs; today's classes make them themselves.
+_SURPLUS = ("position_ids", "logit_scale")
+
+Tensors = Mapping[str, StoredTensor]
+Convert = Callable[[nn.Module, dict[str, Any], dict[str, StoredTensor]], dict[str, StoredTensor]]
+
+
+def load_single_file(
+    path: Path, family: str, dtype: torch.dtype, vae_dtype: torch.dtype, *, with_vae: bool = True
+) -> dict[str, Any]:
+    """The parts of a checkpoint, by the names that Components has for them.
+
+    Each weight is read straight into its place: memory peaks at the loaded weights and one tensor.
+
+    Raises: ModelFileError: it is damaged, or its tensors are not those of the family's published models.
+    """
+    tensors, folder = open_tensors(path), CONFIGS / family
+    parts: dict[str, Any] = {"unet": build(_empty_unet(folder), _unet(tensors, folder), dtype, path)}
+    if with_vae:
+        parts["vae"] = build(_empty_vae(folder), _vae(tensors, folder), vae_dtype, path)
+    for name in FAMILY_FACTS[family].text_encoders:
+        encoder = _empty_text_encoder(folder, name)
+        parts[name] = build(encoder, _text_encoder(encoder, tensors, TEXT_PREFIXES[family][name]), dtype, path)
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        parts[tokenizer] = bundled_tokenizer(folder / tokenizer / "tokenizer_config.json")
+    return {**parts, "scheduler_config": _read(folder / "scheduler" / "scheduler_config.json")}
+
+
+def load_vae_file(path: Path, family: str, dtype: torch.dtype) -> AutoencoderKL:
+    """A VAE alone, in the original layout or in diffusers', with or without a prefix. Raises ModelFileError."""
+    tensors, folder = open_tensors(path), CONFIGS / family
+    has_diffusers_names = any("down_blocks." in name for name in tensors)
+    weights = dict(tensors) if has_diffusers_names else _vae(tensors, folder)
+    return build(_empty_vae(folder), weights, dtype, path)
+
+
+def build(model: Any, weights: Mapping[str, StoredTensor], dtype: torch.dtype, path: Path) -> Any:
+    """Fill a model that has shapes only. Names and shapes are compared before anything is read.
+
+    Raises: ModelFileError: tensors are missing, unknown or of another shape.
+    """
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    given = {name: tensor for name, tensor in weights.items() if not name.endswith(_SURPLUS)}
+    findings = [Finding(name, "is missing") for name in wanted.keys() - given.keys()]
+    findings += [
+        Finding(name, "is not in the published models of this family") for name in given.keys() - wanted.keys()
+    ]
+    findings += [
+        Finding(name, f"is {tuple(given[name].shape)} instead of {tuple(shape)}")
+        for name, shape in wanted.items()
+        if name in given and given[name].shape != shape
+    ]
+    if findings:
+        raise ModelFileError(
+            f"The {type(model).__name__} in '{path.name}' differs from the published models of its family in "
+            f"{len(findings)} tensors.",
+            where=str(path),
+            findings=sorted(findings, key=str),
+            fix="Get the file again, whole; distilled or enlarged models have to be diffusers folders.",
+        )
+    for name in wanted:
+        value = given[name].load(dtype)
+        # Without its `dtype` the value would be turned back into the empty model's fp32.
+        set_module_tensor_to_device(model, name, "cpu", value=value, dtype=dtype, clear_cache=False)
+    return model
+
+
+def _empty_unet(folder: Path) -> UNet2DConditionModel:
+    return _empty(UNet2DConditionModel, folder / "unet")
+
+
+def _empty_vae(folder: Path) -> AutoencoderKL:
+    return _empty(AutoencoderKL, folder / "vae")
+
+
+def _empty(model_class: Any, folder: Path) -> Any:
+    with init_empty_weights():
+        return model_class.from_config(_read(folder / "config.json"))
+
+
+def _empty_text_encoder(folder: Path, name: str) -> Any:
+    config = CLIPTextConfig(**_read(folder / name / "config.json"))
+    with init_empty_weights():
+        return TEXT_ENCODER_CLASSES[name](config)
+
+
+def _unet(tensors: Tensors, folder: Path) -> dict[str, StoredTensor]:
+    config = _read(folder / "unet" / "config.json")
+    return single_file_utils.convert_ldm_unet_checkpoint(_under(tensors, [UNET_PREFIX]), config)
+
+
+def _vae(tensors: Tensors, folder: Path) -> dict[str, StoredTensor]:
+    config = _read(folder / "vae" / "config.json")
+    found = _under(tensors, VAE_PREFIXES) or {f"{VAE_PREFIXES[0]}{name}": tensor for name, tensor in tensors.items()}
+    known = (f"{prefix}{part}" for prefix in VAE_PREFIXES for part in ("encoder.", "decoder.", "quant_", "post_quant_"))
+    return single_file_utils.convert_ldm_vae_checkpoint(_under(found, known), config)
+
+
+def _text_encoder(encoder: nn.Module, tensors: Tensors, prefix: str) -> dict[str, StoredTensor]:
+    found = _under(tensors, [prefix])
+    if prefix.endswith("transformer."):
+        converted = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    else:
+        converted = single_file_utils.convert_open_clip_checkpoint(encoder, found, prefix=prefix)
+    # transformers 5 has lost the level `text_model` in one of the two classes.
+    if hasattr(encoder, "text_model"):
+        return {_with_level(name): tensor for name, tensor in converted.items()}
+    return {name.removeprefix("text_model."): tensor for name, tensor in converted.items() if "projection" not in name}
+
+
+def _with_level(name: str) -> str:
+    return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
+
+
+def _under(tensors: Tensors, prefixes: Iterable[str]) -> dict[str, StoredTensor]:
+    wanted = tuple(prefixes)
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(wanted)}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
