@@ -68,6 +68,7 @@ GROUP_TITLES = {
     "objective": "Noise and loss",
     "optimizer": "Optimizer",
     "schedule": "Learning-rate schedule",
+    "cut": "Rank of the result",
     "training": "Length, memory and device",
     "validation": "Validation loss",
     "preview": "Sample pictures",
