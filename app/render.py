@@ -248,7 +248,7 @@ def preview(history: History) -> str:
     except OSError:
         return ""
     encoded = base64.b64encode(data).decode("ascii")
-    return f'<div class="preview"><img src="data:image/jpeg;base64,{encoded}" alt="Preview"></div>'
+    return f'<div class="live-preview"><img src="data:image/jpeg;base64,{encoded}" alt="Preview"></div>'
 
 
 def figures(lines: Sequence[str], tables: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]]) -> str:
