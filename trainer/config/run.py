@@ -11,7 +11,7 @@ from trainer.config.base import Settings
 from trainer.config.data import DataConfig
 from trainer.config.model import ModelConfig
 from trainer.config.objective import ObjectiveConfig
-from trainer.config.optimizer import AnyOptimizer, ScheduleConfig
+from trainer.config.optimizer import OptimizerConfig, ScheduleConfig, optimizer_faults
 from trainer.config.training import PreviewConfig, SaveConfig, TrainingConfig, ValidationConfig
 
 SCHEMA_VERSION = 1
@@ -30,7 +30,7 @@ class RunConfig(Settings):
     """What is trained."""
     objective: ObjectiveConfig = ObjectiveConfig()
     """Noise and loss."""
-    optimizer: AnyOptimizer = AnyOptimizer()
+    optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning-rate schedule."""
@@ -61,6 +61,9 @@ def _impossible(config: RunConfig) -> list[tuple[str, str]]:
         faults.append(
             ("adapter.unet.rank", "nothing would be trained: give the UNet or the text encoder a rank above 0")
         )
+    faults += optimizer_faults(config.optimizer, config.schedule)
+    if config.training.ema_decay and config.optimizer.facts.averages:
+        faults.append(("training.ema_decay", f"{config.optimizer.facts.title} has an average of its own: set it to 0"))
     if config.objective.min_timestep >= config.objective.max_timestep:
         faults.append(("objective.min_timestep", "must be lower than objective.max_timestep"))
     if config.data.buckets and config.data.bucket_step > config.data.resolution:

@@ -16,7 +16,13 @@ from trainer.data.examples import Example
 from trainer.data.latents import LatentCache
 from trainer.data.randomness import generator_for
 from trainer.dataset.buckets import Bucket
-from trainer.objectives.diffusion import draw_timesteps, offset_noise, sample_latents
+from trainer.objectives.diffusion import (
+    draw_timesteps,
+    offset_noise,
+    perturbed_noise,
+    pyramid_noise,
+    sample_latents,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Batch:
         examples: the pictures, all of one bucket.
         captions: as they are shown this time; empty where dropped.
         latents, noise: float32 `(batch, channels, h, w)`.
+        input_noise: what is put into the pictures: `noise`, unless that is perturbed.
         timesteps: int64 `(batch,)`.
         frames: how the pictures were cut, float32 `(batch, 6)`; see `trainer.dataset.buckets.frame`.
     """
@@ -35,6 +42,7 @@ class Batch:
     captions: tuple[str, ...]
     latents: Tensor
     noise: Tensor
+    input_noise: Tensor
     timesteps: Tensor
     frames: Tensor
 
@@ -111,15 +119,32 @@ class BatchMaker:
         pairs = [self._latents.get(example, flip) for example, flip in zip(examples, flipped, strict=True)]
         mean, std = (torch.stack(column) for column in zip(*pairs, strict=True))
         latents = sample_latents(mean, std, torch.randn(mean.shape, generator=generator))
-        noise = torch.randn(mean.shape, generator=generator)
-        offsets = torch.randn((*mean.shape[:2], 1, 1), generator=generator)
+        noise = self._noise(mean.shape, generator, *stream)
         return Batch(
             examples=tuple(examples),
             captions=tuple("" if drop else text for text, drop in zip(captions, drops.tolist(), strict=True)),
             latents=latents,
-            noise=offset_noise(noise, offsets, self._objective.noise_offset),
-            timesteps=draw_timesteps(size, self._objective.min_timestep, self._objective.max_timestep, generator),
+            noise=noise,
+            input_noise=self._perturbed(noise, *stream),
+            timesteps=draw_timesteps(size, self._objective, generator),
             frames=frames_of(examples, flipped),
+        )
+
+    def _noise(self, shape: Sequence[int], generator: torch.Generator, *stream: int | str) -> Tensor:
+        objective = self._objective
+        noise = torch.randn(*shape, generator=generator)
+        offsets = torch.randn(*shape[:2], 1, 1, generator=generator)
+        # A stream of its own, as its number of draws depends on the settings.
+        coarse = generator_for("pyramid", *stream)
+        noise = pyramid_noise(noise, objective.pyramid_noise_levels, objective.pyramid_noise_discount, coarse)
+        return offset_noise(noise, offsets, objective.noise_offset)
+
+    def _perturbed(self, noise: Tensor, *stream: int | str) -> Tensor:
+        strength = self._objective.input_perturbation
+        if strength == 0:
+            return noise
+        return perturbed_noise(
+            noise, torch.randn(noise.shape, generator=generator_for("perturbation", *stream)), strength
         )
 
     def _caption(self, example: Example, generator: torch.Generator) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
+from trainer.config.optimizer import OptimizerConfig
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
@@ -17,9 +19,19 @@ from trainer.models.text import count_tokens
 from trainer.paths import DataFolder
 
 _SHOWN = 5
-# Weights, both moments of Adam and what surrounds them, in bytes for each trained number.
-_CHECKPOINT_BYTES = 12
+_BYTES = 4
 _MARGIN_BYTES = 64 * 2**20
+
+
+def require_optimizer(config: OptimizerConfig) -> None:
+    """Raise ConfigError where the optimizer needs an optional part that is not installed."""
+    module, extra = config.facts.requires
+    if module and find_spec(module) is None:
+        raise ConfigError(
+            f"{config.facts.title} needs {module}, which is not installed.",
+            where="optimizer.name",
+            fix=f"Add it with `python launch.py --extra {extra}`, or choose another optimizer: adafactor also saves memory.",
+        )
 
 
 def read_pictures(
@@ -104,6 +116,8 @@ def check_captions(context: JobContext, config: RunConfig, components: Component
 
 def check_disk(context: JobContext, config: RunConfig, num_trained: int) -> None:
     """Raise ResourceError unless the checkpoints and LoRA files of the run fit on the disk."""
-    size = num_trained * _CHECKPOINT_BYTES
+    # The weights, their average, and what the optimizer keeps, for each trained number.
+    average = _BYTES if config.training.ema_decay else 0
+    size = round(num_trained * (_BYTES + average + config.optimizer.facts.state_bytes))
     needed = (config.save.keep_checkpoints + 1) * size + size + _MARGIN_BYTES
     require_free(context.run.folder, needed, "the run's checkpoints and LoRA files")

@@ -30,10 +30,17 @@ from trainer.models.devices import dtype_name, pick_device, pick_dtype
 from trainer.models.text import CHUNK_TOKENS, PromptOptions
 from trainer.objectives.diffusion import PredictionType
 from trainer.objects import load_object
+from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 from trainer.training.class_images import class_examples
 from trainer.training.identity import run_identity
-from trainer.training.preflight import check_captions, check_disk, check_sizes, read_pictures
+from trainer.training.preflight import (
+    check_captions,
+    check_disk,
+    check_sizes,
+    read_pictures,
+    require_optimizer,
+)
 from trainer.training.state import NoiseSchedule, TrainParts
 
 log = logging.getLogger(__name__)
@@ -45,6 +52,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
 
     Raises: DatasetError, ConfigError, ModelFileError, ResourceError: see the message; Cancelled.
     """
+    require_optimizer(config.optimizer)
     device = pick_device(config.training.device)
     dtype = pick_dtype(config.model.precision, device)
     _prepare_torch(config, device)
@@ -69,6 +77,8 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
     check_disk(context, config, sum(weight.numel() for weight in adapter.state_dict().values()))
     _set_modes(config, components)
     accelerator, optimizer = _accelerate(config, adapter, device, dtype)
+    weights = [weight for group in adapter.parameter_groups().values() for weight in group]
+    decay = config.training.ema_decay
     return TrainParts(
         context=context,
         config=config,
@@ -86,6 +96,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
         name=config.save.name or dataset.title,
         dataset_name=dataset.name,
         identity=run_identity(config, components, examples),
+        average=WeightAverage(weights, decay) if decay else None,
     )
 
 

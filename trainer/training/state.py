@@ -20,6 +20,7 @@ from trainer.data.texts import Texts
 from trainer.jobs import JobContext
 from trainer.models.components import Components
 from trainer.objectives.diffusion import PredictionType
+from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 
 
@@ -83,6 +84,7 @@ class TrainParts:
     name: str
     dataset_name: str
     identity: dict[str, Any]
+    average: WeightAverage | None = None
 
     @property
     def total_steps(self) -> int:

@@ -14,7 +14,8 @@ from trainer.data.randomness import stream_seed
 from trainer.errors import Finding, NonFiniteLossError
 from trainer.models.attention import training_attention
 from trainer.objectives.diffusion import add_noise, target
-from trainer.objectives.weighting import min_snr_weights, signal_to_noise, squared_error
+from trainer.objectives.losses import error
+from trainer.objectives.weighting import loss_weights, signal_to_noise
 from trainer.optimizers.schedule import multiplier
 from trainer.training.state import TrainParts
 
@@ -44,6 +45,8 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
     for group in parts.optimizer.param_groups:
         group["lr"] = learning_rate(parts, group["name"]) * factor
     parts.optimizer.step()
+    if parts.average is not None:
+        parts.average.update()
     return result
 
 
@@ -77,33 +80,31 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
 
 
 def denoising_loss(parts: TrainParts, batch: Batch) -> Tensor:
-    """The weighted squared error of a micro-batch, a scalar in float32."""
-    device, schedule = parts.device, parts.noise_schedule
-    latents, noise, timesteps = (
-        tensor.to(device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.timesteps)
+    """The weighted error of a micro-batch, a scalar in float32."""
+    device, schedule, objective = parts.device, parts.noise_schedule, parts.config.objective
+    latents, noise, input_noise, timesteps = (
+        tensor.to(device, non_blocking=True)
+        for tensor in (batch.latents, batch.noise, batch.input_noise, batch.timesteps)
     )
-    noisy_latents = add_noise(latents, noise, timesteps, schedule.alphas_cumprod)
+    noisy_latents = add_noise(latents, input_noise, timesteps, schedule.alphas_cumprod)
     # Checkpointing computes the forward pass again in the backward pass, where this choice of kernel no longer holds.
     is_plain = not parts.config.training.gradient_checkpointing
     with parts.accelerator.autocast(), training_attention(latents) if is_plain else nullcontext():
         conditioning = parts.texts.encode(batch.captions).framed(batch.frames.to(device, non_blocking=True))
         model_pred = parts.components.family.predict(parts.components, noisy_latents, timesteps, conditioning)
     goal = target(schedule.prediction_type, latents, noise, timesteps, schedule.alphas_cumprod)
-    errors = squared_error(model_pred, goal)
-    gamma = parts.config.objective.min_snr_gamma
-    if gamma > 0:
-        snr = signal_to_noise(schedule.alphas_cumprod, timesteps)
-        errors = errors * min_snr_weights(snr, gamma, schedule.prediction_type)
-    return errors.mean()
+    errors = error(objective, model_pred, goal, timesteps, schedule.alphas_cumprod)
+    snr = signal_to_noise(schedule.alphas_cumprod, timesteps)
+    return (errors * loss_weights(objective, snr, schedule.prediction_type)).mean()
 
 
 @dataclass
 class FiniteGuard:
     """Keeps NaN and Inf out of the weights and says in which step they came.
 
-    On a CPU the loss is looked at before the update. On a GPU that would wait for it in each step; there the optimizer's
-    kernel is told, on the device, to skip the update, and the flags are read in `check`, which the loop calls before it
-    reports or saves anything.
+    On a CPU the loss is looked at before the update. On a GPU that would wait for it in each step; there an optimizer
+    whose kernel can is told, on the device, to skip the update (`can_skip`), and the flags are read in `check`, which the
+    loop calls before it reports or saves anything.
     """
 
     deferred: bool
@@ -132,6 +133,11 @@ class FiniteGuard:
         for (result, _), is_broken in zip(pending, flags, strict=True):
             if is_broken:
                 raise _non_finite(result)
+
+
+def can_skip(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimizer looks at `found_inf` on the device, as torch's fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def _non_finite(result: StepResult) -> NonFiniteLossError:

@@ -11,7 +11,7 @@ from trainer.data.batches import frames_of
 from trainer.data.examples import Example
 from trainer.data.randomness import generator_for
 from trainer.objectives.diffusion import add_noise, evenly_spread_timesteps, target
-from trainer.objectives.weighting import squared_error
+from trainer.objectives.losses import squared_error
 from trainer.training.state import TrainParts
 
 
