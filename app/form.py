@@ -7,7 +7,7 @@ the schema.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -196,8 +196,8 @@ class Form:
         self.widgets[path] = widget
         return widget
 
-    def place_groups(self, level: Level) -> None:
-        """Place every field of a level that has no place yet, an accordion a group."""
+    def place_groups(self, level: Level, below: Mapping[str, Callable[[], None]] | None = None) -> None:
+        """Place every field of a level that has no place yet, an accordion a group; `below` builds what stands under a group's fields."""
         groups: dict[str, list[FieldSpec]] = {}
         for spec in self.specs.values():
             if spec.level is level and spec.path not in self.widgets and spec.path not in self.fixed:
@@ -210,6 +210,8 @@ class Form:
                     with gr.Row(equal_height=False):
                         for spec in pair:
                             self.place(spec.path, min_width=260)
+                if below and group in below:
+                    below[group]()
 
     def inputs(self) -> set[Component]:
         """All widgets, for a handler that takes them as a dict."""

@@ -42,6 +42,7 @@ def timestep_at(objective: ObjectiveConfig, share: float) -> int:
 def density(objective: ObjectiveConfig, bins: int) -> list[float]:
     """How likely a draw falls into each of `bins` equal parts of 0 to 1000 timesteps; the sum is 1."""
     low, high = objective.min_timestep, objective.max_timestep
+    # The middles of 4096 equally likely draws, ascending.
     grid = [quantile(objective, (index + 0.5) / _FINENESS) for index in range(_FINENESS)]
 
     def below(timestep: float) -> float:

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from trainer.base_models import BaseModelInfo, list_base_models, resolve_base
 from trainer.config.loading import Preset, build_config, flatten, list_presets, load_preset
+from trainer.config.objective import ObjectiveConfig
 from trainer.config.run import RunConfig
 from trainer.dataset.store import DatasetInfo, DatasetStore
 from trainer.errors import ConfigError, DatasetError, Finding, InkwashError, LoraFileError, ModelFileError
@@ -16,6 +19,7 @@ from trainer.jobs import enqueue
 from trainer.lora_files.header import read_header
 from trainer.paths import PRESETS, DataFolder
 from trainer.runs import create_run
+from trainer.timesteps import density
 from trainer.units import size
 
 log = logging.getLogger(__name__)
@@ -79,6 +83,14 @@ class TrainingService:
             return {"model.base": name}
         step = 64 if found.resolution >= 512 else max(8, found.resolution // 4 // 8 * 8)
         return {"model.base": name, "data.resolution": found.resolution, "data.bucket_step": step}
+
+    def timestep_shares(self, values: Mapping[str, Any]) -> list[float] | None:
+        """How often each fiftieth of the timesteps is trained, or None where the settings of it are not valid."""
+        try:
+            objective = ObjectiveConfig.model_validate(values.get("objective", {}))
+        except ValidationError:
+            return None
+        return density(objective, 50) if objective.min_timestep < objective.max_timestep else None
 
     def check(self, values: Mapping[str, Any]) -> tuple[RunConfig | None, list[Finding]]:
         """The settings if they are valid, and everything that keeps them from being run."""
