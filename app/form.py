@@ -27,6 +27,7 @@ LABELS = {
     "model.base": "Base model",
     "data.dataset": "Data set",
     "data.prior.class_prompt": "Class prompt",
+    "data.prior.source": "What is kept",
     "data.prior.num_class_images": "Number of class pictures",
     "data.prior.weight": "Weight of class pictures",
     "data.validation_share": "Share held out for validation",

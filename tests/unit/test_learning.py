@@ -17,6 +17,7 @@ from trainer.jobs import JobContext
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 from trainer.training.averages import weights_in_use
+from trainer.training.base_prediction import base_prediction, predict
 from trainer.training.setup import _accelerate, _batches, set_up
 from trainer.training.state import TrainParts
 from trainer.training.step import FiniteGuard, train_step
@@ -102,3 +103,58 @@ def test_every_objective_learns(base: tuple[TrainParts, dict[str, Any]], objecti
 def test_the_average_of_the_weights_is_what_is_measured(base: tuple[TrainParts, dict[str, Any]]) -> None:
     first, last = losses(base, {"optimizer": {"unet_learning_rate": 2e-2}, "training": {"ema_decay": 0.9}})
     assert last < 0.95 * first
+
+
+def weights_of(parts: TrainParts) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in parts.adapter.state_dict().items()}
+
+
+def test_the_base_models_prediction_is_that_of_the_model_before_training(
+    base: tuple[TrainParts, dict[str, Any]],
+) -> None:
+    parts, _ = base
+    start = weights_of(parts)
+    batch = parts.batches.make(0, "test", 1)
+    with torch.no_grad():
+        untrained = predict(parts, batch)
+    for weight in parts.adapter.state_dict().values():
+        weight.add_(0.1)
+    trained = weights_of(parts)
+    with torch.no_grad():
+        changed = predict(parts, batch)
+    found = base_prediction(replace(parts, start=start), batch)
+    assert torch.equal(found, untrained)
+    assert not torch.allclose(changed, untrained, atol=1e-3)
+    assert all(torch.equal(weight, trained[name]) for name, weight in weights_of(parts).items())
+    assert parts.components.unet.training
+    assert not found.requires_grad
+    parts.adapter.load_state_dict(start)
+
+
+def test_prior_preservation_without_pictures_keeps_what_the_class_prompt_gives(
+    base: tuple[TrainParts, dict[str, Any]],
+) -> None:
+    """With the loss on the class prompt the trained model's answer to it moves less than without."""
+    parts, settings = base
+    prompt = "a blue tree"
+    parts.texts.prepare([prompt], lambda done, total: None)  # type: ignore[union-attr]
+    start = weights_of(parts)
+    batch = parts.batches.make(0, "test", 1)
+    batch = replace(batch, captions=(prompt,) * len(batch.captions))
+    with torch.no_grad():
+        before = predict(parts, batch)
+    drifts = {}
+    for weight in (0.0, 5.0):
+        prior = {"class_prompt": prompt, "source": "base_prediction", "weight": weight}
+        config = build_config(merge(settings, {"data": {"prior": prior}, "optimizer": {"unet_learning_rate": 1e-2}}))
+        accelerator, optimizer = _accelerate(config, parts.adapter, parts.device, torch.float32)
+        changed = replace(parts, config=config, accelerator=accelerator, optimizer=optimizer, start=start)
+        results = [train_step(changed, step, FiniteGuard(deferred=False)) for step in range(1, 9)]
+        assert all(result.prior_loss is not None for result in results)
+        # In the first step the adapter changes nothing yet.
+        assert float(results[0].prior_loss) == pytest.approx(0, abs=1e-9)  # type: ignore[arg-type]
+        assert float(results[-1].prior_loss) > 0  # type: ignore[arg-type]
+        with torch.no_grad():
+            drifts[weight] = float((predict(parts, batch) - before).square().mean())
+        parts.adapter.load_state_dict(start)
+    assert drifts[5.0] < 0.8 * drifts[0.0]

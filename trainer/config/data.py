@@ -14,10 +14,12 @@ class PriorConfig(Settings):
 
     class_prompt: str = ""
     """Prompt of the class pictures, such as "a robot" for a character that is one. Empty turns prior preservation off."""
+    source: Literal["class_pictures", "base_prediction"] = "class_pictures"
+    """What is kept: `class_pictures` makes pictures of the prompt first and trains on them too; `base_prediction` needs none: with that prompt the model must predict for your pictures what the base model does."""
     num_class_images: Annotated[int, Field(ge=1, le=2000)] = 50
-    """How many class pictures are generated with the base model before training. More keep the class better and take longer once; they are kept for the next run."""
+    """How many class pictures are generated with the base model before training. More keep the class better and take longer once; they are kept for the next run. Not for base_prediction."""
     weight: Annotated[float, Field(ge=0, le=10)] = 1.0
-    """Weight of the loss on class pictures against the loss on yours. Lower if the character is not learned."""
+    """Weight of this loss against the loss on your pictures and captions. Lower if the character is not learned."""
 
 
 class DataConfig(Settings):

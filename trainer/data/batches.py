@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from trainer.objectives.diffusion import (
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch on the CPU.
+    """A micro-batch, made on the CPU.
 
     Attributes:
         examples: the pictures, all of one bucket.
@@ -45,6 +45,14 @@ class Batch:
     input_noise: Tensor
     timesteps: Tensor
     frames: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on a device."""
+        tensors = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("latents", "noise", "input_noise", "timesteps", "frames")
+        }
+        return replace(self, **tensors)
 
 
 class BatchOrder:

@@ -32,6 +32,7 @@ from trainer.objectives.diffusion import PredictionType
 from trainer.objects import load_object
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
+from trainer.training.base_prediction import start_of
 from trainer.training.class_images import class_examples
 from trainer.training.identity import run_identity
 from trainer.training.preflight import (
@@ -79,6 +80,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
     accelerator, optimizer = _accelerate(config, adapter, device, dtype)
     weights = [weight for group in adapter.parameter_groups().values() for weight in group]
     decay = config.training.ema_decay
+    prior = config.data.prior
     return TrainParts(
         context=context,
         config=config,
@@ -97,6 +99,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
         dataset_name=dataset.name,
         identity=run_identity(config, components, examples),
         average=WeightAverage(weights, decay) if decay else None,
+        start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
     )
 
 
@@ -163,7 +166,8 @@ def _make_texts(
     store = TensorStore(data.cache / "texts")
     name = "".join(components.fingerprint(part) for part in components.text_encoders)
     texts = CachedTexts(store, components, name + fingerprint_tokenizers(components), options)
-    texts.prepare([example.caption for example in examples], _counting(context, "Caching captions"))
+    captions = [config.data.prior.class_prompt, *(example.caption for example in examples)]
+    texts.prepare(captions, _counting(context, "Caching captions"))
     return texts
 
 

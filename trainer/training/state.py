@@ -66,7 +66,12 @@ class NoiseSchedule:
 
 @dataclass
 class TrainParts:
-    """A run, set up: everything that the loop works with."""
+    """A run, set up: everything that the loop works with.
+
+    Attributes:
+        average: of the trained weights, where the settings ask for one.
+        start: the adapter's state with which the model is the base model, where the base model's predictions are needed.
+    """
 
     context: JobContext
     config: RunConfig
@@ -85,6 +90,7 @@ class TrainParts:
     dataset_name: str
     identity: dict[str, Any]
     average: WeightAverage | None = None
+    start: dict[str, Tensor] | None = None
 
     @property
     def total_steps(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from trainer.data.batches import Batch
 from trainer.data.randomness import stream_seed
 from trainer.errors import Finding, NonFiniteLossError
 from trainer.models.attention import training_attention
-from trainer.objectives.diffusion import add_noise, target
+from trainer.objectives.diffusion import target
 from trainer.objectives.losses import error
 from trainer.objectives.weighting import loss_weights, signal_to_noise
 from trainer.optimizers.schedule import multiplier
+from trainer.training.base_prediction import base_prediction, predict
 from trainer.training.state import TrainParts
 
 
@@ -59,7 +60,8 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
     config, count = parts.config, parts.config.training.gradient_accumulation
     seed = config.training.seed
     loss = torch.zeros((), device=parts.device)
-    prior_loss = torch.zeros((), device=parts.device) if parts.class_batches else None
+    has_prior = parts.class_batches is not None or parts.start is not None
+    prior_loss = torch.zeros((), device=parts.device) if has_prior else None
     pictures: list[str] = []
     for micro_batch in range(count):
         number = (step - 1) * count + micro_batch
@@ -70,10 +72,14 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
         part = denoising_loss(parts, batch)
         parts.accelerator.backward(part / count)
         loss += part.detach() / count
-        if parts.class_batches is not None and prior_loss is not None:
+        if prior_loss is not None:
             # A second pass rather than one batch of both: class pictures are square, yours may not be.
-            batch = parts.class_batches.make(number, "class", seed, step, micro_batch)
-            part = denoising_loss(parts, batch)
+            if parts.class_batches is not None:
+                part = denoising_loss(parts, parts.class_batches.make(number, "class", seed, step, micro_batch))
+            else:
+                batch = parts.batches.make(number, "base prediction", seed, step, micro_batch)
+                prompts = (config.data.prior.class_prompt,) * len(batch.captions)
+                part = base_prediction_loss(parts, replace(batch, captions=prompts))
             parts.accelerator.backward(config.data.prior.weight * part / count)
             prior_loss += part.detach() / count
     return loss, prior_loss, tuple(dict.fromkeys(pictures))
@@ -81,20 +87,30 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
 
 def denoising_loss(parts: TrainParts, batch: Batch) -> Tensor:
     """The weighted error of a micro-batch, a scalar in float32."""
-    device, schedule, objective = parts.device, parts.noise_schedule, parts.config.objective
-    latents, noise, input_noise, timesteps = (
-        tensor.to(device, non_blocking=True)
-        for tensor in (batch.latents, batch.noise, batch.input_noise, batch.timesteps)
-    )
-    noisy_latents = add_noise(latents, input_noise, timesteps, schedule.alphas_cumprod)
+    batch = batch.to(parts.device)
+    schedule = parts.noise_schedule
     # Checkpointing computes the forward pass again in the backward pass, where this choice of kernel no longer holds.
     is_plain = not parts.config.training.gradient_checkpointing
-    with parts.accelerator.autocast(), training_attention(latents) if is_plain else nullcontext():
-        conditioning = parts.texts.encode(batch.captions).framed(batch.frames.to(device, non_blocking=True))
-        model_pred = parts.components.family.predict(parts.components, noisy_latents, timesteps, conditioning)
-    goal = target(schedule.prediction_type, latents, noise, timesteps, schedule.alphas_cumprod)
-    errors = error(objective, model_pred, goal, timesteps, schedule.alphas_cumprod)
-    snr = signal_to_noise(schedule.alphas_cumprod, timesteps)
+    with training_attention(batch.latents) if is_plain else nullcontext():
+        model_pred = predict(parts, batch)
+    goal = target(schedule.prediction_type, batch.latents, batch.noise, batch.timesteps, schedule.alphas_cumprod)
+    return _weighted_error(parts, batch, model_pred, goal)
+
+
+def base_prediction_loss(parts: TrainParts, batch: Batch) -> Tensor:
+    """The weighted error against what the base model predicts for the same input, a scalar in float32."""
+    batch = batch.to(parts.device)
+    goal = base_prediction(parts, batch)
+    is_plain = not parts.config.training.gradient_checkpointing
+    with training_attention(batch.latents) if is_plain else nullcontext():
+        model_pred = predict(parts, batch)
+    return _weighted_error(parts, batch, model_pred, goal)
+
+
+def _weighted_error(parts: TrainParts, batch: Batch, model_pred: Tensor, goal: Tensor) -> Tensor:
+    schedule, objective = parts.noise_schedule, parts.config.objective
+    errors = error(objective, model_pred, goal, batch.timesteps, schedule.alphas_cumprod)
+    snr = signal_to_noise(schedule.alphas_cumprod, batch.timesteps)
     return (errors * loss_weights(objective, snr, schedule.prediction_type)).mean()
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from trainer.data.batches import frames_of
@@ -12,6 +9,7 @@ from trainer.data.examples import Example
 from trainer.data.randomness import generator_for
 from trainer.objectives.diffusion import add_noise, evenly_spread_timesteps, target
 from trainer.objectives.losses import squared_error
+from trainer.training.base_prediction import evaluating
 from trainer.training.state import TrainParts
 
 
@@ -49,17 +47,3 @@ def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.
             )
         errors.append(squared_error(model_pred, goal[chunk]))
     return torch.cat(errors)
-
-
-@contextmanager
-def evaluating(parts: TrainParts) -> Iterator[None]:
-    """Dropout off for a while."""
-    models = (parts.components.unet, *parts.components.text_encoders.values())
-    modes = [model.training for model in models]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
