@@ -56,7 +56,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
 
 # What is most likely to differ after a resume: both parts trained, dropout, accumulation, flips, dropped captions, draws.
 RICH: dict[str, Any] = {
-    "data": {"caption_dropout": 0.3, "horizontal_flip": True, "shuffle_tags": True},
+    "data": {
+        "caption_dropout": 0.3,
+        "horizontal_flip": True,
+        "shuffle_tags": True,
+        "tag_dropout": 0.2,
+        "wildcards": True,
+    },
     "adapter": {"text_encoder": {"rank": 2, "alpha": 2.0}, "dropout": 0.1},
     "objective": {
         "noise_offset": 0.05,

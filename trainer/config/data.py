@@ -52,7 +52,11 @@ class DataConfig(Settings):
     shuffle_tags: bool = False
     """Shuffle the comma-separated parts of a caption each time, so that their order means nothing. For tags, not sentences."""
     keep_tags: Annotated[int, Field(ge=0, le=50)] = 1
-    """How many parts at the front stay in place when tags are shuffled (the trigger word)."""
+    """How many parts at the front stay in place, and stay at all, when tags are shuffled or dropped (the trigger word)."""
+    tag_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a caption's comma-separated parts left out each time, against tags that only work together. 0.05 to 0.1 for tags, not sentences."""
+    wildcards: bool = False
+    """Choose one of the words of each {red|crimson} in a caption anew each time. Off: braces are ordinary characters."""
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of the pictures held out of training and used for the validation loss. 0: the training pictures are used, with noise never seen in training."""
     prior: PriorConfig = PriorConfig()

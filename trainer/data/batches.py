@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainer.config.data import DataConfig
 from trainer.config.objective import ObjectiveConfig
+from trainer.data.captions import varied
 from trainer.data.examples import Example
 from trainer.data.latents import LatentCache
 from trainer.data.randomness import generator_for
@@ -122,7 +123,9 @@ class BatchMaker:
         # Drawn whether or not they are used, so that switching one off leaves the others' numbers as they were.
         flips = torch.rand(size, generator=generator) < 0.5
         drops = torch.rand(size, generator=generator) < self._data.caption_dropout
-        captions = [self._caption(example, generator) for example in examples]
+        captions = [
+            varied(example.caption, self._data, generator, *stream, index) for index, example in enumerate(examples)
+        ]
         flipped = (flips & self._data.horizontal_flip).tolist()
         pairs = [self._latents.get(example, flip) for example, flip in zip(examples, flipped, strict=True)]
         mean, std = (torch.stack(column) for column in zip(*pairs, strict=True))
@@ -155,20 +158,8 @@ class BatchMaker:
             noise, torch.randn(noise.shape, generator=generator_for("perturbation", *stream)), strength
         )
 
-    def _caption(self, example: Example, generator: torch.Generator) -> str:
-        if not self._data.shuffle_tags:
-            return example.caption
-        return shuffle_tags(example.caption, self._data.keep_tags, generator)
-
 
 def frames_of(examples: Sequence[Example], flipped: Sequence[bool]) -> Tensor:
     """The frames of pictures, float32 `(batch, 6)`."""
     rows = [example.frame(flipped=flip) for example, flip in zip(examples, flipped, strict=True)]
     return torch.tensor(rows, dtype=torch.float32)
-
-
-def shuffle_tags(caption: str, keep: int, generator: torch.Generator) -> str:
-    """The comma-separated parts of a caption in another order; the first `keep` stay in place."""
-    tags = [tag.strip() for tag in caption.split(",")]
-    order = torch.randperm(max(0, len(tags) - keep), generator=generator).tolist()
-    return ", ".join([*tags[:keep], *(tags[keep + index] for index in order)])

@@ -17,6 +17,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from trainer.adapters.method import AdapterMethod, build_method
 from trainer.config.run import RunConfig
 from trainer.data.batches import BatchMaker, BatchOrder
+from trainer.data.captions import varies
 from trainer.data.examples import Example, make_examples, split_examples
 from trainer.data.latents import LatentCache
 from trainer.data.randomness import stream_seed
@@ -161,7 +162,7 @@ def _make_texts(
     context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
 ) -> Texts:
     options = PromptOptions(config.model.clip_skip, config.data.max_caption_tokens // CHUNK_TOKENS)
-    if config.adapter.text_encoder.rank or config.data.shuffle_tags:
+    if config.adapter.text_encoder.rank or varies(config.data):
         return LiveTexts(components, options)
     store = TensorStore(data.cache / "texts")
     name = "".join(components.fingerprint(part) for part in components.text_encoders)
