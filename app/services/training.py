@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from trainer.base_models import BaseModelInfo, list_base_models, resolve_base
 from trainer.config.loading import Preset, build_config, flatten, list_presets, load_preset
 from trainer.config.objective import ObjectiveConfig
+from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
 from trainer.dataset.store import DatasetInfo, DatasetStore
 from trainer.errors import ConfigError, DatasetError, Finding, InkwashError, LoraFileError, ModelFileError
@@ -98,7 +99,9 @@ class TrainingService:
             config = build_config(values)
         except ConfigError as error:
             return None, list(error.findings) or [Finding(error.where, error.message)]
-        return config, [*self._dataset_findings(config), *self._base_findings(config)]
+        problem = missing_part(config.optimizer)
+        findings = [Finding("optimizer.name", problem)] if problem else []
+        return config, [*findings, *self._dataset_findings(config), *self._base_findings(config)]
 
     def _dataset_findings(self, config: RunConfig) -> list[Finding]:
         if not config.data.dataset:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from importlib.util import find_spec
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -12,9 +13,11 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch import nn
 
+from trainer.config import optimizer as optimizer_settings
 from trainer.config.loading import build_config, load_preset, nest
 from trainer.config.optimizer import OPTIMIZERS, OptimizerConfig, OptimizerName, ScheduleConfig
 from trainer.errors import ConfigError
+from trainer.events import Event
 from trainer.objects import load_object
 from trainer.optimizers.adamw import build
 from trainer.optimizers.average import WeightAverage
@@ -259,13 +262,37 @@ def test_one_word_changes_the_optimizer(name: str) -> None:
     assert set(OPTIMIZERS) == set(get_args(OptimizerName))
 
 
+def checked(events: list[Event], settings: dict[str, Any]) -> None:
+    context: Any = SimpleNamespace(emit=events.append)
+    preflight.check_optimizer(context, build_config(nest(settings)), torch.device("cpu"))
+
+
 def test_an_optimizer_that_is_not_installed_is_refused_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
-    preflight.require_optimizer(OptimizerConfig(name="adafactor"))
+    monkeypatch.setattr(optimizer_settings, "find_spec", lambda name: None)
+    checked([], {"optimizer.name": "adafactor"})
     with pytest.raises(ConfigError, match="bitsandbytes") as caught:
-        preflight.require_optimizer(OptimizerConfig(name="adamw_8bit"))
+        checked([], {"optimizer.name": "adamw_8bit"})
     assert caught.value.where == "optimizer.name"
     assert "--extra quant" in (caught.value.fix or "")
+
+
+def test_an_optimizer_that_cannot_be_imported_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer_settings, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        checked([], {"optimizer.name": "paged_adamw_8bit"})
+
+
+def test_what_may_surprise_of_an_optimizer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer_settings, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    said: dict[str, list[Event]] = {"adamw": [], "adamw_8bit": [], "prodigy": []}
+    for name, events in said.items():
+        checked(events, {"optimizer.name": name, "adapter.text_encoder.rank": 4})
+    assert [len(events) for events in said.values()] == [0, 1, 1]
+    alone: list[Event] = []
+    checked(alone, {"optimizer.name": "prodigy"})
+    assert alone == []
 
 
 def values(kind: str, warmup_share: float, total: int, **options: Any) -> list[float]:

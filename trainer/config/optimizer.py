@@ -10,6 +10,7 @@ what it alone has.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -122,7 +123,7 @@ class OptimizerFacts:
     Attributes:
         implementation: "module:name" of what takes an OptimizerConfig and weights by part and gives a torch optimizer.
         title: its usual name.
-        state_bytes: what it keeps for each trained number, about.
+        state_bytes: what it keeps for each trained number, at most (small weights are not kept in 8 bits).
         group: the settings that only it has; empty if it has none.
         has_betas: whether it uses beta1, beta2 and epsilon.
         finds_rate: whether the learning rates are its own finding.
@@ -170,7 +171,10 @@ def optimizer_faults(config: OptimizerConfig, schedule: ScheduleConfig) -> list[
     defaults = OptimizerConfig.model_fields
     own = () if config.facts.has_betas else ("beta1", "beta2", "epsilon")
     faults += [
-        (f"optimizer.{name}", f"{title} does not have it{_hint(config, name)}: set it back to {defaults[name].default}")
+        (
+            f"optimizer.{name}",
+            f"{title} does not have it: {_instead(config, name)}set it back to {defaults[name].default}",
+        )
         for name in own
         if getattr(config, name) != defaults[name].default
     ]
@@ -189,9 +193,20 @@ def optimizer_faults(config: OptimizerConfig, schedule: ScheduleConfig) -> list[
     return faults
 
 
-def _hint(config: OptimizerConfig, name: str) -> str:
+def _instead(config: OptimizerConfig, name: str) -> str:
     group = getattr(config, config.facts.group, None)
-    return f" (but optimizer.{config.facts.group}.{name})" if hasattr(group, name) else ""
+    return f"use optimizer.{config.facts.group}.{name}, and " if hasattr(group, name) else ""
+
+
+def missing_part(config: OptimizerConfig) -> str:
+    """What keeps the optimizer from being used on this installation, with the remedy; empty where nothing does."""
+    module, extra = config.facts.requires
+    if not module or find_spec(module) is not None:
+        return ""
+    return (
+        f"{config.facts.title} needs {module}, which is not installed: add it with `python launch.py --extra {extra}`, "
+        "or choose another optimizer (adafactor also saves memory)"
+    )
 
 
 class ScheduleConfig(Settings):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Sequence
-from importlib.util import find_spec
 
-from trainer.config.optimizer import OptimizerConfig
+import torch
+
+from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
@@ -18,19 +21,36 @@ from trainer.models.components import Components
 from trainer.models.text import count_tokens
 from trainer.paths import DataFolder
 
+log = logging.getLogger(__name__)
 _SHOWN = 5
 _BYTES = 4
 _MARGIN_BYTES = 64 * 2**20
 
 
-def require_optimizer(config: OptimizerConfig) -> None:
-    """Raise ConfigError where the optimizer needs an optional part that is not installed."""
-    module, extra = config.facts.requires
-    if module and find_spec(module) is None:
-        raise ConfigError(
-            f"{config.facts.title} needs {module}, which is not installed.",
-            where="optimizer.name",
-            fix=f"Add it with `python launch.py --extra {extra}`, or choose another optimizer: adafactor also saves memory.",
+def check_optimizer(context: JobContext, config: RunConfig, device: torch.device) -> None:
+    """Refuse an optimizer that cannot be used here, and say what of it may surprise. Raises ConfigError."""
+    optimizer, facts = config.optimizer, config.optimizer.facts
+    module, extra = facts.requires
+    problem = missing_part(optimizer)
+    if module and not problem:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # Broad on purpose: a library that looks for a driver can fail in any way.
+            log.exception("%s cannot be imported", module)
+            problem = f"{facts.title} needs {module}, which cannot be used ({error}): `python launch.py --extra {extra} --reinstall` tries again"
+    if problem:
+        raise ConfigError("The optimizer cannot be used.", where="optimizer.name", fix=f"{problem}.")
+    if module and device.type == "cpu":
+        context.emit(
+            Warned(
+                message=f"{facts.title} is made for graphics cards; on a processor it is a hundred times slower than AdamW."
+            )
+        )
+    if facts.finds_rate and config.adapter.unet.rank and config.adapter.text_encoder.rank:
+        context.emit(
+            Warned(
+                message=f"{facts.title} finds one learning rate for UNet and text encoder; the rates that are set only say what is trained."
+            )
         )
 
 

@@ -39,9 +39,9 @@ from trainer.training.identity import run_identity
 from trainer.training.preflight import (
     check_captions,
     check_disk,
+    check_optimizer,
     check_sizes,
     read_pictures,
-    require_optimizer,
 )
 from trainer.training.state import NoiseSchedule, TrainParts
 
@@ -54,8 +54,8 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
 
     Raises: DatasetError, ConfigError, ModelFileError, ResourceError: see the message; Cancelled.
     """
-    require_optimizer(config.optimizer)
     device = pick_device(config.training.device)
+    check_optimizer(context, config, device)
     dtype = pick_dtype(config.model.precision, device)
     _prepare_torch(config, device)
     dataset, pictures = read_pictures(context, config, data)
