@@ -82,6 +82,7 @@ GROUP_TITLES = {
     "optimizer.lion": "Lion",
     "optimizer.came": "CAME",
     "schedule": "Learning-rate schedule",
+    "cut": "Rank of the result",
     "training": "Length, memory and device",
     "validation": "Validation loss",
     "preview": "Sample pictures",

@@ -38,6 +38,12 @@ class Links:
     """Path (str) of a LoRA file to put on the stack."""
     recipe_for_generate: gr.State
     """Settings of a picture, as GenerateConfig's plain data."""
+    recipe_for_train: gr.State
+    """Path (str) of a LoRA file whose training settings fill the Train form."""
+    lora_for_library: gr.State
+    """Name of a LoRA to look at in the LoRAs tab."""
+    lora_for_tools: gr.State
+    """Name of a LoRA for the tools to work on."""
     base_for_train: gr.State
     """Name of a base model to train on."""
     base_for_generate: gr.State
@@ -75,4 +81,5 @@ def send(content: Any, tab: str) -> tuple[Letter, dict[str, Any]]:
 
 def make_links(page: gr.Blocks, tabs: gr.Tabs) -> Links:
     """The links of a page, with empty mailboxes. Not inside the Tabs: whatever lies in there counts as a tab."""
-    return Links(page, gr.State(), gr.State(), gr.State(), gr.State(), gr.State(), gr.State(), tabs)
+    mailboxes = [gr.State() for _ in range(9)]
+    return Links(page, *mailboxes, tabs=tabs)

@@ -18,7 +18,7 @@ from trainer.errors import InkwashError
 
 log = logging.getLogger(__name__)
 
-TABS = ("dataset", "train", "generate", "loras", "models", "jobs")
+TABS = ("dataset", "train", "generate", "loras", "tools", "models", "jobs")
 """The tabs in their order: files of `app/tabs/`, each with TITLE and build(services, links)."""
 
 _LOGO = (

@@ -269,7 +269,19 @@ def preview(history: History) -> str:
     except OSError:
         return ""
     encoded = base64.b64encode(data).decode("ascii")
-    return f'<div class="preview"><img src="data:image/jpeg;base64,{encoded}" alt="Preview"></div>'
+    return f'<div class="live-preview"><img src="data:image/jpeg;base64,{encoded}" alt="Preview"></div>'
+
+
+def figures(lines: Sequence[str], tables: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]]) -> str:
+    """What a LoRA tool found: sentences, then tables as (header, rows)."""
+    parts = (
+        [f'<div class="figure-lines">{"".join(f"<div>{text(line)}</div>" for line in lines)}</div>'] if lines else []
+    )
+    for header, rows in tables:
+        head = "".join(f"<th>{text(cell)}</th>" for cell in header)
+        body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        parts.append(f'<div class="figures"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+    return "".join(parts)
 
 
 def recipe(settings: Mapping[str, Any]) -> str:

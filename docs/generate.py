@@ -16,10 +16,12 @@ from pydantic import BaseModel  # noqa: E402
 from trainer import errors, events  # noqa: E402
 from trainer.cli.main import COMMANDS, load_command  # noqa: E402
 from trainer.config.compare import CompareConfig  # noqa: E402
+from trainer.config.cut import WeightedLora  # noqa: E402
 from trainer.config.fields import FieldSpec, describe  # noqa: E402
 from trainer.config.generate import GenerateConfig, StackedLora  # noqa: E402
 from trainer.config.loading import list_presets  # noqa: E402
 from trainer.config.run import RunConfig  # noqa: E402
+from trainer.config.tools import TOOLS, summary  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
 MADE = "<!-- Made by docs/generate.py from the code; do not edit by hand. -->\n"
@@ -66,7 +68,15 @@ def settings_page() -> str:
         "files (TOML) and the recipe in an exported file. Order: defaults, then preset, then your file, then flags or form.\n\n"
         f"## Presets\n\n{presets}\n## Training\n\n{_settings_of(RunConfig)}\n## Generation\n\n{_settings_of(GenerateConfig)}\n"
         f"### Each LoRA of a stack\n\n{_settings_of(StackedLora)}\n## Before and after\n\n{_settings_of(CompareConfig)}"
+        f"\n{_tools()}"
     )
+
+
+def _tools() -> str:
+    """The settings of the LoRA tools."""
+    parts = [f"## Each weighted LoRA of a tool\n\n{_settings_of(WeightedLora)}"]
+    parts += [f"## LoRA tool: {name}\n\n{summary(tool)}\n\n{_settings_of(tool)}" for name, tool in TOOLS.items()]
+    return "\n".join(parts)
 
 
 def command_page() -> str:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from trainer.errors import ResourceError
 
 TEMPORARY_PREFIX = ".partial-"
@@ -132,10 +134,13 @@ def replace(source: Path, target: Path) -> None:
 def sweep_partial(folder: Path) -> list[Path]:
     """Remove what interrupted writes left in `folder` (not below it); returns what was removed.
 
-    Only for a folder that no other process is writing to.
+    What another process that lives is writing stays: who starts a job notes that in its folder while the job begins.
     """
     removed: list[Path] = []
     for entry in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        writer = entry.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+        if writer.isdecimal() and int(writer) != os.getpid() and psutil.pid_exists(int(writer)):
+            continue
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         removed.append(entry)
     return removed

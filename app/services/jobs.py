@@ -316,6 +316,8 @@ def _result_text(history: History, state: RunState) -> str:
         return f"{count} picture{'' if count == 1 else 's'}"
     if result.get("lora"):
         return Path(str(result.get("library_path") or result["lora"])).name
+    if "summary" in result:
+        return ", ".join(Path(str(file)).name for file in result.get("files", ())) or str(result["summary"])
     if result.get("model"):
         return str(result["model"])
     if state.is_active and history.total_steps:

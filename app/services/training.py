@@ -18,6 +18,7 @@ from trainer.dataset.store import DatasetInfo, DatasetStore
 from trainer.errors import ConfigError, DatasetError, Finding, InkwashError, LoraFileError, ModelFileError
 from trainer.jobs import enqueue
 from trainer.lora_files.header import read_header
+from trainer.lora_recipe import training_settings
 from trainer.paths import PRESETS, DataFolder
 from trainer.runs import create_run
 from trainer.timesteps import density
@@ -60,6 +61,10 @@ class TrainingService:
     def preset_values(self, name: str) -> dict[str, Any]:
         """All settings by dotted path, as the preset sets them. Raises ConfigError."""
         return flatten(build_config(load_preset(name, self._preset_folders)))
+
+    def recipe_values(self, lora: Path) -> dict[str, Any]:
+        """All settings by dotted path, as a LoRA was trained with them. Raises LoraFileError, ConfigError."""
+        return flatten(build_config(training_settings(lora)))
 
     def first_values(self) -> dict[str, Any]:
         """What the form shows before anything was chosen: the quick preset on the first data set."""

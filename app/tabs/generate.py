@@ -57,7 +57,7 @@ class GenerateTab:
         form = self._form
         self._prompt: gr.Textbox = form.place("prompt", lines=3, placeholder="What the picture shows", info=None)
         form.place("negative_prompt", info=None, placeholder="What it should not show")
-        self._stack = LoraStackEditor(self._service, self._prompt, self._links.tab)
+        self._stack = LoraStackEditor(self._service, self._links.tab, self._prompt)
         base = form.specs["base"]
         self._base = form.adopt(
             "base",

@@ -1,4 +1,4 @@
-"""The stack of LoRAs in the Generate tab: any number of rows, each with its switch, weights and place.
+"""A stack of LoRAs (Generate, Tools): any number of rows, each with its switch, weights and place.
 
 The state holds the truth. Widgets write into it as they change, and rows are drawn anew only when rows come, go or
 move: redrawing on every change would take a slider from under the hand.
@@ -48,19 +48,35 @@ def without(rows: Sequence[Row], row_id: str) -> list[Row]:
 
 
 class LoraStackEditor:
-    """The editor. `rows` is its state; `version` changes when the rows must be drawn anew."""
+    """The editor. `rows` is its state; `version` changes when the rows must be drawn anew.
 
-    def __init__(self, service: GenerationService, prompt: gr.Textbox, tab: gr.Tab) -> None:
+    Args:
+        service: the library.
+        tab: where it stands.
+        prompt: what trigger words are put into; None for a stack without a prompt.
+        prefix: of the HTML ids.
+        about: what stands below the label.
+    """
+
+    def __init__(
+        self,
+        service: GenerationService,
+        tab: gr.Tab,
+        prompt: gr.Textbox | None = None,
+        prefix: str = "lora",
+        about: str = "Choose one of the library to put it on the stack. Order does not change the picture.",
+    ) -> None:
         self._service = service
         self._prompt = prompt
+        self._prefix = prefix
         self.rows = gr.State([])
         self.version = gr.State(0)
         with gr.Row(equal_height=True):
             self.picker = gr.Dropdown(
                 [],
                 label="LoRAs",
-                info="Choose one of the library to put it on the stack. Order does not change the picture.",
-                elem_id="lora-add",
+                info=about,
+                elem_id=f"{prefix}-add",
                 interactive=True,
                 value=None,
             )
@@ -90,28 +106,30 @@ class LoraStackEditor:
             self._draw_row(row, index)
 
     def _draw_row(self, row: Row, index: int) -> None:
-        row_id = row["id"]
-        with gr.Column(elem_classes=["lora-row"], elem_id=f"lora-row-{index}", min_width=200):
+        row_id, prefix = row["id"], self._prefix
+        with gr.Column(elem_classes=["lora-row"], elem_id=f"{prefix}-row-{index}", min_width=200):
             with gr.Row(equal_height=True):
                 on = gr.Checkbox(
-                    row["on"], label=row["name"], interactive=True, container=False, elem_id=f"lora-on-{index}"
+                    row["on"], label=row["name"], interactive=True, container=False, elem_id=f"{prefix}-on-{index}"
                 )
-                up = gr.Button("↑", size="sm", elem_classes=["small-button"], elem_id=f"lora-up-{index}", min_width=38)
+                up = gr.Button(
+                    "↑", size="sm", elem_classes=["small-button"], elem_id=f"{prefix}-up-{index}", min_width=38
+                )
                 down = gr.Button(
-                    "↓", size="sm", elem_classes=["small-button"], elem_id=f"lora-down-{index}", min_width=38
+                    "↓", size="sm", elem_classes=["small-button"], elem_id=f"{prefix}-down-{index}", min_width=38
                 )
                 off = gr.Button(
-                    "✕", size="sm", elem_classes=["small-button"], elem_id=f"lora-remove-{index}", min_width=38
+                    "✕", size="sm", elem_classes=["small-button"], elem_id=f"{prefix}-remove-{index}", min_width=38
                 )
             with gr.Row(equal_height=True):
-                unet = self._slider("UNet weight", row["unet"], f"lora-unet-{index}")
-                text = self._slider("Text-encoder weight", row["text"], f"lora-text-{index}")
-            words = self._service.trigger_words(row["name"])
+                unet = self._slider("UNet weight", row["unet"], f"{prefix}-unet-{index}")
+                text = self._slider("Text-encoder weight", row["text"], f"{prefix}-text-{index}")
+            words = self._service.trigger_words(row["name"]) if self._prompt is not None else ()
             if words:
                 with gr.Row():
                     for number, word in enumerate(words[:6]):
                         insert = gr.Button(
-                            f"+ {word[:60]}", size="sm", min_width=60, elem_id=f"lora-word-{index}-{number}"
+                            f"+ {word[:60]}", size="sm", min_width=60, elem_id=f"{prefix}-word-{index}-{number}"
                         )
                         insert.click(self._inserter(word), self._prompt, self._prompt, **_QUIET)
         for widget, key in ((on, "on"), (unet, "unet"), (text, "text")):

@@ -8,11 +8,12 @@ from typing import Any
 import gradio as gr
 
 from app import render
-from app.links import Links, send
+from app.links import Letter, Links, send
 from app.messages import handler, note
 from app.services.context import Services
 from app.services.library import LibraryService, facts
 from trainer.library import LibraryEntry
+from trainer.lora_recipe import training_settings
 from trainer.units import size
 
 TITLE = "LoRAs"
@@ -86,6 +87,9 @@ class LorasTab:
                 self._use = gr.Button("Use in Generate →", variant="primary", elem_id="lora-use", **_SMALL)
                 self._download = gr.HTML("", elem_id="lora-download", padding=False)
             with gr.Row():
+                self._again = gr.Button("Train again with these settings →", elem_id="lora-again", **_SMALL)
+                self._tools = gr.Button("Tools, metadata →", elem_id="lora-tools", **_SMALL)
+            with gr.Row():
                 self._new_name = gr.Textbox("", label="Name", elem_id="lora-name", max_length=100, interactive=True)
                 self._rename = gr.Button("Rename", elem_id="lora-rename", scale=0, **_SMALL)
             with gr.Row():
@@ -104,7 +108,7 @@ class LorasTab:
         grid = [self._grid, self._names, self._summary, self._trash_open, self._trash]
         details = [
             *(self._details, self._image, self._about, self._download, self._new_name, self._chosen),
-            *(self._ask, self._ask_text, self._use, self._metadata),
+            *(self._ask, self._ask_text, self._use, self._again, self._metadata),
         ]
         # Gradio would lay an error over the fields, and hide what was typed.
         hidden: dict[str, Any] = {"show_progress": "hidden"}
@@ -117,6 +121,21 @@ class LorasTab:
             self._chosen,
             [self._links.lora_for_generate, self._links.tabs],
             show_progress="hidden",  # and in the queue: outside of it no gr.State tells the page that it has changed
+        )
+        self._again.click(
+            handler(self._send_settings),
+            self._chosen,
+            [self._links.recipe_for_train, self._links.tabs],
+            show_progress="hidden",
+        )
+        self._tools.click(
+            lambda name: send(name, "tools"),
+            self._chosen,
+            [self._links.lora_for_tools, self._links.tabs],
+            show_progress="hidden",
+        )
+        self._links.lora_for_library.change(
+            handler(self._receive), self._links.lora_for_library, [*grid, *details, self._search], **hidden
         )
         for event in (self._rename.click, self._new_name.submit):
             event(handler(self._give_name), [self._chosen, self._new_name, self._search], [*grid, *details], **hidden)
@@ -162,6 +181,18 @@ class LorasTab:
     def _send(self, name: str) -> Any:
         return send(str(self._service.entry(name).path), "generate")
 
+    def _send_settings(self, name: str) -> Any:
+        """To the Train tab; a file without settings is refused here, with its reason."""
+        path = self._service.entry(name).path
+        training_settings(path)
+        return send(str(path), "train")
+
+    def _receive(self, letter: Letter | None) -> Any:
+        if not letter:
+            return gr.skip()
+        # A search that would hide it is put aside.
+        return {**self._list(""), **self._show(str(Letter(*letter).content)), self._search: ""}
+
     def _give_name(self, name: str, new_name: str, search: str) -> dict[Any, Any]:
         renamed = self._service.rename(name, new_name)
         return {**self._list(search), **self._show(renamed)}
@@ -192,6 +223,7 @@ class LorasTab:
             self._ask: gr.update(visible=False),
             self._ask_text: f"<div>Move ‘{render.text(entry.name)}’ to the trash folder?</div>",
             self._use: gr.update(interactive=entry.info is not None),
+            self._again: gr.update(interactive=entry.info is not None),
             self._metadata: _metadata_html(entry),
         }
 

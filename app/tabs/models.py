@@ -61,7 +61,7 @@ class ModelsTab:
             elem_classes="row-table",
             max_height=560,
             show_label=False,
-            column_widths=["300px", "170px", "170px", "90px", "90px"],
+            column_widths=["230px", "165px", "165px", "90px", "80px"],
             buttons=[],
         )
         gr.HTML(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -119,6 +120,9 @@ class TrainTab:
         links.dataset_for_train.change(
             handler(self._receive_dataset), links.dataset_for_train, widgets, **quiet
         ).success(check, **checked)
+        links.recipe_for_train.change(
+            handler(self._receive_recipe), links.recipe_for_train, [self._preset, *widgets], **quiet
+        ).success(check, **checked)
         links.base_for_train.change(handler(self._receive_base), links.base_for_train, widgets, **quiet).success(
             check, **checked
         )
@@ -160,6 +164,13 @@ class TrainTab:
         if not letter:
             return gr.skip()
         return self._form.fill(self._service.dataset_values(str(Letter(*letter).content)))
+
+    def _receive_recipe(self, letter: Letter | None) -> dict[Any, Any]:
+        if not letter:
+            return gr.skip()
+        values = self._service.recipe_values(Path(str(Letter(*letter).content)))
+        note("The settings that this LoRA was trained with are in the form.")
+        return {self._preset: None, **self._form.fill(values)}
 
     def _fill_base(self, name: str | None) -> dict[Any, Any]:
         values = self._service.base_values(name or "")

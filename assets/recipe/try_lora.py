@@ -31,9 +31,9 @@ class Settings:
 
     rank: int = 16
     alpha: float = 16
-    lr: float = 4e-3
+    lr: float = 5e-3
     text_lr: float = 0.0
-    steps: int = 250
+    steps: int = 200
     batch: int = 8
     warmup: int = 10
     seed: int = 0

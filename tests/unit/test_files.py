@@ -10,6 +10,7 @@ import pytest
 
 from trainer import files
 from trainer.errors import ResourceError
+from trainer.files import sweep_partial
 
 
 def test_write_replaces_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -94,3 +95,14 @@ def test_is_inside_resolves_links_and_dots(tmp_path: Path) -> None:
     assert not files.is_inside(root / ".." / "root-evil" / "x", root)
     assert not files.is_inside(root / "link" / "x", root)
     assert not files.is_inside(outside, root)
+
+
+def test_sweeping_leaves_what_a_living_process_is_writing(tmp_path: Path) -> None:
+    # The one that starts a job writes into its folder while the job begins to work there.
+    living, dead = tmp_path / f".partial-{os.getppid()}-1.json", tmp_path / ".partial-999999999-1.json"
+    own, other = tmp_path / f".partial-{os.getpid()}-1.json", tmp_path / ".partial-step-000010"
+    for path in (living, dead, own):
+        path.write_text("x")
+    other.mkdir()
+    assert set(sweep_partial(tmp_path)) == {dead, own, other}
+    assert list(tmp_path.iterdir()) == [living]

@@ -365,13 +365,13 @@ def test_the_commands_say_what_they_did(tmp_path: Path, capsys: pytest.CaptureFi
     tucker_file(tmp_path / "a.safetensors")
     assert main(["lora", "check", str(tmp_path / "a.safetensors")]) == 0
     assert "kohya sd-scripts  in part" in capsys.readouterr().out
-    assert (
-        main(["lora", "--json", "convert", str(tmp_path / "a.safetensors"), "--for", "kohya", "--dtype", "fp16"]) == 0
-    )
+    convert = ["convert", str(tmp_path / "a.safetensors"), "--for", "kohya", "--dtype", "fp16"]
+    assert main(["lora", "--json", *convert, "--data-dir", str(tmp_path)]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["files"] == [str(tmp_path / "a-kohya.safetensors")]
-    assert inspect_lora(tmp_path / "a-kohya.safetensors").dtype == "fp16"
-    assert main(["lora", "inspect", str(tmp_path / "a-kohya.safetensors"), "--json"]) == 0
+    written = tmp_path / "loras" / "a-kohya.safetensors"
+    assert result["files"] == [str(written)]
+    assert inspect_lora(written).dtype == "fp16"
+    assert main(["lora", "inspect", str(written), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["kinds"] == ["lora"]
 
 

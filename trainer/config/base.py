@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +23,8 @@ class Hint:
     level: Level = Level.ADVANCED
     unit: str = ""
     label: str = ""
+    names: Literal["", "lora", "model"] = ""
+    """What a text, or each entry of a list, is the name or path of."""
 
 
 BASIC = Hint(Level.BASIC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
@@ -28,6 +28,9 @@ class FieldSpec:
     level: Level
     unit: str = ""
     label: str = ""
+    names: Literal["", "lora", "model"] = ""
+    is_required: bool = False
+    """Whether there is no default; `default` is empty then."""
     minimum: float | None = None
     maximum: float | None = None
     excludes_minimum: bool = False
@@ -68,7 +71,7 @@ class FieldSpec:
 
 def describe(model: type[BaseModel] = RunConfig) -> list[FieldSpec]:
     """Every setting of `model`, in schema order."""
-    return list(_walk(model, "", model.__name__, "", None))
+    return list(_walk(model, "", model.__name__, "", None, None))
 
 
 def field_spec(path: str) -> FieldSpec:
@@ -77,7 +80,12 @@ def field_spec(path: str) -> FieldSpec:
 
 
 def _walk(
-    model: type[BaseModel], prefix: str, group: str, group_help: str, applies: tuple[str, str] | None
+    model: type[BaseModel],
+    prefix: str,
+    group: str,
+    group_help: str,
+    applies: tuple[str, str] | None,
+    defaults: BaseModel | None,
 ) -> Iterator[FieldSpec]:
     for name, info in model.model_fields.items():
         path = f"{prefix}{name}"
@@ -88,9 +96,13 @@ def _walk(
                 if len(variants) > 1 and info.discriminator:
                     key = str(info.discriminator)
                     tag = (f"{path}.{key}", get_args(variant.model_fields[key].annotation)[0])
-                yield from _walk(variant, f"{path}.", path, (variant.__doc__ or "").strip(), tag)
+                # Where a group's own defaults differ from its class's, such as a tool's usual rank.
+                own = getattr(defaults, name, None) if defaults else info.get_default(call_default_factory=True)
+                about = (variant.__doc__ or "").strip()
+                yield from _walk(variant, f"{path}.", path, about, tag, own if isinstance(own, variant) else None)
         else:
-            yield _spec(path, info, group, group_help, applies)
+            spec = _spec(path, info, group, group_help, applies)
+            yield spec if defaults is None else replace(spec, default=getattr(defaults, name))
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -114,17 +126,22 @@ def _spec(path: str, info: FieldInfo, group: str, group_help: str, applies: tupl
     return FieldSpec(
         path=path,
         kind=kind,
-        default=info.get_default(call_default_factory=True),
+        default=_NOTHING[kind] if info.is_required() else info.get_default(call_default_factory=True),
+        is_required=info.is_required(),
         help=info.description or "",
         group=group,
         group_help=group_help,
         level=hint.level,
         unit=hint.unit,
         label=hint.label,
+        names=hint.names,
         choices=choices,
         applies_when=applies,
         **values,
     )
+
+
+_NOTHING: dict[str, Any] = {"bool": False, "int": 0, "float": 0.0, "str": "", "choice": "", "list": []}
 
 
 def _kind(annotation: Any) -> tuple[Any, tuple[Any, ...]]:

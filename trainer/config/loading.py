@@ -19,6 +19,7 @@ from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
 from trainer.config.migrate import migrate
 from trainer.config.run import RunConfig
+from trainer.config.tools import TOOLS, ToolSettings
 from trainer.errors import ConfigError, Finding
 from trainer.files import safe_name, write_text
 from trainer.paths import PRESETS
@@ -142,6 +143,13 @@ def build_generate_config(values: Mapping[str, Any]) -> GenerateConfig:
     return _validated(GenerateConfig, values, "generate")
 
 
+def build_tool_settings(tool: str, values: Mapping[str, Any]) -> ToolSettings:
+    """Validate what is asked of a LoRA tool. Raises ConfigError with one finding a fault, each at its dotted path."""
+    if tool not in TOOLS:
+        raise ConfigError(f"There is no tool '{tool}'.", fix=f"Choose one of: {', '.join(TOOLS)}.")
+    return _validated(TOOLS[tool], values, f"lora {tool}")
+
+
 def build_download_config(values: Mapping[str, Any]) -> DownloadConfig:
     """Validate what is to be downloaded. Raises ConfigError with one finding a fault, each at its dotted path."""
     return _validated(DownloadConfig, values, "model download")
@@ -159,6 +167,9 @@ def _validated(model: type[Config], values: Mapping[str, Any], command: str) -> 
         ) from error
 
 
+_NOTHING_GIVEN = ("missing", "string_too_short", "too_short")
+
+
 def _config_findings(error: ValidationError, model: type[Settings]) -> list[Finding]:
     """pydantic's faults as findings at dotted paths, in words for users."""
     known = {spec.path: spec for spec in describe(model)}
@@ -173,6 +184,8 @@ def _config_findings(error: ValidationError, model: type[Settings]) -> list[Find
         message = str(fault["msg"]).removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = f"there is no such setting{_did_you_mean(path, list(known))}"
+        elif path in known and known[path].is_required and fault["type"] in _NOTHING_GIVEN:
+            message = {"lora": "choose a LoRA", "model": "choose a base model"}.get(known[path].names, "is needed")
         elif path in known and known[path].range_text and fault["type"] != "value_error":
             message = f"{message} (got {fault['input']!r}; allowed: {known[path].range_text})"
         findings.append(Finding(path, message))

@@ -36,6 +36,7 @@ class LoraFile:
         architecture: what it was made for.
         embeddings: bundled textual-inversion embeddings: their tensors by part, by name.
         unread: keys of tensors that are nothing known, and were left out.
+        damaged: layers with NaN or infinite numbers that were left out, where the reader was told to go on.
     """
 
     path: Path
@@ -46,12 +47,17 @@ class LoraFile:
     architecture: Architecture = "unknown"
     embeddings: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
-def read_lora(path: Path) -> LoraFile:
+def read_lora(path: Path, *, refuse_damaged: bool = True) -> LoraFile:
     """Read a LoRA of any kind and layout.
 
     Tensors keep their number format; fp8 becomes fp16, which holds it exactly.
+
+    Args:
+        path: the file.
+        refuse_damaged: off to look into a file that holds NaN or Inf: such layers are left out and named.
 
     Raises: LoraFileError: the file cannot be read, is no LoRA for these models, lacks a part, or holds NaN, Inf or a
         layer of rank 0.
@@ -60,16 +66,23 @@ def read_lora(path: Path) -> LoraFile:
     where = str(path)
     table = read_layers(metadata, header, where)
     tensors = _load(path, where)
-    _require_finite(tensors, _numbers_without_effect(table), where)
+    broken = _not_finite(tensors, _numbers_without_effect(table))
+    if broken and refuse_damaged:
+        raise _damaged(broken, len(tensors), where)
+    damaged = tuple(name for name, layer in table.layers.items() if broken & set(layer.keys.values()))
     surroundings = _surroundings(path, metadata, table, where)
     modules: dict[str, AdapterModule] = {}
     lacks_alpha = False
     for name, layer in table.layers.items():
+        if name in damaged:
+            continue
         modules |= _modules(name, layer, tensors, surroundings, where)
         has_scale = layer.facts is not None and layer.facts.rank is not None
         lacks_alpha = lacks_alpha or (has_scale and "alpha" not in layer.keys and name not in surroundings.alphas)
     embeddings = {name: {part: tensors[key] for part, key in keys.items()} for name, keys in table.embeddings.items()}
-    return LoraFile(path, modules, metadata, table.layout, lacks_alpha, table.architecture, embeddings, table.unread)
+    return LoraFile(
+        path, modules, metadata, table.layout, lacks_alpha, table.architecture, embeddings, table.unread, damaged
+    )
 
 
 def _load(path: Path, where: str) -> dict[str, Tensor]:
@@ -90,20 +103,22 @@ def _numbers_without_effect(table: LayerTable) -> set[str]:
     }
 
 
-def _require_finite(tensors: Mapping[str, Tensor], exempt: set[str], where: str) -> None:
+def _not_finite(tensors: Mapping[str, Tensor], exempt: set[str]) -> set[str]:
     # The sum is NaN or Inf if any element is; float64 cannot overflow here.
-    broken = [
+    return {
         key
         for key, tensor in tensors.items()
         if key not in exempt and not torch.isfinite(tensor.sum(dtype=torch.float64))
-    ]
-    if broken:
-        raise LoraFileError(
-            f"The LoRA holds NaN or infinite numbers in {len(broken)} of {len(tensors)} tensors: its training failed.",
-            where=where,
-            fix="Use an earlier version of it, or train again with a lower learning rate.",
-            findings=[Finding(key, "not finite") for key in broken],
-        )
+    }
+
+
+def _damaged(broken: set[str], total: int, where: str) -> LoraFileError:
+    return LoraFileError(
+        f"The LoRA holds NaN or infinite numbers in {len(broken)} of {total} tensors: its training failed.",
+        where=where,
+        fix="Use an earlier version of it, or train again with a lower learning rate.",
+        findings=[Finding(key, "not finite") for key in sorted(broken)],
+    )
 
 
 def _surroundings(path: Path, metadata: Mapping[str, str], table: LayerTable, where: str) -> Surroundings:

@@ -6,7 +6,7 @@ and BOFT are by their source alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -178,31 +178,61 @@ def _incomplete_attention(canonical: str, table: LayerTable) -> str:
     return ""
 
 
-def _refusal(tool: str, table: LayerTable, ignored: Mapping[str, str]) -> str:
-    title, limit = TARGETS[tool].title, TARGETS[tool].max_unknown
+@dataclass(frozen=True)
+class _Refusal:
+    """Why a tool loads nothing of a file in a layout that it reads otherwise."""
+
+    tool: str
+    layout: str
+    reason: str
+    applies: Callable[[LayerTable], bool]
+
+
+def _has(table: LayerTable, *words: str) -> bool:
+    """Whether each of the words stands in some key."""
     keys = [key for layer in table.layers.values() for key in layer.keys.values()]
-    if table.embeddings and TARGETS[tool].refuses_embeddings:
-        return f"{title} refuses files with a bundled embedding"
-    if table.layout == "kohya" and tool == "invokeai" and _mixes_names(table):
-        return f"{title} refuses a mix of both kinds of block names"
-    if tool == "diffusers" and table.layout == "diffusers":
-        if any(key.endswith(".alpha") for key in keys):
-            return f"{title} refuses alphas in this layout"
-        if any(".default." in key for key in keys):
-            return f"{title} refuses keys with a peft adapter's name"
-        if any(".lora_A." in key for key in keys) and any(".lora.down." in key for key in keys):
-            return f"{title} loses half of a file that mixes `lora_A` and `lora.down`"
-    bundled = sum(len(parts) for parts in table.embeddings.values()) if tool == "forge" else 0
-    unknown = bundled + sum(len(layer.keys) for layer in table.layers.values() if _module_in_file(layer) in ignored)
-    unknown += len(table.unread)
-    if limit is not None and unknown > limit:
-        return f"{title} loads nothing of a file with more than {limit} keys that it does not know ({unknown} here)"
-    return ""
+    return all(any(word in key for key in keys) for word in words)
 
 
 def _mixes_names(table: LayerTable) -> bool:
     unet = [(canonical, layer) for canonical, layer in table.layers.items() if canonical.startswith(UNET_PREFIX)]
     return len({_module_in_file(layer) == canonical for canonical, layer in unet}) > 1
+
+
+_REFUSALS = (
+    _Refusal("invokeai", "kohya", "refuses a mix of both kinds of block names", _mixes_names),
+    _Refusal("diffusers", "diffusers", "refuses alphas in this layout", lambda table: _has(table, ".alpha")),
+    _Refusal(
+        "diffusers", "diffusers", "refuses keys with a peft adapter's name", lambda table: _has(table, ".default.")
+    ),
+    _Refusal(
+        "diffusers",
+        "diffusers",
+        "loses half of a file that mixes `lora_A` and `lora.down`",
+        lambda table: _has(table, ".lora_A.", ".lora.down."),
+    ),
+)
+
+
+def _refusal(tool: str, table: LayerTable, ignored: Mapping[str, str]) -> str:
+    """Why the tool loads nothing of the file, or nothing."""
+    title = TARGETS[tool].title
+    if table.embeddings and TARGETS[tool].refuses_embeddings:
+        return f"{title} refuses files with a bundled embedding"
+    for refusal in _REFUSALS:
+        if refusal.tool == tool and refusal.layout == table.layout and refusal.applies(table):
+            return f"{title} {refusal.reason}"
+    limit, unknown = TARGETS[tool].max_unknown, _unknown_keys(tool, table, ignored)
+    if limit is not None and unknown > limit:
+        return f"{title} loads nothing of a file with more than {limit} keys that it does not know ({unknown} here)"
+    return ""
+
+
+def _unknown_keys(tool: str, table: LayerTable, ignored: Mapping[str, str]) -> int:
+    """How many keys of the file the tool does not know."""
+    bundled = sum(len(parts) for parts in table.embeddings.values()) if tool == "forge" else 0
+    of_layers = sum(len(layer.keys) for layer in table.layers.values() if _module_in_file(layer) in ignored)
+    return bundled + of_layers + len(table.unread)
 
 
 def _notes(tool: str, table: LayerTable, metadata: Mapping[str, str]) -> tuple[str, ...]:

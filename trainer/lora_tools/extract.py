@@ -17,7 +17,7 @@ from trainer.lora_files.file import DTYPES
 from trainer.lora_tools.changes import Change
 from trainer.lora_tools.checkpoints import Checkpoint
 from trainer.lora_tools.compress import compress
-from trainer.lora_tools.figures import BlockFigures, Progress, by_block, no_progress, total_error, total_norm
+from trainer.lora_tools.figures import Progress, WrittenLora, no_progress, written_figures
 from trainer.lora_tools.names import in_model_order
 from trainer.lora_tools.outputs import finished_metadata, header_bytes, require_writable, write_result
 from trainer.lora_tools.truncation import Truncation
@@ -53,28 +53,19 @@ class ExtractOptions:
 
 
 @dataclass(frozen=True)
-class ExtractReport:
+class ExtractReport(WrittenLora):
     """What an extraction did.
 
     Attributes:
         unchanged: how many layers are the same in both models.
         left_out: layers that differ, but are not among those that LoRA loaders read, or were not asked for.
-        norm, error: of the difference over the layers that were taken; the share of it that the cut lost.
+        layers, norm, error: of the layers that were taken.
     """
 
-    output: str
     base: str
     tuned: str
-    layers: int
     unchanged: int
     left_out: tuple[str, ...]
-    min_rank: int
-    max_rank: int
-    norm: float
-    error: float
-    size_bytes: int
-    seconds: float
-    blocks: tuple[BlockFigures, ...]
 
 
 def extract_lora(
@@ -140,19 +131,11 @@ def extract_lora(
     progress("Writing the file", 0, 0)
     write_result(output, compressed.modules, metadata, architecture, dtype)
     return ExtractReport(
-        output=str(output),
+        **written_figures(output, compressed.layers, started),
         base=str(base),
         tuned=str(tuned),
-        layers=len(wanted),
         unchanged=len(shared) - len(changed),
         left_out=tuple(name for name in changed if name not in compressed.modules),
-        min_rank=min(layer.rank for layer in compressed.layers),
-        max_rank=max(layer.rank for layer in compressed.layers),
-        norm=total_norm(compressed.layers),
-        error=total_error(compressed.layers),
-        size_bytes=output.stat().st_size,
-        seconds=time.monotonic() - started,
-        blocks=by_block(compressed.layers),
     )
 
 

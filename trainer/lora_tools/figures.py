@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from trainer.lora_tools.names import block_of, in_model_order
 
@@ -45,6 +48,42 @@ class BlockFigures:
     max_rank: int
     norm: float
     error: float
+
+
+@dataclass(frozen=True)
+class WrittenLora:
+    """What every tool reports that writes a LoRA.
+
+    Attributes:
+        norm: the Frobenius norm of the whole change before the cut.
+        error: the share of it that the cut lost.
+        seconds: that all of it took.
+    """
+
+    output: str
+    layers: int
+    min_rank: int
+    max_rank: int
+    norm: float
+    error: float
+    size_bytes: int
+    seconds: float
+    blocks: tuple[BlockFigures, ...]
+
+
+def written_figures(output: Path, layers: Sequence[LayerFigures], started: float) -> dict[str, Any]:
+    """The fields of a WrittenLora; `started` is of `time.monotonic`."""
+    return {
+        "output": str(output),
+        "layers": len(layers),
+        "min_rank": min((layer.rank for layer in layers), default=0),
+        "max_rank": max((layer.rank for layer in layers), default=0),
+        "norm": total_norm(layers),
+        "error": total_error(layers),
+        "size_bytes": output.stat().st_size,
+        "seconds": time.monotonic() - started,
+        "blocks": by_block(layers),
+    }
 
 
 def by_block(layers: Iterable[LayerFigures]) -> tuple[BlockFigures, ...]:

@@ -82,12 +82,12 @@ class Lora:
         return shape
 
 
-def open_lora(path: Path, base: Checkpoint | None = None) -> Lora:
-    """Read a file for a tool.
+def open_lora(path: Path, base: Checkpoint | None = None, *, refuse_damaged: bool = True) -> Lora:
+    """Read a file for a tool; `refuse_damaged` as in `read_lora`.
 
     Raises: LoraFileError: as `read_lora`; or two of its layers are the same one by two names.
     """
-    file = read_lora(path)
+    file = read_lora(path, refuse_damaged=refuse_damaged)
     modules: dict[str, AdapterModule] = {}
     for name, module in file.modules.items():
         if common_name(name) in modules:

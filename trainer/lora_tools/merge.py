@@ -22,7 +22,7 @@ from trainer.lora_tools.changes import Change
 from trainer.lora_tools.checkpoints import Checkpoint
 from trainer.lora_tools.combine import agreeing_mean, drop_randomly, trim, weighted_sum
 from trainer.lora_tools.compress import Compressed, compress, keep_factors
-from trainer.lora_tools.figures import BlockFigures, Progress, by_block, no_progress, total_error, total_norm
+from trainer.lora_tools.figures import Progress, WrittenLora, no_progress, written_figures
 from trainer.lora_tools.inputs import Lora, matrix_names, open_lora, require_same_architecture, vector_differences
 from trainer.lora_tools.lowrank import LowRank, concatenate
 from trainer.lora_tools.names import in_model_order
@@ -104,20 +104,11 @@ class MergeOptions:
 
 
 @dataclass(frozen=True)
-class MergeReport:
-    """What a merge did. `norm` and `error` are of the whole; `error` is the share of the norm that the cut lost."""
+class MergeReport(WrittenLora):
+    """What a merge did. `inputs` are the files with their weights for the UNet and for the text encoders."""
 
-    output: str
     inputs: tuple[tuple[str, float, float], ...]
     method: str
-    layers: int
-    min_rank: int
-    max_rank: int
-    norm: float
-    error: float
-    size_bytes: int
-    seconds: float
-    blocks: tuple[BlockFigures, ...]
 
 
 def merge_loras(
@@ -161,17 +152,9 @@ def merge_loras(
     progress("Writing the file", 0, 0)
     write_result(output, {**merged.modules, **differences}, metadata, architecture, dtype)
     return MergeReport(
-        output=str(output),
+        **written_figures(output, merged.layers, started),
         inputs=tuple((str(item.path), item.weight_for("lora_unet"), item.weight_for("lora_te")) for item in inputs),
         method=options.method,
-        layers=len(merged.layers),
-        min_rank=min((layer.rank for layer in merged.layers), default=0),
-        max_rank=max((layer.rank for layer in merged.layers), default=0),
-        norm=total_norm(merged.layers),
-        error=total_error(merged.layers),
-        size_bytes=output.stat().st_size,
-        seconds=time.monotonic() - started,
-        blocks=by_block(merged.layers),
     )
 
 

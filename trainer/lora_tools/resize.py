@@ -12,7 +12,7 @@ from trainer.errors import Finding, LoraFileError
 from trainer.lora_files.modules import AdapterModule
 from trainer.lora_tools.checkpoints import Checkpoint
 from trainer.lora_tools.compress import Compressed, compress, keep_factors
-from trainer.lora_tools.figures import BlockFigures, Progress, by_block, no_progress, total_error, total_norm
+from trainer.lora_tools.figures import Progress, WrittenLora, no_progress, written_figures
 from trainer.lora_tools.inputs import Lora, matrix_names, open_lora, vector_differences
 from trainer.lora_tools.names import in_model_order
 from trainer.lora_tools.outputs import (
@@ -28,28 +28,19 @@ from trainer.lora_tools.truncation import Truncation
 
 
 @dataclass(frozen=True)
-class ResizeReport:
-    """What a resize did. `error` is the share of the whole change's norm that was lost.
+class ResizeReport(WrittenLora):
+    """What a resize did.
 
     Attributes:
         converted: how many layers of each kind other than plain LoRA became plain.
         differences: how many changes of norms and biases were kept as they are, or left out.
     """
 
-    output: str
     input: str
     rule: str
-    layers: int
-    min_rank: int
-    max_rank: int
-    norm: float
-    error: float
     size_before: int
-    size_bytes: int
-    seconds: float
     converted: dict[str, int]
     differences: int
-    blocks: tuple[BlockFigures, ...]
 
 
 def resize_lora(
@@ -101,20 +92,12 @@ def resize_lora(
     size_before = path.stat().st_size
     write_result(output, {**resized.modules, **kept}, metadata, lora.architecture, dtype)
     return ResizeReport(
-        output=str(output),
+        **written_figures(output, resized.layers, started),
         input=str(path),
         rule=str(truncation),
-        layers=len(resized.layers),
-        min_rank=min(layer.rank for layer in resized.layers),
-        max_rank=max(layer.rank for layer in resized.layers),
-        norm=total_norm(resized.layers),
-        error=total_error(resized.layers),
         size_before=size_before,
-        size_bytes=output.stat().st_size,
-        seconds=time.monotonic() - started,
         converted=_counts([module for name, module in lora.modules.items() if name not in differences]),
         differences=len(differences),
-        blocks=by_block(resized.layers),
     )
 
 

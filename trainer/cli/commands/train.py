@@ -11,6 +11,8 @@ from trainer.cli.output import ProgressPrinter, follow, print_json
 from trainer.config.loading import build_config, load_preset, merge, read_settings
 from trainer.dataset.catalog import DatasetCatalog
 from trainer.jobs import enqueue, launch
+from trainer.library import resolve_lora
+from trainer.lora_recipe import require_parts, training_settings
 from trainer.paths import PRESETS, DataFolder, data_folder
 from trainer.runs import Run, create_run
 
@@ -18,6 +20,7 @@ SUMMARY = "train a LoRA"
 EXAMPLES = """  inkwash train --preset embedded-quick --dataset ink-wash
   inkwash train my-run.toml --dataset ~/pictures/my-style --training.steps 2000
   inkwash train --preset sd15-style --model.base ~/models/sd15 --dataset ~/pictures --run ~/runs/first --json
+  inkwash train --from ink-wash --training.steps 2000       (again, with the settings that a LoRA was trained with)
   inkwash train --preset sd15-character --dataset robot --detach      (goes on in the background; see `inkwash jobs`)"""
 
 
@@ -27,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "config", nargs="?", type=Path, metavar="CONFIG.toml", help="file with settings (TOML, or a run's config.json)"
     )
     parser.add_argument("--preset", metavar="NAME", help="settings to start from; `inkwash preset` lists them")
+    parser.add_argument(
+        "--from",
+        dest="recipe",
+        metavar="LORA",
+        help="train again with the settings that this LoRA was trained with: a file, or the name of one in the library",
+    )
     parser.add_argument(
         "--dataset",
         metavar="FOLDER",
@@ -45,12 +54,16 @@ def run(arguments: argparse.Namespace) -> int:
     layers: list[dict[str, Any]] = []
     if arguments.preset:
         layers.append(load_preset(arguments.preset, (PRESETS, data.presets)))
+    if arguments.recipe:
+        layers.append(training_settings(resolve_lora(data, arguments.recipe)))
     if arguments.config:
         layers.append(read_settings(arguments.config))
     layers.append(flag_values(arguments))
     if arguments.dataset:
         layers.append({"data": {"dataset": arguments.dataset}})
     build_config(*layers)  # before anything is looked up: what is typed wrongly is said first
+    if arguments.recipe:
+        require_parts(build_config(*layers), data)
     config = build_config(with_trigger_word(merge(*layers), data))
     title = config.save.name or Path(config.data.dataset).name or "training"
     new_run = create_run(data, "train", title, config.model_dump(mode="json"), arguments.run)
