@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.base_models import BaseModelInfo, list_base_models, resolve_base
+from trainer.config.adapter_size import num_parameters
 from trainer.config.loading import Preset, build_config, flatten, list_presets, load_preset
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.optimizer import missing_part
@@ -170,8 +171,8 @@ class TrainingService:
             ),
         ):
             if lora.rank:
-                shapes = [shape for name, shape in self._layer_shapes(config.model.base, part) if chosen(name, shape)]
-                total += sum(_lora_parameters(shape, lora.rank) for shape in shapes)
+                layers = [item for item in self._layer_shapes(config.model.base, part) if chosen(*item)]
+                total += sum(num_parameters(config.adapter, lora.rank, name, shape) for name, shape in layers)
         return total * _BYTES[config.save.precision]
 
     def _layer_shapes(self, base: str, part: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -202,14 +203,6 @@ def _is_unet_target(name: str, shape: tuple[int, ...], targets: str) -> bool:
     if targets in _UNET_TARGETS:
         return _ends(name, _UNET_TARGETS[targets])
     return targets == "all+conv" or len(shape) == 2
-
-
-def _lora_parameters(shape: tuple[int, ...], rank: int) -> int:
-    """Down (rank × in × kernel) and up (out × rank)."""
-    out_features, rest = shape[0], 1
-    for side in shape[1:]:
-        rest *= side
-    return rank * (out_features + rest)
 
 
 def _count(number: float) -> str:

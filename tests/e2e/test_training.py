@@ -391,6 +391,30 @@ def test_the_validation_loss_falls(model: Path, pictures: Path, data: DataFolder
     assert result["validation_loss_last"] < 0.95 * result["validation_loss_first"]
 
 
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"method": "adalora", "adalora": {"every": 1, "start_share": 0.2, "final_share": 0.2}},
+        {"method": "loraplus", "text_encoder": {"rank": 2, "alpha": 2.0}},
+        {"method": "dora", "module_dropout": 0.2},
+    ],
+    ids=lambda adapter: adapter["method"],
+)
+def test_other_methods_train_and_end_with_the_same_bytes_after_a_death(
+    model: Path, pictures: Path, data: DataFolder, adapter: dict[str, Any]
+) -> None:
+    settings = tiny_settings(model, pictures, {"adapter": adapter, "training": {"steps": 4, "batch_size": 1}})
+    whole = new_run(data, settings)
+    expected = train_here(whole)
+    result = train_here(interrupted(data, settings, 3))
+    assert tensors(result["lora"]) == tensors(expected["lora"])
+    note = of_type(whole, LoraExported)[-1].note
+    assert ("AdaLoRA left" in note) == (adapter["method"] == "adalora")
+    rates = of_type(whole, StepDone)[-1].learning_rates
+    if adapter["method"] == "loraplus":
+        assert rates["unet up"] == pytest.approx(16 * rates["unet"])
+
+
 def test_prior_preservation_makes_class_pictures_once_and_reports_its_loss(
     model: Path, pictures: Path, data: DataFolder
 ) -> None:

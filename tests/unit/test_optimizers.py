@@ -245,6 +245,12 @@ def test_the_average_is_the_formula() -> None:
             {"optimizer.name": "schedule_free_adamw", "schedule.kind": "constant", "training.ema_decay": 0.9},
             "training.ema_decay",
         ),
+        ({"adapter.method": "adalora", "training.ema_decay": 0.9}, "training.ema_decay"),
+        (
+            {"adapter.method": "adalora", "optimizer.name": "schedule_free_adamw", "schedule.kind": "constant"},
+            "optimizer.name",
+        ),
+        ({"adapter.method": "loraplus", "optimizer.name": "prodigy"}, "optimizer.name"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_at_their_field(settings: dict[str, Any], where: str) -> None:

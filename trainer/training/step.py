@@ -36,6 +36,9 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
     """Do step number `step` (from 1). Raises NonFiniteLossError, at the latest when `guard` is next asked."""
     parts.optimizer.zero_grad()
     loss, prior_loss, pictures = _accumulate_gradients(parts, step)
+    penalty = parts.adapter.penalty()
+    if penalty is not None:
+        parts.accelerator.backward(penalty)
     max_norm = parts.config.training.max_grad_norm or math.inf
     grad_norm = parts.accelerator.clip_grad_norm_(parts.trainable, max_norm)
     if grad_norm is None:
@@ -46,14 +49,15 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
     for group in parts.optimizer.param_groups:
         group["lr"] = learning_rate(parts, group["name"]) * factor
     parts.optimizer.step()
+    parts.adapter.after_step(step, parts.total_steps)
     if parts.average is not None:
         parts.average.update()
     return result
 
 
-def learning_rate(parts: TrainParts, part: str) -> float:
-    """The full learning rate of "unet", "text_encoder" or "text_encoder_2"."""
-    return parts.config.optimizer.learning_rate(part)
+def learning_rate(parts: TrainParts, group: str) -> float:
+    """The full learning rate of a group of weights: its part's ("unet", "text_encoder", "text_encoder_2") times its own factor."""
+    return parts.config.optimizer.learning_rate(group.partition(" ")[0]) * parts.adapter.rate_factor(group)
 
 
 def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
