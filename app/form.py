@@ -7,7 +7,7 @@ the schema.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -27,6 +27,7 @@ LABELS = {
     "model.base": "Base model",
     "data.dataset": "Data set",
     "data.prior.class_prompt": "Class prompt",
+    "data.prior.source": "What is kept",
     "data.prior.num_class_images": "Number of class pictures",
     "data.prior.weight": "Weight of class pictures",
     "data.validation_share": "Share held out for validation",
@@ -50,6 +51,15 @@ LABELS = {
     "save.precision": "Number format of the file",
     "model.precision": "Number format of the base model",
     "training.num_threads": "CPU threads",
+    "training.ema_decay": "Average of the weights (EMA decay)",
+    "optimizer.name": "Optimizer",
+    "optimizer.prodigy.d_coef": "Boldness (d_coef)",
+    "optimizer.prodigy.initial": "Initial rate",
+    "objective.timestep_mean": "Mean of logit_normal",
+    "objective.timestep_std": "Width of logit_normal",
+    "objective.timestep_mode_scale": "Scale of mode",
+    "objective.p2_gamma": "P2 gamma",
+    "objective.p2_k": "P2 k",
     "base": "Base model",
     "num_inference_steps": "Steps",
     "guidance_scale": "Guidance",
@@ -65,8 +75,17 @@ GROUP_TITLES = {
     "adapter": "LoRA",
     "adapter.unet": "LoRA on the UNet",
     "adapter.text_encoder": "LoRA on the text encoder",
+    "adapter.loraplus": "LoRA+",
+    "adapter.dora": "DoRA",
+    "adapter.lokr": "LoKr",
+    "adapter.oft": "OFT and BOFT",
+    "adapter.adalora": "AdaLoRA",
     "objective": "Noise and loss",
     "optimizer": "Optimizer",
+    "optimizer.prodigy": "Prodigy",
+    "optimizer.adafactor": "Adafactor",
+    "optimizer.lion": "Lion",
+    "optimizer.came": "CAME",
     "schedule": "Learning-rate schedule",
     "cut": "Rank of the result",
     "training": "Length, memory and device",
@@ -184,8 +203,8 @@ class Form:
         self.widgets[path] = widget
         return widget
 
-    def place_groups(self, level: Level) -> None:
-        """Place every field of a level that has no place yet, an accordion a group."""
+    def place_groups(self, level: Level, below: Mapping[str, Callable[[], None]] | None = None) -> None:
+        """Place every field of a level that has no place yet, an accordion a group; `below` builds what stands under a group's fields."""
         groups: dict[str, list[FieldSpec]] = {}
         for spec in self.specs.values():
             if spec.level is level and spec.path not in self.widgets and spec.path not in self.fixed:
@@ -198,6 +217,8 @@ class Form:
                     with gr.Row(equal_height=False):
                         for spec in pair:
                             self.place(spec.path, min_width=260)
+                if below and group in below:
+                    below[group]()
 
     def inputs(self) -> set[Component]:
         """All widgets, for a handler that takes them as a dict."""

@@ -200,6 +200,27 @@ def loss_chart(history: History) -> str:
     return "".join(parts) + _legend(history)
 
 
+def timestep_chart(shares: Sequence[float]) -> str:
+    """How often timesteps are trained, in equal parts of 0 to 1000, as SVG; nothing where there is nothing to draw."""
+    if not shares:
+        return ""
+    width, height, foot = _CHART_WIDTH, 96, 22
+    step, highest = width / len(shares), max(shares)
+    parts = [
+        f'<svg class="chart timesteps" viewBox="0 0 {width} {height}" role="img" aria-label="How often timesteps are trained">'
+    ]
+    for index, share in enumerate(shares):
+        tall = (height - foot) * share / highest
+        start = round(1000 * index / len(shares))
+        title = f"<title>{share:.1%} of the draws from timestep {start}</title>"
+        parts.append(
+            f'<rect x="{index * step:.1f}" y="{height - foot - tall:.1f}" width="{step * 0.9:.1f}" height="{tall:.1f}">{title}</rect>'
+        )
+    for place, anchor, label in ((0, "start", "0, clean"), (0.5, "middle", "500"), (1, "end", "1000, pure noise")):
+        parts.append(f'<text x="{place * width:.1f}" y="{height - 6}" text-anchor="{anchor}">{label}</text>')
+    return "".join([*parts, "</svg>"])
+
+
 def _legend(history: History) -> str:
     facts = []
     if history.losses:

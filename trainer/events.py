@@ -101,13 +101,17 @@ class CheckpointSaved(Event):
 
 
 class LoraExported(Event):
-    """A LoRA file is complete and was read back. `path` is relative to the run folder, `library_path` absolute."""
+    """A LoRA file is complete and was read back. `path` is relative to the run folder, `library_path` absolute.
+
+    `note` is what the method made of it, such as the ranks that AdaLoRA left.
+    """
 
     type: Literal["lora"] = "lora"
     step: int
     path: str
     library_path: str = ""
     size_bytes: int = 0
+    note: str = ""
 
 
 class Warned(Event):

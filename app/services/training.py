@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from trainer.base_models import BaseModelInfo, list_base_models, resolve_base
+from trainer.config.adapter_size import num_parameters
 from trainer.config.loading import Preset, build_config, flatten, list_presets, load_preset
+from trainer.config.objective import ObjectiveConfig
+from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
 from trainer.dataset.store import DatasetInfo, DatasetStore
 from trainer.errors import ConfigError, DatasetError, Finding, InkwashError, LoraFileError, ModelFileError
@@ -17,6 +22,7 @@ from trainer.lora_files.header import read_header
 from trainer.lora_recipe import training_settings
 from trainer.paths import PRESETS, DataFolder
 from trainer.runs import create_run
+from trainer.timesteps import density
 from trainer.units import size
 
 log = logging.getLogger(__name__)
@@ -85,13 +91,23 @@ class TrainingService:
         step = 64 if found.resolution >= 512 else max(8, found.resolution // 4 // 8 * 8)
         return {"model.base": name, "data.resolution": found.resolution, "data.bucket_step": step}
 
+    def timestep_shares(self, values: Mapping[str, Any]) -> list[float] | None:
+        """How often each fiftieth of the timesteps is trained, or None where the settings of it are not valid."""
+        try:
+            objective = ObjectiveConfig.model_validate(values.get("objective", {}))
+        except ValidationError:
+            return None
+        return density(objective, 50) if objective.min_timestep < objective.max_timestep else None
+
     def check(self, values: Mapping[str, Any]) -> tuple[RunConfig | None, list[Finding]]:
         """The settings if they are valid, and everything that keeps them from being run."""
         try:
             config = build_config(values)
         except ConfigError as error:
             return None, list(error.findings) or [Finding(error.where, error.message)]
-        return config, [*self._dataset_findings(config), *self._base_findings(config)]
+        problem = missing_part(config.optimizer)
+        findings = [Finding("optimizer.name", problem)] if problem else []
+        return config, [*findings, *self._dataset_findings(config), *self._base_findings(config)]
 
     def _dataset_findings(self, config: RunConfig) -> list[Finding]:
         if not config.data.dataset:
@@ -155,8 +171,8 @@ class TrainingService:
             ),
         ):
             if lora.rank:
-                shapes = [shape for name, shape in self._layer_shapes(config.model.base, part) if chosen(name, shape)]
-                total += sum(_lora_parameters(shape, lora.rank) for shape in shapes)
+                layers = [item for item in self._layer_shapes(config.model.base, part) if chosen(*item)]
+                total += sum(num_parameters(config.adapter, lora.rank, name, shape) for name, shape in layers)
         return total * _BYTES[config.save.precision]
 
     def _layer_shapes(self, base: str, part: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -187,14 +203,6 @@ def _is_unet_target(name: str, shape: tuple[int, ...], targets: str) -> bool:
     if targets in _UNET_TARGETS:
         return _ends(name, _UNET_TARGETS[targets])
     return targets == "all+conv" or len(shape) == 2
-
-
-def _lora_parameters(shape: tuple[int, ...], rank: int) -> int:
-    """Down (rank × in × kernel) and up (out × rank)."""
-    out_features, rest = shape[0], 1
-    for side in shape[1:]:
-        rest *= side
-    return rank * (out_features + rest)
 
 
 def _count(number: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from app import render
 from app.form import Form, element_id, info, label
 from app.links import Letter, Links
 from app.messages import handler, note
@@ -16,6 +17,7 @@ from app.services.training import FIRST_PRESET, TrainingService
 from app.tabs.train_run import RunView
 from trainer.config.base import Level
 from trainer.config.fields import describe
+from trainer.config.loading import nest
 from trainer.errors import ConfigError, Finding
 
 TITLE = "Train"
@@ -72,12 +74,17 @@ class TrainTab:
             if path not in form.widgets and path not in form.fixed:
                 form.place(path)
         with gr.Accordion("Advanced", open=False, elem_id="train-advanced"):
-            form.place_groups(Level.ADVANCED)
+            form.place_groups(Level.ADVANCED, below={"objective": self._build_timesteps})
         with gr.Column(elem_classes=["start-bar"], min_width=200):
             self._plan = gr.HTML("", elem_id="train-plan", elem_classes=["plan-line"], padding=False)
             self._problems = gr.HTML("", elem_id="train-problems", padding=False)
             self._start = gr.Button("Start training", variant="primary", elem_id="train-start")
         self._marked = gr.State([])
+
+    def _build_timesteps(self) -> None:
+        first = {path: self._form.shown_first(path) for path in self._form.specs if path.startswith("objective.")}
+        shares = self._service.timestep_shares(nest(first)) or []
+        self._timesteps = gr.HTML(render.timestep_chart(shares), elem_id="train-timesteps", padding=False)
 
     def _choice(self, path: str) -> gr.Dropdown:
         spec = self._form.specs[path]
@@ -95,7 +102,7 @@ class TrainTab:
 
     def _wire(self) -> None:
         form, links = self._form, self._links
-        results = [self._plan, self._problems, self._marked, *form.outputs()]
+        results = [self._plan, self._problems, self._marked, self._timesteps, *form.outputs()]
         checked: dict[str, Any] = {
             "inputs": {self._marked, *form.inputs()},
             "outputs": results,
@@ -179,7 +186,9 @@ class TrainTab:
         self._settings.keep(_DRAFT, _flat(values))
         config, findings = self._service.check(values)
         plan = self._service.plan_text(config) if config else ""
-        return {self._plan: html.escape(plan), **self._show(findings, raw[self._marked])}
+        shares = self._service.timestep_shares(values)
+        chart = {} if shares is None else {self._timesteps: render.timestep_chart(shares)}
+        return {self._plan: html.escape(plan), **chart, **self._show(findings, raw[self._marked])}
 
     def _show(self, findings: list[Finding], marked: list[str]) -> dict[Any, Any]:
         updates, now_marked = self._form.mark(findings, marked)

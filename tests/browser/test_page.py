@@ -65,6 +65,18 @@ def test_bad_values_get_their_message_at_the_field(page: Page, app: App) -> None
     expect(page.locator("#train-adapter-unet-alpha.has-error")).to_have_count(0)
 
 
+def test_the_chart_of_timesteps_follows_the_form(page: Page) -> None:
+    open_tab(page, "Train")
+    page.locator("#train-advanced > button").click()
+    page.locator("#group-objective > button").first.click()
+    bars = page.locator("#train-timesteps rect")
+    expect(bars).to_have_count(50)
+    before = bars.first.get_attribute("height")
+    page.locator("#train-objective-timestep-distribution input").first.click()
+    page.get_by_role("option", name="logit_normal").first.click()
+    expect(bars.first).not_to_have_attribute("height", str(before))
+
+
 def test_choosing_a_preset_fills_the_form(page: Page) -> None:
     open_tab(page, "Train")
     page.locator("#train-preset input").first.click()

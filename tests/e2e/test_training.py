@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
+from trainer.config.loading import merge
 from trainer.errors import Cancelled, NonFiniteLossError, ResourceError, RunError
 from trainer.events import (
     CheckpointSaved,
@@ -53,11 +54,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
     return DataFolder(tmp_path_factory.mktemp("data"))
 
 
-# What is most likely to differ after a resume: both parts trained, dropout, accumulation, flips, dropped captions.
+# What is most likely to differ after a resume: both parts trained, dropout, accumulation, flips, dropped captions, draws.
 RICH: dict[str, Any] = {
-    "data": {"caption_dropout": 0.3, "horizontal_flip": True, "shuffle_tags": True},
+    "data": {
+        "caption_dropout": 0.3,
+        "horizontal_flip": True,
+        "shuffle_tags": True,
+        "tag_dropout": 0.2,
+        "wildcards": True,
+    },
     "adapter": {"text_encoder": {"rank": 2, "alpha": 2.0}, "dropout": 0.1},
-    "objective": {"noise_offset": 0.05},
+    "objective": {
+        "noise_offset": 0.05,
+        "pyramid_noise_levels": 3,
+        "input_perturbation": 0.1,
+        "timestep_distribution": "logit_normal",
+        "loss": "huber",
+    },
     "training": {"gradient_accumulation": 2},
 }
 
@@ -123,6 +136,36 @@ def test_a_run_that_died_at_a_step_ends_with_the_same_bytes(
     assert tensors(result["lora"]) == tensors(whole[1]["lora"])
     assert result["validation_loss_first"] == whole[1]["validation_loss_first"]
     assert result["validation_loss_last"] == whole[1]["validation_loss_last"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": {"name": "prodigy", "prodigy": {"initial": 1e-3}}, "training": {"ema_decay": 0.8}},
+        {"optimizer": {"name": "schedule_free_adamw"}, "schedule": {"kind": "constant"}},
+    ],
+)
+def test_averages_and_found_rates_survive_a_death(
+    model: Path, pictures: Path, data: DataFolder, changes: dict[str, Any]
+) -> None:
+    # Measured and exported along the way in one of the runs, which must not change what is learned.
+    settings = tiny_settings(model, pictures, changes, {"training": {"steps": 4}, "data": {"resolution": 32}})
+    plain = train_here(new_run(data, merge(settings, {"validation": {"every": 0}})))
+    run = new_run(data, merge(settings, {"validation": {"every": 0}, "save": {"export_every": 1}}))
+
+    def die(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 3:
+            raise Died
+
+    with pytest.raises(Died):
+        train_here(run, die)
+    result = train_here(run)
+    assert of_type(run, Started)[-1].resumed_from == 2
+    assert tensors(result["lora"]) == tensors(plain["lora"])
+    assert result["validation_loss_last"] == plain["validation_loss_last"]
+    if changes["optimizer"]["name"] == "prodigy":
+        rates = [event.learning_rates["unet"] for event in of_type(run, StepDone)]
+        assert rates[0] != 1.0
 
 
 @pytest.mark.parametrize(
@@ -346,6 +389,30 @@ def test_the_validation_loss_falls(model: Path, pictures: Path, data: DataFolder
     }
     result = train_here(new_run(data, tiny_settings(model, pictures, learns)))
     assert result["validation_loss_last"] < 0.95 * result["validation_loss_first"]
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"method": "adalora", "adalora": {"every": 1, "start_share": 0.2, "final_share": 0.2}},
+        {"method": "loraplus", "text_encoder": {"rank": 2, "alpha": 2.0}},
+        {"method": "dora", "module_dropout": 0.2},
+    ],
+    ids=lambda adapter: adapter["method"],
+)
+def test_other_methods_train_and_end_with_the_same_bytes_after_a_death(
+    model: Path, pictures: Path, data: DataFolder, adapter: dict[str, Any]
+) -> None:
+    settings = tiny_settings(model, pictures, {"adapter": adapter, "training": {"steps": 4, "batch_size": 1}})
+    whole = new_run(data, settings)
+    expected = train_here(whole)
+    result = train_here(interrupted(data, settings, 3))
+    assert tensors(result["lora"]) == tensors(expected["lora"])
+    note = of_type(whole, LoraExported)[-1].note
+    assert ("AdaLoRA left" in note) == (adapter["method"] == "adalora")
+    rates = of_type(whole, StepDone)[-1].learning_rates
+    if adapter["method"] == "loraplus":
+        assert rates["unet up"] == pytest.approx(16 * rates["unet"])
 
 
 def test_prior_preservation_makes_class_pictures_once_and_reports_its_loss(

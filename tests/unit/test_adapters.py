@@ -12,8 +12,9 @@ from torch import nn
 from tests.tiny_model import make_tiny_model
 from trainer.adapters.lora import LoraMethod
 from trainer.adapters.method import build_method
-from trainer.config.adapter import LoraConfig, TextEncoderLora, UnetLora, UnetTargets
+from trainer.config.adapter import AdapterConfig, TextEncoderLora, UnetLora, UnetTargets
 from trainer.errors import RunError
+from trainer.lora_files.file import LoraModule
 from trainer.models.components import Components, load_components
 from trainer.paths import DataFolder
 
@@ -35,10 +36,12 @@ def predict(components: Components, prompt: str = "a red house") -> torch.Tensor
         return components.family.predict(components, latents, torch.tensor([500]), states)
 
 
-BOTH = LoraConfig(unet=UnetLora(rank=4, alpha=2.0, targets="all+conv"), text_encoder=TextEncoderLora(rank=3, alpha=6.0))
+BOTH = AdapterConfig(
+    unet=UnetLora(rank=4, alpha=2.0, targets="all+conv"), text_encoder=TextEncoderLora(rank=3, alpha=6.0)
+)
 
 
-def randomised(components: Components, config: LoraConfig = BOTH) -> LoraMethod:
+def randomised(components: Components, config: AdapterConfig = BOTH) -> LoraMethod:
     method = LoraMethod(config)
     method.attach(components, seed=0)
     generator = torch.Generator().manual_seed(2)
@@ -63,6 +66,7 @@ def test_the_model_with_adapter_is_the_model_with_changed_weights(folder: Path) 
         layer = getattr(merged, part).get_submodule(layer_path)
         rank = 4 if part == "unet" else 3
         scale = 2.0 / 4 if part == "unet" else 6.0 / 3
+        assert isinstance(module, LoraModule)
         assert module.rank == rank
         delta = scale * torch.einsum("or,r...->o...", module.up.flatten(1), module.down)
         layer.weight.data += delta.reshape(layer.weight.shape)
@@ -107,7 +111,7 @@ def test_the_seed_decides_the_start_and_the_format_does_not(folder: Path) -> Non
 def test_named_sets_hold_what_they_say_and_nothing_that_other_tools_skip(folder: Path, targets: UnetTargets) -> None:
     components = load(folder)
     kinds = {name: type(module) for name, module in components.unet.named_modules()}
-    method = LoraMethod(LoraConfig(unet=UnetLora(rank=2, targets=targets)))
+    method = LoraMethod(AdapterConfig(unet=UnetLora(rank=2, targets=targets)))
     method.attach(components, seed=0)
     paths = [path.removeprefix("unet.") for path in method.export_modules()]
     assert not [path for path in paths if path.startswith(("conv_in", "conv_out", "time_embedding"))]
@@ -119,7 +123,7 @@ def test_named_sets_hold_what_they_say_and_nothing_that_other_tools_skip(folder:
 
 
 def test_a_part_of_rank_zero_is_left_alone(folder: Path) -> None:
-    method = LoraMethod(LoraConfig(unet=UnetLora(rank=0), text_encoder=TextEncoderLora(rank=2, targets="attention")))
+    method = LoraMethod(AdapterConfig(unet=UnetLora(rank=0), text_encoder=TextEncoderLora(rank=2, targets="attention")))
     method.attach(load(folder), seed=0)
     assert set(method.parameter_groups()) == {"text_encoder"}
     endings = {path.rsplit(".", 1)[-1] for path in method.export_modules()}
@@ -141,9 +145,9 @@ def test_state_goes_round_and_strange_state_is_refused(folder: Path) -> None:
 
 
 def test_a_rank_beyond_the_layers_is_noted(folder: Path) -> None:
-    method = LoraMethod(LoraConfig(unet=UnetLora(rank=64)))
+    method = LoraMethod(AdapterConfig(unet=UnetLora(rank=64)))
     method.attach(load(folder), seed=0)
     assert "Rank 64" in method.notes()[0]
-    modest = LoraMethod(LoraConfig(unet=UnetLora(rank=4)))
+    modest = LoraMethod(AdapterConfig(unet=UnetLora(rank=4)))
     modest.attach(load(folder), seed=0)
     assert modest.notes() == []

@@ -64,6 +64,27 @@ def test_history_counts_steps_of_a_resumed_run_once(data: DataFolder) -> None:
     assert history.total_steps == 10
 
 
+def test_the_chart_of_timesteps_follows_the_settings(data: DataFolder) -> None:
+    service = TrainingService(data)
+    charts = {}
+    for name, objective in {
+        "all": {},
+        "bell": {"timestep_distribution": "logit_normal", "timestep_std": "0.5"},
+        "range": {"min_timestep": 500},
+    }.items():
+        shares = service.timestep_shares({"objective": objective, "training": {"steps": "not looked at"}})
+        assert shares is not None
+        assert sum(shares) == pytest.approx(1)
+        charts[name] = (shares, render.timestep_chart(shares))
+        assert charts[name][1].count("<rect") == len(shares)
+    assert charts["bell"][0][25] > 3 * charts["bell"][0][5]
+    assert set(charts["range"][0][:25]) == {0.0}
+    assert len({chart for _, chart in charts.values()}) == 3
+    assert service.timestep_shares({"objective": {"timestep_std": "wide"}}) is None
+    assert service.timestep_shares({"objective": {"min_timestep": 600, "max_timestep": 500}}) is None
+    assert render.timestep_chart([]) == ""
+
+
 def test_states_and_results_in_the_list(data: DataFolder) -> None:
     finished = made(data, Started(pid=1), Finished(result={"lora": "lora/a.safetensors"}))
     failed = made(data, Started(pid=1), Failed(error={"code": "dataset", "message": "No pictures."}))

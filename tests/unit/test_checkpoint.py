@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.config.optimizer import AdamWConfig
+from trainer.config.optimizer import OPTIMIZERS, OptimizerConfig
 from trainer.errors import NonFiniteLossError, RunError
+from trainer.objects import load_object
 from trainer.optimizers.adamw import build
+from trainer.optimizers.average import WeightAverage
 from trainer.training.checkpoint import Checkpoint, CheckpointStore, pack_optimizer, unpack_optimizer
 from trainer.training.identity import require_same
 from trainer.training.step import FiniteGuard, StepResult
+
+AVAILABLE = [name for name, facts in OPTIMIZERS.items() if not facts.requires[0] or find_spec(facts.requires[0])]
 
 
 def make_checkpoint(step: int) -> Checkpoint:
@@ -76,23 +81,71 @@ def step_with(optimizer: torch.optim.Optimizer, weight: nn.Parameter, seed: int)
     optimizer.step()
 
 
-def test_an_optimizer_goes_on_bit_by_bit(tmp_path: Path) -> None:
-    config = AdamWConfig(unet_learning_rate=0.1)
-    first = nn.Parameter(torch.ones(64))
-    optimizer = build(config, {"unet": [first]})
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_an_optimizer_goes_on_bit_by_bit(tmp_path: Path, name: str) -> None:
+    config = OptimizerConfig.model_validate({"name": name, "unet_learning_rate": 1e-3})
+    # bitsandbytes keeps 8 bits only of tensors that are large enough.
+    start = {"a": torch.randn(64, 96), "b": torch.zeros(96, 8), "c": torch.randn(8)}
+    first = [nn.Parameter(weight) for weight in start.values()]
+    optimizer = load_object(config.implementation)(config, {"unet": first[:2], "text_encoder": first[2:]})
     for seed in range(3):
-        step_with(optimizer, first, seed)
+        steps_with(optimizer, first, seed)
     store = CheckpointStore(tmp_path, keep=1)
-    store.save(3, Checkpoint({"w": first}, pack_optimizer(optimizer), {}))
+    store.save(3, Checkpoint(dict(zip(start, first, strict=True)), pack_optimizer(optimizer), {}))
     loaded, _ = store.newest()
     assert loaded is not None
-    second = nn.Parameter(loaded.adapter["w"])
-    other = build(config, {"unet": [second]})
+    second = [nn.Parameter(loaded.adapter[key].clone()) for key in start]
+    other = load_object(config.implementation)(config, {"unet": second[:2], "text_encoder": second[2:]})
     unpack_optimizer(other, loaded.optimizer)
     for seed in range(3, 6):
+        steps_with(optimizer, first, seed)
+        steps_with(other, second, seed)
+    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+    assert not torch.equal(first[0].detach(), loaded.adapter["a"])
+
+
+def steps_with(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for weight in weights:
+        weight.grad = torch.randn(weight.shape, generator=generator)
+    optimizer.step()
+
+
+def test_an_average_goes_on_bit_by_bit(tmp_path: Path) -> None:
+    first = nn.Parameter(torch.ones(64))
+    average = WeightAverage([first], 0.6)
+    optimizer = build(OptimizerConfig(unet_learning_rate=0.1), {"unet": [first]})
+    for seed in range(3):
         step_with(optimizer, first, seed)
-        step_with(other, second, seed)
-    assert torch.equal(first, second)
+        average.update()
+    store = CheckpointStore(tmp_path, keep=1)
+    folder = store.save(3, Checkpoint({"w": first}, {}, {}, average.state_dict()))
+    loaded, _ = store.newest()
+    assert loaded is not None
+    second = nn.Parameter(first.detach().clone())
+    other = WeightAverage([second], 0.6)
+    other.load_state_dict(loaded.average, 3)
+    for seed in range(3, 20):
+        step_with(optimizer, first, seed)
+        with torch.no_grad():
+            second.copy_(first)
+        average.update()
+        other.update()
+    assert torch.equal(average.state_dict()["0"], other.state_dict()["0"])
+    (folder / "average.safetensors").unlink()
+    assert store.newest()[0] is None, "a checkpoint without its average is damaged"
+
+
+def test_the_state_of_adamw_of_older_checkpoints_is_read() -> None:
+    """What the first version wrote: tensors by `<weight>.<name>` and nothing of the groups."""
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = build(OptimizerConfig(), {"unet": [weight]})
+    packed = {"0.step": torch.tensor(7.0), "0.exp_avg": torch.full((4,), 0.5), "0.exp_avg_sq": torch.full((4,), 0.25)}
+    unpack_optimizer(optimizer, packed)
+    assert {f"0.{name}": value.tolist() for name, value in optimizer.state[weight].items()} == {
+        name: value.tolist() for name, value in packed.items()
+    }
+    assert set(pack_optimizer(optimizer)) == set(packed)
 
 
 def identity(**changes: Any) -> dict[str, Any]:
@@ -118,6 +171,18 @@ def test_what_changed_is_named() -> None:
     assert all(part in text for part in ("adapter.unet.rank", "'a house'", "'a hut'", "b.png", "base model: unet"))
 
 
+def test_a_setting_that_is_younger_than_the_checkpoint_had_its_default() -> None:
+    younger = {
+        "adapter.unet.rank": 4,
+        "training.ema_decay": 0.0,
+        "objective.loss": "l2",
+        "optimizer.prodigy.factor": 1.0,
+    }
+    assert require_same(identity(), identity(settings=younger)) == []
+    with pytest.raises(RunError, match=r"training\.ema_decay"):
+        require_same(identity(), identity(settings={**younger, "training.ema_decay": 0.9}))
+
+
 def test_another_machine_is_a_note() -> None:
     notes = require_same(identity(), identity(machine={"torch": "3", "threads": 1}))
     assert len(notes) == 1
@@ -134,7 +199,7 @@ def parts_with(optimizer: torch.optim.Optimizer) -> Any:
 
 def test_the_guard_of_a_gpu_skips_the_broken_update_and_tells_later() -> None:
     weight = nn.Parameter(torch.ones(8))
-    optimizer = build(AdamWConfig(unet_learning_rate=0.1), {"unet": [weight]})
+    optimizer = build(OptimizerConfig(unet_learning_rate=0.1), {"unet": [weight]})
     guard, parts = FiniteGuard(deferred=True), parts_with(optimizer)
     guard.watch(parts, result(1, 0.5))
     step_with(optimizer, weight, 1)
@@ -152,7 +217,7 @@ def test_the_guard_of_a_gpu_skips_the_broken_update_and_tells_later() -> None:
 
 def test_the_guard_of_a_cpu_tells_before_the_update() -> None:
     guard = FiniteGuard(deferred=False)
-    optimizer = build(AdamWConfig(), {"unet": [nn.Parameter(torch.ones(1))]})
+    optimizer = build(OptimizerConfig(), {"unet": [nn.Parameter(torch.ones(1))]})
     guard.watch(parts_with(optimizer), result(1, 0.5))
     with pytest.raises(NonFiniteLossError, match="loss became NaN"):
         guard.watch(parts_with(optimizer), result(2, float("inf")))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainer.config import loading
+from trainer.config.adapter import METHODS
 from trainer.config.compare import CompareConfig
 from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
@@ -69,10 +70,30 @@ def test_unknown_key_names_the_nearest_one() -> None:
         ({"data.resolution": 64, "data.bucket_step": 128}, "data.bucket_step"),
         ({"adapter.unet.rank": 1, "adapter.unet.alpha": 64}, "adapter.unet.alpha"),
         ({"data.use_captions": False}, "data.instance_prompt"),
+        ({"adapter.method": "rslora", "adapter.unet.rank": 4, "adapter.unet.alpha": 17}, "adapter.unet.alpha"),
+        ({"adapter.method": "dora", "adapter.lokr.factor": 4}, "adapter.lokr.factor"),
+        ({"adapter.loraplus.ratio": 4}, "adapter.loraplus.ratio"),
+        ({"adapter.method": "loha", "adapter.dropout": 0.1}, "adapter.dropout"),
+        ({"adapter.init": "pissa", "adapter.dropout": 0.1}, "adapter.dropout"),
+        ({"adapter.module_dropout": 0.1}, "adapter.module_dropout"),
+        ({"adapter.method": "oft", "adapter.init": "pissa"}, "adapter.init"),
+        ({"adapter.method": "ia3", "adapter.unet.targets": "all+conv"}, "adapter.unet.targets"),
+        (
+            {"adapter.method": "adalora", "adapter.adalora.start_share": 0.5, "adapter.adalora.final_share": 0.5},
+            "adapter.adalora.final_share",
+        ),
     ],
 )
 def test_impossible_combinations_are_refused_with_the_field(values: dict, where: str) -> None:
     assert where in findings(values)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_word_changes_the_method_of_any_preset(method: str) -> None:
+    word = {"adapter.method": method} | ({"adapter.unet.targets": "attention"} if method == "ia3" else {})
+    for preset in loading.list_presets():
+        config = loading.build_config(loading.load_preset(preset.name), loading.nest(word))
+        assert config.adapter.method == method
 
 
 def test_texts_from_a_command_line_become_typed_values() -> None:

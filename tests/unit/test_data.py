@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from tests.tiny_model import make_tiny_model
 from tests.tiny_training import SIDE, make_pictures
 from trainer.config.data import DataConfig
 from trainer.config.objective import ObjectiveConfig
-from trainer.data.batches import BatchMaker, BatchOrder, shuffle_tags
+from trainer.data.batches import BatchMaker, BatchOrder
+from trainer.data.captions import choose, drop_tags, settled, shuffle_tags, varied, varies
 from trainer.data.examples import Example, make_examples, split_examples
 from trainer.data.latents import LatentCache, to_pixels
 from trainer.data.randomness import generator_for, stream_seed
@@ -286,3 +288,45 @@ def test_streams_do_not_collide() -> None:
     assert 0 <= stream_seed("x") < 2**63
     assert torch.equal(torch.rand(3, generator=generator_for("a", 1)), torch.rand(3, generator=generator_for("a", 1)))
     assert content_key(a=1, b="x") == content_key(b="x", a=1) != content_key(a=2, b="x")
+
+
+def test_wildcards_choose_each_alternative_as_often() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = [choose("a {red|blue| green } house, {big|{tiny|huge}} {x}", generator) for _ in range(2000)]
+    colours = [sum(f" {colour} " in text for text in found) / 2000 for colour in ("red", "blue", "green")]
+    assert colours == pytest.approx([1 / 3] * 3, abs=0.05)
+    sizes = [sum(f" {size} x" in text for text in found) / 2000 for size in ("big", "tiny", "huge")]
+    assert sizes == pytest.approx([1 / 2, 1 / 4, 1 / 4], abs=0.05)
+    assert choose("a {red|blue} {big|{tiny|huge}} house", None) == "a red big house"
+    assert choose("braces } { that are none {", generator) == "braces } { that are none {"
+
+
+def test_dropped_tags_are_a_share_and_the_kept_stay() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = [drop_tags("zib, a, b, c", 1, 0.25, generator).split(", ") for _ in range(2000)]
+    assert all(tags[0] == "zib" and tags == sorted(tags, key=["zib", "a", "b", "c"].index) for tags in found)
+    assert sum(len(tags) - 1 for tags in found) / 6000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_captions_vary_only_as_the_settings_ask() -> None:
+    text = "zib, {red|blue}, a, b, c"
+
+    def shown(**settings: Any) -> set[str]:
+        data = DataConfig(**settings)
+        return {varied(text, data, torch.Generator().manual_seed(step), "s", step) for step in range(60)}
+
+    assert shown() == {text}
+    assert shown(wildcards=True) == {"zib, red, a, b, c", "zib, blue, a, b, c"}
+    assert all(len(caption.split(", ")) == 5 for caption in shown(shuffle_tags=True))
+    assert {len(caption.split(", ")) for caption in shown(tag_dropout=0.5)} == {1, 2, 3, 4, 5}
+    assert settled(text, DataConfig(wildcards=True)) == "zib, red, a, b, c"
+    assert settled(text, DataConfig(shuffle_tags=True, tag_dropout=0.5)) == text
+    assert [varies(DataConfig(**{name: value})) for name, value in (("wildcards", True), ("tag_dropout", 0.1))] == [
+        True
+    ] * 2
+    assert not varies(DataConfig(caption_dropout=0.5))
+    # Shuffling is drawn as it was before the others existed.
+    former = torch.randperm(4, generator=torch.Generator().manual_seed(7)).tolist()
+    tags = ["{red|blue}", "a", "b", "c"]
+    found = varied(text, DataConfig(shuffle_tags=True, keep_tags=1), torch.Generator().manual_seed(7), "x")
+    assert found == ", ".join(["zib", *(tags[index] for index in former)])

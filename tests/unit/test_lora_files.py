@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -365,6 +366,31 @@ def test_metadata_tell_what_the_file_is(tmp_path: Path) -> None:
         "tags",
     ):
         assert metadata[f"modelspec.{key}"], key
+
+
+@pytest.mark.parametrize(
+    ("adapter", "module", "expected"),
+    [
+        ({}, "networks.lora", {"algo": "lora"}),
+        ({"method": "rslora"}, "lycoris.kohya", {"algo": "lora", "rs_lora": True}),
+        ({"method": "loraplus"}, "networks.lora", {"algo": "lora", "loraplus_lr_ratio": 16.0}),
+        ({"method": "dora"}, "lycoris.kohya", {"algo": "lora", "dora_wd": True, "wd_on_output": False}),
+        ({"method": "adalora"}, "networks.lora", {"algo": "lora"}),
+        ({"method": "loha", "module_dropout": 0.1}, "lycoris.kohya", {"algo": "loha", "module_dropout": 0.1}),
+        (
+            {"method": "lokr", "unet": {"targets": "all+conv", "rank": 4, "alpha": 2.0}},
+            "lycoris.kohya",
+            {"algo": "lokr", "factor": 8, "conv_dim": 4, "conv_alpha": 2.0},
+        ),
+        ({"method": "oft"}, "lycoris.kohya", {"algo": "diag-oft", "constraint": 0.0}),
+    ],
+)
+def test_the_network_is_named_as_kohya_and_lycoris_do(
+    adapter: dict[str, Any], module: str, expected: dict[str, Any]
+) -> None:
+    metadata = build_metadata(RunConfig.model_validate({"adapter": adapter}), FACTS)
+    assert metadata["ss_network_module"] == module
+    assert json.loads(metadata["ss_network_args"]) == expected
 
 
 def test_settings_travel_in_the_file_without_paths(tmp_path: Path) -> None:

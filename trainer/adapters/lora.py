@@ -1,9 +1,9 @@
-"""LoRA through peft: W x + alpha / rank * up(down(x)), with up = 0 at the start."""
+"""LoRA, rsLoRA and LoRA+ through peft: W x + scale * up(down(x)), with up = 0 at the start."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import peft
@@ -11,9 +11,9 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from trainer.config.adapter import LoraConfig, TextEncoderLora, UnetLora
-from trainer.errors import ConfigError, Finding, RunError
-from trainer.lora_files.file import LoraModule
+from trainer.adapters.method import chosen_layers, group_factor, grouped, part_settings, rank_notes, take_over
+from trainer.config.adapter import AdapterConfig, TextEncoderLora, UnetLora
+from trainer.lora_files.file import AdapterModule, LoraModule
 from trainer.models.components import Components
 
 _ADAPTER = "default"
@@ -22,10 +22,11 @@ _ADAPTER = "default"
 class LoraMethod:
     """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685) of the UNet and the text encoders.
 
-    Convolutions follow LoCon: `down` has the layer's own kernel, `up` is 1 x 1.
+    The scale is alpha / rank, or alpha / √rank of rsLoRA (https://arxiv.org/abs/2312.03732). Convolutions follow LoCon:
+    `down` has the layer's own kernel, `up` is 1 x 1.
     """
 
-    def __init__(self, config: LoraConfig) -> None:
+    def __init__(self, config: AdapterConfig) -> None:
         self._config = config
         self._layers: dict[str, LoraLayer] = {}
 
@@ -34,16 +35,9 @@ class LoraMethod:
 
         Raises: ConfigError: a chosen set of layers does not exist in this model.
         """
-        targets = components.family.target_modules(components, self._config)
-        for part, paths in targets.items():
-            settings = _settings(self._config, part)
-            if not paths:
-                raise ConfigError(
-                    f"This base model has no layers of the set '{settings.targets}'.",
-                    where=f"adapter.{'unet' if part == 'unet' else 'text_encoder'}.targets",
-                )
+        for part, paths in chosen_layers(components, self._config).items():
             model = getattr(components, part)
-            peft.inject_adapter_in_model(self._peft_config(settings, paths), model, _ADAPTER)
+            peft.inject_adapter_in_model(self._peft_config(part_settings(self._config, part), paths), model, _ADAPTER)
             found = {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
             if found.keys() != set(paths):
                 raise RuntimeError(f"peft wrapped {len(found)} layers instead of {len(paths)} in the {part}")
@@ -53,11 +47,15 @@ class LoraMethod:
     def _peft_config(self, settings: UnetLora | TextEncoderLora, paths: list[str]) -> peft.LoraConfig:
         return peft.LoraConfig(
             r=settings.rank,
-            lora_alpha=settings.alpha,  # type: ignore[arg-type] - peft divides it, whole or not
+            lora_alpha=self._alpha(settings),  # type: ignore[arg-type] - peft divides it, whole or not
             target_modules=paths,
             lora_dropout=self._config.dropout,
             init_lora_weights=False,
         )
+
+    def _alpha(self, settings: UnetLora | TextEncoderLora) -> float:
+        """The alpha that gives the scale as alpha / rank: files have no other way to say it."""
+        return settings.alpha * math.sqrt(settings.rank) if self._config.method == "rslora" else settings.alpha
 
     def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -66,42 +64,45 @@ class LoraMethod:
             down, up = (weight.requires_grad_(True) for weight in _weights(layer, torch.float32))
             with torch.no_grad():
                 start = torch.empty(down.shape)
-                nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+                if self._config.init == "orthogonal":
+                    nn.init.orthogonal_(start, generator=generator)
+                else:
+                    nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
                 down.copy_(start)
                 up.zero_()
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The trainable weights of each part, sorted by layer: down, then up."""
-        groups: dict[str, list[nn.Parameter]] = {}
+        """The trainable weights of each part, sorted by layer: down, then up; with LoRA+ a part's `up` are a group."""
+        return grouped(self._config, self._named())
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         for path, layer in self._layers.items():
-            weights = groups.setdefault(path.partition(".")[0], [])
-            weights += _weights(layer)
-        return groups
+            down, up = _weights(layer)
+            yield f"{path}.down", down
+            yield f"{path}.up", up
+
+    def rate_factor(self, group: str) -> float:
+        """LoRA+'s ratio for a group of `up`."""
+        return group_factor(self._config, group)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All trainable weights, float32, by `<module path>.down` and `.up`."""
-        state: dict[str, Tensor] = {}
-        for path, layer in self._layers.items():
-            down, up = _weights(layer)
-            state[f"{path}.down"], state[f"{path}.up"] = down.detach(), up.detach()
-        return state
+        return {name: weight.detach() for name, weight in self._named()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of a checkpoint. Raises RunError where they do not fit."""
-        own = self.state_dict()
-        wrong = [name for name in own.keys() | state.keys() if not _same_shape(own.get(name), state.get(name))]
-        if wrong:
-            raise RunError(
-                "The checkpoint's weights do not fit this model and these settings.",
-                fix="Start a new run.",
-                findings=[Finding(name, "is missing or has another shape") for name in sorted(wrong)],
-            )
-        for name, weight in own.items():
-            weight.copy_(state[name])
+        take_over(self.state_dict(), state)
 
-    def export_modules(self) -> dict[str, LoraModule]:
+    def penalty(self) -> None:
+        """None."""
+        return
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """Nothing."""
+
+    def export_modules(self) -> dict[str, AdapterModule]:
         """The layers with their weights and alpha."""
-        modules: dict[str, LoraModule] = {}
+        modules: dict[str, AdapterModule] = {}
         for path, layer in self._layers.items():
             down, up = _weights(layer)
             modules[path] = LoraModule(down.detach(), up.detach(), alpha=float(layer.lora_alpha[_ADAPTER]))
@@ -109,22 +110,14 @@ class LoraMethod:
 
     def notes(self) -> list[str]:
         """Says where a rank is higher than a layer can use."""
-        notes: list[str] = []
-        for part in dict.fromkeys(path.partition(".")[0] for path in self._layers):
-            rank = _settings(self._config, part).rank
-            limits = [_full_rank(layer) for path, layer in self._layers.items() if path.startswith(f"{part}.")]
-            above = sum(1 for limit in limits if rank > limit)
-            if above:
-                notes.append(
-                    f"Rank {rank} is higher than {above} of the {len(limits)} layers of the {part.replace('_', ' ')} can use "
-                    f"(the smallest: {min(limits)}); a lower rank learns as much in a smaller file."
-                )
-        return notes
+        return rank_notes(
+            self._config,
+            {path: cast(Tensor, layer.get_base_layer().weight).shape for path, layer in self._layers.items()},
+        )
 
-
-def _settings(config: LoraConfig, part: str) -> UnetLora | TextEncoderLora:
-    """What a part is trained with; all text encoders share theirs."""
-    return config.unet if part == "unet" else config.text_encoder
+    def outcome(self) -> str:
+        """Nothing."""
+        return ""
 
 
 def _weights(layer: LoraLayer, dtype: torch.dtype | None = None) -> tuple[nn.Parameter, nn.Parameter]:
@@ -132,12 +125,3 @@ def _weights(layer: LoraLayer, dtype: torch.dtype | None = None) -> tuple[nn.Par
     modules = [cast(nn.Module, part[_ADAPTER]) for part in (layer.lora_A, layer.lora_B)]
     down, up = (cast(nn.Parameter, (module.to(dtype) if dtype else module).weight) for module in modules)
     return down, up
-
-
-def _same_shape(first: Tensor | None, second: Tensor | None) -> bool:
-    return first is not None and second is not None and first.shape == second.shape
-
-
-def _full_rank(layer: LoraLayer) -> int:
-    weight = cast(Tensor, layer.get_base_layer().weight)
-    return min(weight.shape[0], weight[0].numel())

@@ -78,6 +78,8 @@ class ProgressPrinter:
                 self.line(f"Checkpoint after step {event.step} saved.")
             case LoraExported():
                 self.line(f"LoRA saved: {event.library_path or event.path} ({size(event.size_bytes)})")
+                if event.note:
+                    self.line(event.note)
             case Warned():
                 self.line(f"Note: {event.message}")
             case Picture() if not event.is_preview:

@@ -14,10 +14,12 @@ class PriorConfig(Settings):
 
     class_prompt: str = ""
     """Prompt of the class pictures, such as "a robot" for a character that is one. Empty turns prior preservation off."""
+    source: Literal["class_pictures", "base_prediction"] = "class_pictures"
+    """What is kept: `class_pictures` makes pictures of the prompt first and trains on them too; `base_prediction` needs none: with that prompt the model must predict for your pictures what the base model does."""
     num_class_images: Annotated[int, Field(ge=1, le=2000)] = 50
-    """How many class pictures are generated with the base model before training. More keep the class better and take longer once; they are kept for the next run."""
+    """How many class pictures are generated with the base model before training. More keep the class better and take longer once; they are kept for the next run. Not for base_prediction."""
     weight: Annotated[float, Field(ge=0, le=10)] = 1.0
-    """Weight of the loss on class pictures against the loss on yours. Lower if the character is not learned."""
+    """Weight of this loss against the loss on your pictures and captions. Lower if the character is not learned."""
 
 
 class DataConfig(Settings):
@@ -50,7 +52,11 @@ class DataConfig(Settings):
     shuffle_tags: bool = False
     """Shuffle the comma-separated parts of a caption each time, so that their order means nothing. For tags, not sentences."""
     keep_tags: Annotated[int, Field(ge=0, le=50)] = 1
-    """How many parts at the front stay in place when tags are shuffled (the trigger word)."""
+    """How many parts at the front stay in place, and stay at all, when tags are shuffled or dropped (the trigger word)."""
+    tag_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a caption's comma-separated parts left out each time, against tags that only work together. 0.05 to 0.1 for tags, not sentences."""
+    wildcards: bool = False
+    """Choose one of the words of each {red|crimson} in a caption anew each time. Off: braces are ordinary characters."""
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of the pictures held out of training and used for the validation loss. 0: the training pictures are used, with noise never seen in training."""
     prior: PriorConfig = PriorConfig()

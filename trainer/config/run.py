@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from trainer.config.adapter import AnyAdapter
+from trainer.config.adapter import AdapterConfig, adapter_faults
 from trainer.config.base import Settings
 from trainer.config.data import DataConfig
 from trainer.config.model import ModelConfig
 from trainer.config.objective import ObjectiveConfig
-from trainer.config.optimizer import AnyOptimizer, ScheduleConfig
+from trainer.config.optimizer import OptimizerConfig, ScheduleConfig, optimizer_faults
 from trainer.config.training import PreviewConfig, SaveConfig, TrainingConfig, ValidationConfig
 
 SCHEMA_VERSION = 1
@@ -26,11 +26,11 @@ class RunConfig(Settings):
     """Base model."""
     data: DataConfig = DataConfig()
     """Data set."""
-    adapter: AnyAdapter = AnyAdapter()
+    adapter: AdapterConfig = AdapterConfig()
     """What is trained."""
     objective: ObjectiveConfig = ObjectiveConfig()
     """Noise and loss."""
-    optimizer: AnyOptimizer = AnyOptimizer()
+    optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning-rate schedule."""
@@ -56,26 +56,27 @@ class RunConfig(Settings):
 
 def _impossible(config: RunConfig) -> list[tuple[str, str]]:
     """Combinations of valid settings that cannot be run, as (field path, message with the remedy)."""
-    faults: list[tuple[str, str]] = []
-    if config.adapter.unet.rank == 0 and config.adapter.text_encoder.rank == 0:
-        faults.append(
-            ("adapter.unet.rank", "nothing would be trained: give the UNet or the text encoder a rank above 0")
-        )
+    faults = [*adapter_faults(config.adapter), *optimizer_faults(config.optimizer, config.schedule)]
+    faults += _averages(config)
     if config.objective.min_timestep >= config.objective.max_timestep:
         faults.append(("objective.min_timestep", "must be lower than objective.max_timestep"))
     if config.data.buckets and config.data.bucket_step > config.data.resolution:
         faults.append(("data.bucket_step", "must not be larger than data.resolution"))
-    for part in ("unet", "text_encoder"):
-        lora = getattr(config.adapter, part)
-        if lora.rank and lora.alpha > 8 * lora.rank:
-            faults.append(
-                (
-                    f"adapter.{part}.alpha",
-                    f"alpha / rank is {lora.alpha / lora.rank:.0f}, which ends in NaN: use at most 8 × rank",
-                )
-            )
     if not config.data.use_captions and not (config.data.instance_prompt or config.data.trigger_word):
         faults.append(
             ("data.instance_prompt", "without captions every picture needs it: write one, or turn data.use_captions on")
         )
+    return faults
+
+
+def _averages(config: RunConfig) -> list[tuple[str, str]]:
+    """What an optimizer with its own rate or average, or an average of the weights, does not go together with."""
+    facts, faults = config.optimizer.facts, list[tuple[str, str]]()
+    if config.training.ema_decay and facts.averages:
+        faults.append(("training.ema_decay", f"{facts.title} has an average of its own: set it to 0"))
+    if config.adapter.method == "adalora" and (config.training.ema_decay or facts.averages):
+        field = "training.ema_decay" if config.training.ema_decay else "optimizer.name"
+        faults.append((field, "AdaLoRA takes ranks away that an average would keep: use none with it"))
+    if config.adapter.method == "loraplus" and facts.finds_rate:
+        faults.append(("optimizer.name", f"{facts.title} finds one rate for all, and LoRA+ needs two: choose another"))
     return faults

@@ -22,6 +22,8 @@ class TrainingConfig(Settings):
     """Compute activations twice instead of keeping them: much less memory, about a third slower."""
     max_grad_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Gradients longer than this are shortened to it. 0 turns clipping off."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Keeps an average of the weights over the steps, and measures, shows and exports that: steadier results. 0.99 for a short training, 0.999 for one of thousands of steps; 0 turns it off."""
     seed: Annotated[int, BASIC, Field(ge=0, le=2**63 - 1)] = 42
     """The same seed, settings and pictures give the same LoRA on the same machine."""
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"

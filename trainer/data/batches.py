@@ -5,28 +5,36 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trainer.config.data import DataConfig
 from trainer.config.objective import ObjectiveConfig
+from trainer.data.captions import varied
 from trainer.data.examples import Example
 from trainer.data.latents import LatentCache
 from trainer.data.randomness import generator_for
 from trainer.dataset.buckets import Bucket
-from trainer.objectives.diffusion import draw_timesteps, offset_noise, sample_latents
+from trainer.objectives.diffusion import (
+    draw_timesteps,
+    offset_noise,
+    perturbed_noise,
+    pyramid_noise,
+    sample_latents,
+)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch on the CPU.
+    """A micro-batch, made on the CPU.
 
     Attributes:
         examples: the pictures, all of one bucket.
         captions: as they are shown this time; empty where dropped.
         latents, noise: float32 `(batch, channels, h, w)`.
+        input_noise: what is put into the pictures: `noise`, unless that is perturbed.
         timesteps: int64 `(batch,)`.
         frames: how the pictures were cut, float32 `(batch, 6)`; see `trainer.dataset.buckets.frame`.
     """
@@ -35,8 +43,17 @@ class Batch:
     captions: tuple[str, ...]
     latents: Tensor
     noise: Tensor
+    input_noise: Tensor
     timesteps: Tensor
     frames: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on a device."""
+        tensors = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("latents", "noise", "input_noise", "timesteps", "frames")
+        }
+        return replace(self, **tensors)
 
 
 class BatchOrder:
@@ -106,36 +123,43 @@ class BatchMaker:
         # Drawn whether or not they are used, so that switching one off leaves the others' numbers as they were.
         flips = torch.rand(size, generator=generator) < 0.5
         drops = torch.rand(size, generator=generator) < self._data.caption_dropout
-        captions = [self._caption(example, generator) for example in examples]
+        captions = [
+            varied(example.caption, self._data, generator, *stream, index) for index, example in enumerate(examples)
+        ]
         flipped = (flips & self._data.horizontal_flip).tolist()
         pairs = [self._latents.get(example, flip) for example, flip in zip(examples, flipped, strict=True)]
         mean, std = (torch.stack(column) for column in zip(*pairs, strict=True))
         latents = sample_latents(mean, std, torch.randn(mean.shape, generator=generator))
-        noise = torch.randn(mean.shape, generator=generator)
-        offsets = torch.randn((*mean.shape[:2], 1, 1), generator=generator)
+        noise = self._noise(mean.shape, generator, *stream)
         return Batch(
             examples=tuple(examples),
             captions=tuple("" if drop else text for text, drop in zip(captions, drops.tolist(), strict=True)),
             latents=latents,
-            noise=offset_noise(noise, offsets, self._objective.noise_offset),
-            timesteps=draw_timesteps(size, self._objective.min_timestep, self._objective.max_timestep, generator),
+            noise=noise,
+            input_noise=self._perturbed(noise, *stream),
+            timesteps=draw_timesteps(size, self._objective, generator),
             frames=frames_of(examples, flipped),
         )
 
-    def _caption(self, example: Example, generator: torch.Generator) -> str:
-        if not self._data.shuffle_tags:
-            return example.caption
-        return shuffle_tags(example.caption, self._data.keep_tags, generator)
+    def _noise(self, shape: Sequence[int], generator: torch.Generator, *stream: int | str) -> Tensor:
+        objective = self._objective
+        noise = torch.randn(*shape, generator=generator)
+        offsets = torch.randn(*shape[:2], 1, 1, generator=generator)
+        # A stream of its own, as its number of draws depends on the settings.
+        coarse = generator_for("pyramid", *stream)
+        noise = pyramid_noise(noise, objective.pyramid_noise_levels, objective.pyramid_noise_discount, coarse)
+        return offset_noise(noise, offsets, objective.noise_offset)
+
+    def _perturbed(self, noise: Tensor, *stream: int | str) -> Tensor:
+        strength = self._objective.input_perturbation
+        if strength == 0:
+            return noise
+        return perturbed_noise(
+            noise, torch.randn(noise.shape, generator=generator_for("perturbation", *stream)), strength
+        )
 
 
 def frames_of(examples: Sequence[Example], flipped: Sequence[bool]) -> Tensor:
     """The frames of pictures, float32 `(batch, 6)`."""
     rows = [example.frame(flipped=flip) for example, flip in zip(examples, flipped, strict=True)]
     return torch.tensor(rows, dtype=torch.float32)
-
-
-def shuffle_tags(caption: str, keep: int, generator: torch.Generator) -> str:
-    """The comma-separated parts of a caption in another order; the first `keep` stay in place."""
-    tags = [tag.strip() for tag in caption.split(",")]
-    order = torch.randperm(max(0, len(tags) - keep), generator=generator).tolist()
-    return ", ".join([*tags[:keep], *(tags[keep + index] for index in order)])

@@ -14,6 +14,7 @@ from typing import Any
 
 from trainer import __version__
 from trainer.base_models.families import FAMILY_FACTS
+from trainer.config.adapter import METHODS, PLAIN, AdapterConfig
 from trainer.config.migrate import migrate
 from trainer.config.run import RunConfig
 from trainer.errors import LoraFileError
@@ -65,16 +66,13 @@ def build_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
 def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
     unet, text_encoder = config.adapter.unet, config.adapter.text_encoder
     main = unet if unet.rank else text_encoder
-    arguments: dict[str, Any] = {"algo": "lora"}
-    if unet.rank and unet.targets == "all+conv":
-        arguments |= {"conv_dim": unet.rank, "conv_alpha": unet.alpha}
     values: dict[str, Any] = {
         "ss_base_model_version": FAMILY_FACTS[facts.family].kohya_base_version(facts.prediction_type),
         "ss_v2": facts.family == "sd2",
-        "ss_network_module": "networks.lora",
+        "ss_network_module": network_module(config.adapter),
         "ss_network_dim": main.rank,
         "ss_network_alpha": main.alpha,
-        "ss_network_args": arguments,
+        "ss_network_args": network_arguments(config.adapter),
         "ss_network_dropout": config.adapter.dropout,
         "ss_output_name": facts.name,
         "ss_sd_model_name": facts.base_name,
@@ -113,6 +111,34 @@ def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
     if facts.base_sha256:
         values["ss_new_sd_model_hash"] = facts.base_sha256
     return {key: _text(value) for key, value in values.items()}
+
+
+def network_module(adapter: AdapterConfig) -> str:
+    """kohya's own network for what is a plain LoRA, LyCORIS' for the rest."""
+    is_plain = adapter.method in (*PLAIN, "adalora")
+    return "networks.lora" if is_plain and adapter.method != "rslora" else "lycoris.kohya"
+
+
+def network_arguments(adapter: AdapterConfig) -> dict[str, Any]:
+    """The network's settings in the words of kohya and LyCORIS (`algo`, `conv_dim`, `dora_wd`, …)."""
+    unet = adapter.unet
+    arguments: dict[str, Any] = {"algo": METHODS[adapter.method].algorithm}
+    if unet.rank and unet.targets == "all+conv":
+        arguments |= {"conv_dim": unet.rank, "conv_alpha": unet.alpha}
+    match adapter.method:
+        case "rslora":
+            arguments["rs_lora"] = True
+        case "loraplus":
+            arguments["loraplus_lr_ratio"] = adapter.loraplus.ratio
+        case "dora":
+            arguments |= {"dora_wd": True, "wd_on_output": adapter.dora.axis == "output"}
+        case "lokr":
+            arguments["factor"] = adapter.lokr.factor
+        case "oft" | "boft":
+            arguments["constraint"] = adapter.oft.constraint
+    if adapter.module_dropout:
+        arguments["module_dropout"] = adapter.module_dropout
+    return arguments
 
 
 def _modelspec_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from trainer.config.adapter import LoraConfig
+from trainer.config.adapter import AdapterConfig
 from trainer.models.conditioning import Conditioning
 from trainer.models.text import AS_WRITTEN, PromptOptions
 from trainer.objects import load_object
@@ -44,7 +44,7 @@ class Family(Protocol):
         """The UNet's prediction, float32, of the shape of `noisy_latents`; `conditioning` carries its frames."""
         ...
 
-    def target_modules(self, components: Components, config: LoraConfig) -> dict[str, list[str]]:
+    def target_modules(self, components: Components, config: AdapterConfig) -> dict[str, list[str]]:
         """Paths of the layers that `config` trains, by part ("unet", "text_encoder", "text_encoder_2")."""
         ...
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from trainer.config.adapter import LoraConfig
+from trainer.config.adapter import AdapterConfig
 from trainer.models import autoencoder
 from trainer.models.conditioning import Conditioning
 
@@ -47,7 +47,7 @@ class UNetFamily:
         )
         return output[0].float()
 
-    def target_modules(self, components: Components, config: LoraConfig) -> dict[str, list[str]]:
+    def target_modules(self, components: Components, config: AdapterConfig) -> dict[str, list[str]]:
         """Paths of the layers that `config` trains, by part, taken from the modules that are really there."""
         targets: dict[str, list[str]] = {}
         if config.unet.rank:

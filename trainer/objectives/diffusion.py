@@ -6,6 +6,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+from trainer.config.objective import ObjectiveConfig
+from trainer.timesteps import timestep_at
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -52,6 +56,41 @@ def offset_noise(noise: Tensor, offsets: Tensor, strength: float) -> Tensor:
     return noise + strength * offsets
 
 
+def pyramid_noise(noise: Tensor, levels: int, discount: float, generator: torch.Generator) -> Tensor:
+    """Noise with coarser noise added, so that large areas and overall brightness are learned; each sample of unit deviation.
+
+    Whitaker 2023, "Multi-Resolution Noise for Diffusion Model Training"; the levels are kohya's `multires_noise`.
+
+    Args:
+        noise: standard normal, `(batch, channels, h, w)`, float32.
+        levels: how many, >= 0; fewer where a side comes down to 1. The first is of full size.
+        discount: strength of each level against the one before, in (0, 1].
+        generator: of the coarser noise and of how much coarser each level is (2 to 4 times).
+    """
+    if levels == 0:
+        return noise
+    height, width = noise.shape[-2:]
+    total = noise
+    for level in range(levels):
+        # Level 0 is of full size, as in the source; the numbers between 2 and 4 keep the levels from lining up.
+        factor = (2 + 2 * float(torch.rand((), generator=generator))) ** level
+        size = (max(1, int(height / factor)), max(1, int(width / factor)))
+        coarse = torch.randn((*noise.shape[:2], *size), generator=generator)
+        total = total + discount**level * interpolate(coarse, noise.shape[-2:], mode="bilinear")
+        if 1 in size:
+            break
+    return total / total.flatten(1).std(dim=1).reshape(-1, 1, 1, 1)
+
+
+def perturbed_noise(noise: Tensor, extra: Tensor, strength: float) -> Tensor:
+    """The noise that goes into the picture where the model is still asked for `noise`.
+
+    Ning et al. 2023, "Input Perturbation Reduces Exposure Bias in Diffusion Models", https://arxiv.org/abs/2301.11706,
+    algorithm 1. Both tensors are standard normal and of one shape; `strength` >= 0, the paper uses 0.1.
+    """
+    return noise + strength * extra
+
+
 def sample_latents(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
     """A draw of the autoencoder's posterior; all three of one shape."""
     return mean + std * noise
@@ -63,6 +102,9 @@ def evenly_spread_timesteps(low: int, high: int, count: int) -> list[int]:
     return [int(low + (index + 0.5) * (high - low) / count) for index in range(count)]
 
 
-def draw_timesteps(batch: int, low: int, high: int, generator: torch.Generator) -> Tensor:
-    """Uniform timesteps in `[low, high)`, shape `(batch,)`, int64."""
-    return torch.randint(low, high, (batch,), generator=generator)
+def draw_timesteps(batch: int, objective: ObjectiveConfig, generator: torch.Generator) -> Tensor:
+    """Timesteps of the trained range in the chosen distribution, shape `(batch,)`, int64."""
+    if objective.timestep_distribution == "uniform":
+        return torch.randint(objective.min_timestep, objective.max_timestep, (batch,), generator=generator)
+    shares = torch.rand(batch, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12).tolist()
+    return torch.tensor([timestep_at(objective, share) for share in shares])

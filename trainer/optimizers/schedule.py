@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from trainer.config.optimizer import ScheduleConfig
 
@@ -16,7 +17,20 @@ def multiplier(config: ScheduleConfig, step: int, total_steps: int) -> float:
     warmup = round(config.warmup_share * total_steps)
     if step <= warmup:
         return step / warmup
-    if config.kind == "constant":
-        return 1.0
-    progress = (step - 1 - warmup) / max(1, total_steps - warmup)
-    return 1.0 - progress if config.kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return _SHAPES[config.kind](config, (step - 1 - warmup) / max(1, total_steps - warmup))
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+# Heights at a progress in [0, 1) after the warm-up. REX is Chen et al. 2021, https://arxiv.org/abs/2107.04197, equation 2.
+_SHAPES: dict[str, Callable[[ScheduleConfig, float], float]] = {
+    "constant": lambda config, progress: 1.0,
+    "cosine": lambda config, progress: _cosine(progress),
+    # Cosine with warm restarts: Loshchilov & Hutter 2016, https://arxiv.org/abs/1608.03983, with cycles of one length.
+    "cosine_with_restarts": lambda config, progress: _cosine(config.num_cycles * progress % 1.0),
+    "linear": lambda config, progress: 1.0 - progress,
+    "polynomial": lambda config, progress: (1.0 - progress) ** config.power,
+    "rex": lambda config, progress: (1.0 - progress) / (0.5 + 0.5 * (1.0 - progress)),
+}

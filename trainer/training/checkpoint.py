@@ -2,6 +2,7 @@
 
 checkpoints/step-00000100/   adapter.safetensors    the trained weights, float32
                              optimizer.safetensors  its state, a tensor a weight and name
+                             average.safetensors    the average of the weights, float32, where one is kept
                              state.json             step, times, validation, and what must not change
                              manifest.json          sizes and SHA-256 of the others; written last
 """
@@ -9,11 +10,12 @@ checkpoints/step-00000100/   adapter.safetensors    the trained weights, float32
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,20 @@ from trainer.files import TEMPORARY_PREFIX, disk_errors, replace, require_free, 
 
 log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
+_AVERAGE = "average.safetensors"
 _FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json")
+_GROUP = "group"
+_NUMBERS = {int: torch.int64, float: torch.float64}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory. `optimizer` is by `<index of the weight>.<name>`; `state` is JSON-able."""
+    """A checkpoint in memory. `optimizer` is that of `pack_optimizer`, `average` is empty where none is kept; `state` is JSON-able."""
 
     adapter: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    average: dict[str, Tensor] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -59,6 +65,8 @@ class CheckpointStore:
             "optimizer.safetensors": save(_plain(checkpoint.optimizer)),
             "state.json": json.dumps(checkpoint.state, ensure_ascii=False, indent=2).encode("utf-8"),
         }
+        if checkpoint.average:
+            files[_AVERAGE] = save(_plain(checkpoint.average))
         require_free(self._folder, sum(map(len, files.values())), "a checkpoint")
         with disk_errors(self._folder, "the checkpoint"):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +136,7 @@ def _fault(folder: Path) -> str | None:
                 fix="Update Inkwash.",
             )
         entries = manifest["files"]
-        for name in _FILES:
+        for name in dict.fromkeys((*_FILES, *entries)):
             data = (folder / name).read_bytes()
             if len(data) != entries[name]["bytes"]:
                 return f"{name} has {len(data):,} bytes instead of {entries[name]['bytes']:,}"
@@ -142,29 +150,64 @@ def _fault(folder: Path) -> str | None:
 
 
 def _read(folder: Path) -> Checkpoint:
+    average = folder / _AVERAGE
     try:
         return Checkpoint(
             adapter=load((folder / "adapter.safetensors").read_bytes()),
             optimizer=load((folder / "optimizer.safetensors").read_bytes()),
             state=json.loads((folder / "state.json").read_text(encoding="utf-8")),
+            average=load(average.read_bytes()) if average.exists() else {},
         )
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError("The checkpoint cannot be read.", where=str(folder), fix="Start a new run.") from error
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors. Its settings are not kept: they follow from the configuration."""
-    return {
-        f"{index}.{name}": value
-        for index, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
+    """An optimizer's state as named tensors: `<weight>.<name>` and `group.<group>.<name>`, numbers as `<name>:int`, `:float`.
+
+    Its settings are not kept: they follow from the configuration. Some optimizers also count and estimate in their
+    groups (Prodigy its learning rate); that is what they do not take as an argument.
+    """
+    state = optimizer.state_dict()
+    settings = inspect.signature(type(optimizer)).parameters
+    found = [(str(index), name, value) for index, values in state["state"].items() for name, value in _flat(values)]
+    found += [
+        (f"{_GROUP}.{index}", name, value)
+        for index, group in enumerate(state["param_groups"])
+        for name, value in group.items()
+        if name not in settings and type(value) in _NUMBERS
+    ]
+    packed: dict[str, Tensor] = {}
+    for where, name, value in found:
+        if isinstance(value, Tensor):
+            # Cloned, for tensors that share their memory (bitsandbytes' tables) cannot be saved.
+            packed[f"{where}.{name}"] = value.clone()
+        elif type(value) in _NUMBERS:
+            packed[f"{where}.{name}:{type(value).__name__}"] = torch.tensor(value, dtype=_NUMBERS[type(value)])
+        else:
+            raise TypeError(f"{type(optimizer).__name__} keeps '{name}', which is neither a tensor nor a number")
+    return packed
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A weight's state, of which bitsandbytes wraps a part in a dict of its own; it takes it back without."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield name, value
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: Mapping[str, Tensor]) -> None:
     """Give an optimizer the state of `pack_optimizer`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in packed.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    state: dict[int, dict[str, Any]] = {}
+    groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
+    for key, tensor in packed.items():
+        where, _, label = key.rpartition(".")
+        name, _, kind = label.partition(":")
+        value = tensor.item() if kind else tensor
+        if where.startswith(_GROUP):
+            groups[int(where.partition(".")[2])][name] = value
+        else:
+            state.setdefault(int(where), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -22,13 +22,13 @@ _BATCH = 4
 
 
 def class_examples(context: JobContext, config: RunConfig, data: DataFolder, components: Components) -> list[Example]:
-    """The class pictures of a run, made where they are missing; empty where prior preservation is off.
+    """The class pictures of a run, made where they are missing; empty where prior preservation is off or needs none.
 
     To be called before an adapter is attached: they show what the base model made of the class. More pictures than an
     earlier run had only add to its.
     """
     prior = config.data.prior
-    if not prior.class_prompt:
+    if not prior.class_prompt or prior.source != "class_pictures":
         return []
     side = config.data.resolution // components.vae_scale_factor * components.vae_scale_factor
     folder = data.cache / "class_images" / _key(config, components, side)

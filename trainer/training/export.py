@@ -46,6 +46,7 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
         path=parts.relative(path),
         library_path=str(library_path),
         size_bytes=path.stat().st_size,
+        note=parts.adapter.outcome(),
     )
     parts.context.emit(event)
     return path, library_path

@@ -10,6 +10,7 @@ from trainer.events import Started
 from trainer.files import sweep_partial
 from trainer.jobs import JobContext
 from trainer.models.devices import dtype_name
+from trainer.training.averages import weights_in_use
 from trainer.training.export import export_lora
 from trainer.training.loop import train_loop
 from trainer.training.resume import restore
@@ -39,7 +40,8 @@ def train(context: JobContext) -> dict[str, Any]:
     )
     context.stage("Training", state.step, parts.total_steps)
     train_loop(parts, state)
-    path, library_path = export_lora(parts, state, is_final=True)
+    with weights_in_use(parts):
+        path, library_path = export_lora(parts, state, is_final=True)
     return {
         "run": str(run.folder),
         "lora": str(path),

@@ -6,12 +6,13 @@ import time
 
 from trainer.errors import Cancelled
 from trainer.events import Validated
+from trainer.training.averages import weights_in_use
 from trainer.training.export import export_lora, export_path
 from trainer.training.preview import has_previews, make_previews
 from trainer.training.report import Reporter
 from trainer.training.resume import save_checkpoint
 from trainer.training.state import TrainParts, TrainState
-from trainer.training.step import FiniteGuard, train_step
+from trainer.training.step import FiniteGuard, can_skip, train_step
 from trainer.training.validation import validation_loss
 
 
@@ -20,7 +21,9 @@ def train_loop(parts: TrainParts, state: TrainState) -> None:
 
     Raises: Cancelled after a checkpoint, when the user asked to stop. NonFiniteLossError before the weights are spoiled.
     """
-    guard = FiniteGuard(deferred=parts.device.type == "cuda")
+    # An average takes each step's weights in, so that a broken step must be seen in it.
+    is_deferred = parts.device.type == "cuda" and parts.average is None and can_skip(parts.optimizer.optimizer)
+    guard = FiniteGuard(deferred=is_deferred)
     reporter = Reporter(parts, guard, first_step=state.step + 1)
     if state.step == 0:
         validate(parts, state)
@@ -54,10 +57,12 @@ def _due_actions(parts: TrainParts, state: TrainState, reporter: Reporter) -> No
         raise Cancelled("Stopped.")
     if wants_preview:
         run.clear_requests("preview")
-        make_previews(parts, state.step)
+        with weights_in_use(parts):
+            make_previews(parts, state.step)
     if wants_save:
         run.clear_requests("save")
-        export_lora(parts, state, is_final=False)
+        with weights_in_use(parts):
+            export_lora(parts, state, is_final=False)
     _show_and_export(parts, state)
     parts.context.stage("Training", state.step, parts.total_steps)
 
@@ -67,10 +72,12 @@ def _show_and_export(parts: TrainParts, state: TrainState) -> None:
     config = parts.config
     is_edge = state.step in (0, parts.total_steps)
     if (is_edge or _is_due(config.preview.every, state.step)) and not has_previews(parts, state.step):
-        make_previews(parts, state.step)
+        with weights_in_use(parts):
+            make_previews(parts, state.step)
     is_along_the_way = 0 < state.step < parts.total_steps and _is_due(config.save.export_every, state.step)
     if is_along_the_way and not export_path(parts, state.step, is_final=False).exists():
-        export_lora(parts, state, is_final=False)
+        with weights_in_use(parts):
+            export_lora(parts, state, is_final=False)
 
 
 def _is_due(every: int, step: int) -> bool:
@@ -82,6 +89,7 @@ def validate(parts: TrainParts, state: TrainState) -> None:
     if state.validation and state.validation[-1][0] == state.step:
         return
     parts.context.stage("Measuring the validation loss")
-    loss = validation_loss(parts)
+    with weights_in_use(parts):
+        loss = validation_loss(parts)
     state.validation.append((state.step, loss))
     parts.context.emit(Validated(step=state.step, loss=loss))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Sequence
 
+import torch
+
+from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
@@ -16,10 +21,37 @@ from trainer.models.components import Components
 from trainer.models.text import count_tokens
 from trainer.paths import DataFolder
 
+log = logging.getLogger(__name__)
 _SHOWN = 5
-# Weights, both moments of Adam and what surrounds them, in bytes for each trained number.
-_CHECKPOINT_BYTES = 12
+_BYTES = 4
 _MARGIN_BYTES = 64 * 2**20
+
+
+def check_optimizer(context: JobContext, config: RunConfig, device: torch.device) -> None:
+    """Refuse an optimizer that cannot be used here, and say what of it may surprise. Raises ConfigError."""
+    optimizer, facts = config.optimizer, config.optimizer.facts
+    module, extra = facts.requires
+    problem = missing_part(optimizer)
+    if module and not problem:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # Broad on purpose: a library that looks for a driver can fail in any way.
+            log.exception("%s cannot be imported", module)
+            problem = f"{facts.title} needs {module}, which cannot be used ({error}): `python launch.py --extra {extra} --reinstall` tries again"
+    if problem:
+        raise ConfigError("The optimizer cannot be used.", where="optimizer.name", fix=f"{problem}.")
+    if module and device.type == "cpu":
+        context.emit(
+            Warned(
+                message=f"{facts.title} is made for graphics cards; on a processor it is a hundred times slower than AdamW."
+            )
+        )
+    if facts.finds_rate and config.adapter.unet.rank and config.adapter.text_encoder.rank:
+        context.emit(
+            Warned(
+                message=f"{facts.title} finds one learning rate for UNet and text encoder; the rates that are set only say what is trained."
+            )
+        )
 
 
 def read_pictures(
@@ -104,6 +136,8 @@ def check_captions(context: JobContext, config: RunConfig, components: Component
 
 def check_disk(context: JobContext, config: RunConfig, num_trained: int) -> None:
     """Raise ResourceError unless the checkpoints and LoRA files of the run fit on the disk."""
-    size = num_trained * _CHECKPOINT_BYTES
+    # The weights, their average, and what the optimizer keeps, for each trained number.
+    average = _BYTES if config.training.ema_decay else 0
+    size = round(num_trained * (_BYTES + average + config.optimizer.facts.state_bytes))
     needed = (config.save.keep_checkpoints + 1) * size + size + _MARGIN_BYTES
     require_free(context.run.folder, needed, "the run's checkpoints and LoRA files")

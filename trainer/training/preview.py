@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from trainer.data.captions import settled
 from trainer.errors import Cancelled
 from trainer.events import Picture, Warned
 from trainer.files import write_atomically
@@ -21,7 +22,8 @@ def preview_prompts(parts: TrainParts) -> list[str]:
     """The prompts of the settings, else captions of the data set, evenly spread over it."""
     if parts.config.preview.prompts:
         return parts.config.preview.prompts
-    captions = list(dict.fromkeys(example.caption for example in (*parts.split.validation, *parts.split.training)))
+    examples = (*parts.split.validation, *parts.split.training)
+    captions = list(dict.fromkeys(settled(example.caption, parts.config.data) for example in examples))
     count = min(_NUM_CAPTIONS, len(captions))
     return [captions[index * len(captions) // count] for index in range(count)]
 

@@ -50,7 +50,7 @@ class Reporter:
         # The first steps warm caches and kernels up; a running mean forgets them.
         self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
         prior = [result.prior_loss for result in results if result.prior_loss is not None]
-        factor = multiplier(self.parts.config.schedule, last.step, total)
+        factor = multiplier(self.parts.config.schedule, last.step, total) * found_rate(self.parts.optimizer.optimizer)
         self.parts.context.emit(
             StepDone(
                 step=last.step,
@@ -68,6 +68,11 @@ class Reporter:
             )
         )
         self._seconds, self._last_time = 0.0, time.monotonic()
+
+
+def found_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate that Prodigy has found (its `d`); 1 for optimizers whose rates are set."""
+    return float(optimizer.param_groups[0].get("d", 1.0))
 
 
 def _mean(values: list[Tensor]) -> float:

@@ -39,6 +39,7 @@ def save_checkpoint(parts: TrainParts, state: TrainState) -> None:
             "identity": parts.identity,
             "scaler": scaler.state_dict() if scaler is not None else None,
         },
+        average=parts.average.state_dict() if parts.average is not None else {},
     )
     path = checkpoint_store(parts).save(state.step, checkpoint)
     parts.context.emit(CheckpointSaved(step=state.step, path=parts.relative(path)))
@@ -62,6 +63,8 @@ def restore(parts: TrainParts) -> TrainState:
         parts.context.emit(Warned(message=message))
     parts.adapter.load_state_dict(checkpoint.adapter)
     unpack_optimizer(parts.optimizer.optimizer, checkpoint.optimizer)
+    if parts.average is not None:
+        parts.average.load_state_dict(checkpoint.average, state.step)
     if parts.accelerator.scaler is not None and checkpoint.state["scaler"]:
         parts.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
     return state

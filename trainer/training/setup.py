@@ -17,6 +17,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from trainer.adapters.method import AdapterMethod, build_method
 from trainer.config.run import RunConfig
 from trainer.data.batches import BatchMaker, BatchOrder
+from trainer.data.captions import varies
 from trainer.data.examples import Example, make_examples, split_examples
 from trainer.data.latents import LatentCache
 from trainer.data.randomness import stream_seed
@@ -30,10 +31,18 @@ from trainer.models.devices import dtype_name, pick_device, pick_dtype
 from trainer.models.text import CHUNK_TOKENS, PromptOptions
 from trainer.objectives.diffusion import PredictionType
 from trainer.objects import load_object
+from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
+from trainer.training.base_prediction import start_of
 from trainer.training.class_images import class_examples
 from trainer.training.identity import run_identity
-from trainer.training.preflight import check_captions, check_disk, check_sizes, read_pictures
+from trainer.training.preflight import (
+    check_captions,
+    check_disk,
+    check_optimizer,
+    check_sizes,
+    read_pictures,
+)
 from trainer.training.state import NoiseSchedule, TrainParts
 
 log = logging.getLogger(__name__)
@@ -46,6 +55,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
     Raises: DatasetError, ConfigError, ModelFileError, ResourceError: see the message; Cancelled.
     """
     device = pick_device(config.training.device)
+    check_optimizer(context, config, device)
     dtype = pick_dtype(config.model.precision, device)
     _prepare_torch(config, device)
     dataset, pictures = read_pictures(context, config, data)
@@ -69,6 +79,9 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
     check_disk(context, config, sum(weight.numel() for weight in adapter.state_dict().values()))
     _set_modes(config, components)
     accelerator, optimizer = _accelerate(config, adapter, device, dtype)
+    weights = [weight for group in adapter.parameter_groups().values() for weight in group]
+    decay = config.training.ema_decay
+    prior = config.data.prior
     return TrainParts(
         context=context,
         config=config,
@@ -86,6 +99,8 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
         name=config.save.name or dataset.title,
         dataset_name=dataset.name,
         identity=run_identity(config, components, examples),
+        average=WeightAverage(weights, decay) if decay else None,
+        start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
     )
 
 
@@ -147,12 +162,13 @@ def _make_texts(
     context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
 ) -> Texts:
     options = PromptOptions(config.model.clip_skip, config.data.max_caption_tokens // CHUNK_TOKENS)
-    if config.adapter.text_encoder.rank or config.data.shuffle_tags:
+    if config.adapter.text_encoder.rank or varies(config.data):
         return LiveTexts(components, options)
     store = TensorStore(data.cache / "texts")
     name = "".join(components.fingerprint(part) for part in components.text_encoders)
     texts = CachedTexts(store, components, name + fingerprint_tokenizers(components), options)
-    texts.prepare([example.caption for example in examples], _counting(context, "Caching captions"))
+    captions = [config.data.prior.class_prompt, *(example.caption for example in examples)]
+    texts.prepare(captions, _counting(context, "Caching captions"))
     return texts
 
 

@@ -20,6 +20,7 @@ from trainer.data.texts import Texts
 from trainer.jobs import JobContext
 from trainer.models.components import Components
 from trainer.objectives.diffusion import PredictionType
+from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 
 
@@ -65,7 +66,12 @@ class NoiseSchedule:
 
 @dataclass
 class TrainParts:
-    """A run, set up: everything that the loop works with."""
+    """A run, set up: everything that the loop works with.
+
+    Attributes:
+        average: of the trained weights, where the settings ask for one.
+        start: the adapter's state with which the model is the base model, where the base model's predictions are needed.
+    """
 
     context: JobContext
     config: RunConfig
@@ -83,6 +89,8 @@ class TrainParts:
     name: str
     dataset_name: str
     identity: dict[str, Any]
+    average: WeightAverage | None = None
+    start: dict[str, Tensor] | None = None
 
     @property
     def total_steps(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,9 +13,11 @@ from trainer.data.batches import Batch
 from trainer.data.randomness import stream_seed
 from trainer.errors import Finding, NonFiniteLossError
 from trainer.models.attention import training_attention
-from trainer.objectives.diffusion import add_noise, target
-from trainer.objectives.weighting import min_snr_weights, signal_to_noise, squared_error
+from trainer.objectives.diffusion import target
+from trainer.objectives.losses import error
+from trainer.objectives.weighting import loss_weights, signal_to_noise
 from trainer.optimizers.schedule import multiplier
+from trainer.training.base_prediction import base_prediction, predict
 from trainer.training.state import TrainParts
 
 
@@ -34,6 +36,9 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
     """Do step number `step` (from 1). Raises NonFiniteLossError, at the latest when `guard` is next asked."""
     parts.optimizer.zero_grad()
     loss, prior_loss, pictures = _accumulate_gradients(parts, step)
+    penalty = parts.adapter.penalty()
+    if penalty is not None:
+        parts.accelerator.backward(penalty)
     max_norm = parts.config.training.max_grad_norm or math.inf
     grad_norm = parts.accelerator.clip_grad_norm_(parts.trainable, max_norm)
     if grad_norm is None:
@@ -44,19 +49,23 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
     for group in parts.optimizer.param_groups:
         group["lr"] = learning_rate(parts, group["name"]) * factor
     parts.optimizer.step()
+    parts.adapter.after_step(step, parts.total_steps)
+    if parts.average is not None:
+        parts.average.update()
     return result
 
 
-def learning_rate(parts: TrainParts, part: str) -> float:
-    """The full learning rate of "unet", "text_encoder" or "text_encoder_2"."""
-    return parts.config.optimizer.learning_rate(part)
+def learning_rate(parts: TrainParts, group: str) -> float:
+    """The full learning rate of a group of weights: its part's ("unet", "text_encoder", "text_encoder_2") times its own factor."""
+    return parts.config.optimizer.learning_rate(group.partition(" ")[0]) * parts.adapter.rate_factor(group)
 
 
 def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
     config, count = parts.config, parts.config.training.gradient_accumulation
     seed = config.training.seed
     loss = torch.zeros((), device=parts.device)
-    prior_loss = torch.zeros((), device=parts.device) if parts.class_batches else None
+    has_prior = parts.class_batches is not None or parts.start is not None
+    prior_loss = torch.zeros((), device=parts.device) if has_prior else None
     pictures: list[str] = []
     for micro_batch in range(count):
         number = (step - 1) * count + micro_batch
@@ -67,43 +76,55 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
         part = denoising_loss(parts, batch)
         parts.accelerator.backward(part / count)
         loss += part.detach() / count
-        if parts.class_batches is not None and prior_loss is not None:
+        if prior_loss is not None:
             # A second pass rather than one batch of both: class pictures are square, yours may not be.
-            batch = parts.class_batches.make(number, "class", seed, step, micro_batch)
-            part = denoising_loss(parts, batch)
+            if parts.class_batches is not None:
+                part = denoising_loss(parts, parts.class_batches.make(number, "class", seed, step, micro_batch))
+            else:
+                batch = parts.batches.make(number, "base prediction", seed, step, micro_batch)
+                prompts = (config.data.prior.class_prompt,) * len(batch.captions)
+                part = base_prediction_loss(parts, replace(batch, captions=prompts))
             parts.accelerator.backward(config.data.prior.weight * part / count)
             prior_loss += part.detach() / count
     return loss, prior_loss, tuple(dict.fromkeys(pictures))
 
 
 def denoising_loss(parts: TrainParts, batch: Batch) -> Tensor:
-    """The weighted squared error of a micro-batch, a scalar in float32."""
-    device, schedule = parts.device, parts.noise_schedule
-    latents, noise, timesteps = (
-        tensor.to(device, non_blocking=True) for tensor in (batch.latents, batch.noise, batch.timesteps)
-    )
-    noisy_latents = add_noise(latents, noise, timesteps, schedule.alphas_cumprod)
+    """The weighted error of a micro-batch, a scalar in float32."""
+    batch = batch.to(parts.device)
+    schedule = parts.noise_schedule
     # Checkpointing computes the forward pass again in the backward pass, where this choice of kernel no longer holds.
     is_plain = not parts.config.training.gradient_checkpointing
-    with parts.accelerator.autocast(), training_attention(latents) if is_plain else nullcontext():
-        conditioning = parts.texts.encode(batch.captions).framed(batch.frames.to(device, non_blocking=True))
-        model_pred = parts.components.family.predict(parts.components, noisy_latents, timesteps, conditioning)
-    goal = target(schedule.prediction_type, latents, noise, timesteps, schedule.alphas_cumprod)
-    errors = squared_error(model_pred, goal)
-    gamma = parts.config.objective.min_snr_gamma
-    if gamma > 0:
-        snr = signal_to_noise(schedule.alphas_cumprod, timesteps)
-        errors = errors * min_snr_weights(snr, gamma, schedule.prediction_type)
-    return errors.mean()
+    with training_attention(batch.latents) if is_plain else nullcontext():
+        model_pred = predict(parts, batch)
+    goal = target(schedule.prediction_type, batch.latents, batch.noise, batch.timesteps, schedule.alphas_cumprod)
+    return _weighted_error(parts, batch, model_pred, goal)
+
+
+def base_prediction_loss(parts: TrainParts, batch: Batch) -> Tensor:
+    """The weighted error against what the base model predicts for the same input, a scalar in float32."""
+    batch = batch.to(parts.device)
+    goal = base_prediction(parts, batch)
+    is_plain = not parts.config.training.gradient_checkpointing
+    with training_attention(batch.latents) if is_plain else nullcontext():
+        model_pred = predict(parts, batch)
+    return _weighted_error(parts, batch, model_pred, goal)
+
+
+def _weighted_error(parts: TrainParts, batch: Batch, model_pred: Tensor, goal: Tensor) -> Tensor:
+    schedule, objective = parts.noise_schedule, parts.config.objective
+    errors = error(objective, model_pred, goal, batch.timesteps, schedule.alphas_cumprod)
+    snr = signal_to_noise(schedule.alphas_cumprod, batch.timesteps)
+    return (errors * loss_weights(objective, snr, schedule.prediction_type)).mean()
 
 
 @dataclass
 class FiniteGuard:
     """Keeps NaN and Inf out of the weights and says in which step they came.
 
-    On a CPU the loss is looked at before the update. On a GPU that would wait for it in each step; there the optimizer's
-    kernel is told, on the device, to skip the update, and the flags are read in `check`, which the loop calls before it
-    reports or saves anything.
+    On a CPU the loss is looked at before the update. On a GPU that would wait for it in each step; there an optimizer
+    whose kernel can is told, on the device, to skip the update (`can_skip`), and the flags are read in `check`, which the
+    loop calls before it reports or saves anything.
     """
 
     deferred: bool
@@ -132,6 +153,11 @@ class FiniteGuard:
         for (result, _), is_broken in zip(pending, flags, strict=True):
             if is_broken:
                 raise _non_finite(result)
+
+
+def can_skip(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimizer looks at `found_inf` on the device, as torch's fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def _non_finite(result: StepResult) -> NonFiniteLossError:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from trainer.data.batches import frames_of
+from trainer.data.captions import settled
 from trainer.data.examples import Example
 from trainer.data.randomness import generator_for
 from trainer.objectives.diffusion import add_noise, evenly_spread_timesteps, target
-from trainer.objectives.weighting import squared_error
+from trainer.objectives.losses import squared_error
+from trainer.training.base_prediction import evaluating
 from trainer.training.state import TrainParts
 
 
@@ -38,28 +37,15 @@ def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.
     noisy_latents = add_noise(latents, noise, times, schedule.alphas_cumprod)
     goal = target(schedule.prediction_type, latents, noise, times, schedule.alphas_cumprod)
     frames = frames_of([example] * len(timesteps), [False] * len(timesteps)).to(device)
+    caption = settled(example.caption, parts.config.data)
     errors: list[torch.Tensor] = []
     size = parts.config.training.batch_size
     for start in range(0, len(timesteps), size):
         chunk = slice(start, start + size)
         with parts.accelerator.autocast():
-            conditioning = parts.texts.encode([example.caption] * len(timesteps[chunk])).framed(frames[chunk])
+            conditioning = parts.texts.encode([caption] * len(timesteps[chunk])).framed(frames[chunk])
             model_pred = parts.components.family.predict(
                 parts.components, noisy_latents[chunk], times[chunk], conditioning
             )
         errors.append(squared_error(model_pred, goal[chunk]))
     return torch.cat(errors)
-
-
-@contextmanager
-def evaluating(parts: TrainParts) -> Iterator[None]:
-    """Dropout off for a while."""
-    models = (parts.components.unet, *parts.components.text_encoders.values())
-    modes = [model.training for model in models]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
