@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--method", default="lora", help="ours; the script has plain LoRA always")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--side", choices=["ours", "script"], help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
@@ -109,7 +110,7 @@ def _config(options: argparse.Namespace) -> Any:
         {
             "model": {"base": options.base},
             "data": {"dataset": options.dataset, "resolution": options.resolution, "bucket_step": 16, "buckets": False},
-            "adapter": {"method": "lora", "unet": lora},
+            "adapter": {"method": options.method, "unet": lora},
             "training": {"steps": 100000, "batch_size": options.batch_size},
         }
     )

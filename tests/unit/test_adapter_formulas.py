@@ -263,6 +263,10 @@ def test_adalora_takes_ranks_where_they_are_not_needed_and_exports_what_is_left(
         expected = 0.75 * change.up @ torch.diag(change.values) @ change.down
         torch.testing.assert_close(module.delta_weight(torch.zeros(12, 8)), expected)
     assert "4 of 8 ranks" in method.outcome()
+    # An average over the steps is not zero where a rank was taken.
+    idle.values.data.fill_(0.1)
+    assert "4 of 8 ranks" in method.outcome()
+    assert not method.export_modules()["unet.1"].delta_weight(torch.zeros(12, 8)).any()
 
 
 def test_a_triplet_may_come_back() -> None:

@@ -16,7 +16,7 @@ from trainer.config.adapter import METHODS, AdapterConfig, Method, TextEncoderLo
 from trainer.config.adapter_size import num_parameters
 from trainer.config.optimizer import AdamWConfig
 from trainer.errors import ConfigError, RunError
-from trainer.lora_files.file import read_lora, write_lora
+from trainer.lora_files.file import AdapterModule, LoraModule, read_lora, write_lora
 from trainer.lora_files.layouts import canonical_modules
 from trainer.models.components import Components, load_components
 from trainer.objects import load_object
@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "pissa": {"init": "pissa"},
     "olora": {"method": "rslora", "init": "olora"},
     "orthogonal": {"method": "loraplus", "init": "orthogonal"},
+    "max norm": {"max_norm": 0.05},
     "constrained oft": {"method": "oft", "oft": {"constraint": 1e-3}},
     "loha with dropout": {"method": "loha", "module_dropout": 0.3},
 }
@@ -207,6 +208,31 @@ def test_loraplus_teaches_up_faster(loaded: Components) -> None:
     )
     rates = [learning_rate(parts, group) for group in groups]
     assert rates == pytest.approx([1e-4, 16e-4, 1e-5, 16e-5])
+
+
+def test_long_changes_are_shortened_and_others_left(loaded: Components) -> None:
+    config = AdapterConfig(unet=UnetLora(rank=4, alpha=2.0, targets="all+conv"), max_norm=0.5)
+    method = build_method(config)
+    method.attach(fresh(loaded), 0)
+    randomise(method)
+    before = {
+        path: module.delta_weight(torch.empty(module_shape(module))) for path, module in method.export_modules().items()
+    }
+    short = [path for path, delta in before.items() if delta.norm() <= 0.5]
+    assert 0 < len(short) < len(before)
+    saved = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    method.after_step(1, 6)
+    after = method.export_modules()
+    for path, delta in before.items():
+        expected = delta * min(1.0, 0.5 / float(delta.norm()))
+        torch.testing.assert_close(after[path].delta_weight(delta), expected, rtol=1e-4, atol=1e-6)
+    state = method.state_dict()
+    assert all(torch.equal(state[name], saved[name]) for name in state if name.rpartition(".")[0] in short)
+
+
+def module_shape(module: AdapterModule) -> tuple[int, ...]:
+    assert isinstance(module, LoraModule)
+    return (module.up.shape[0], *module.down.shape[1:])
 
 
 def test_who_does_not_read_the_file_is_said(loaded: Components) -> None:

@@ -76,6 +76,7 @@ def test_unknown_key_names_the_nearest_one() -> None:
         ({"adapter.method": "loha", "adapter.dropout": 0.1}, "adapter.dropout"),
         ({"adapter.init": "pissa", "adapter.dropout": 0.1}, "adapter.dropout"),
         ({"adapter.module_dropout": 0.1}, "adapter.module_dropout"),
+        ({"adapter.method": "dora", "adapter.max_norm": 1.0}, "adapter.max_norm"),
         ({"adapter.method": "oft", "adapter.init": "pissa"}, "adapter.init"),
         ({"adapter.method": "ia3", "adapter.unet.targets": "all+conv"}, "adapter.unet.targets"),
         (

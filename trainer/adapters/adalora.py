@@ -18,8 +18,8 @@ _TRAINED = ("up", "values", "down")
 class AdaloraChange(Change):
     """ΔW = alpha / rank * P diag(λ) Q with the rank at the start; P is `up`, Q `down`, λ `values`.
 
-    The buffers are the smoothed sensitivity |w ∇w| of each weight and its uncertainty (equations 9 and 10), and which of the
-    values may differ from zero.
+    The buffers are the smoothed sensitivity |w ∇w| of each weight and its uncertainty (equations 9 and 10), which of the
+    values are kept, and whether that is final.
     """
 
     def __init__(self, _config: AdapterConfig, site: Site) -> None:
@@ -35,16 +35,18 @@ class AdaloraChange(Change):
                 self.register_buffer(f"{name}_{statistic}", torch.zeros_like(weight, requires_grad=False))
         self.kept: Tensor
         self.register_buffer("kept", torch.ones_like(self.values, requires_grad=False))
+        self.fixed: Tensor
+        self.register_buffer("fixed", torch.zeros_like(self.values[:1], requires_grad=False))
 
     def module(self, tensors: Mapping[str, Tensor]) -> LoraModule:
         """The change as a plain LoRA, λ folded into `up`."""
-        up = tensors["up"] * tensors["values"].view(1, -1, *(1 for _ in tensors["up"].shape[2:]))
+        up = tensors["up"] * effective_values(tensors).view(1, -1, *(1 for _ in tensors["up"].shape[2:]))
         return LoraModule(tensors["down"], up, self._scale * up.shape[1])
 
     @property
     def rank(self) -> int:
         """How many values are not zero."""
-        return int(torch.count_nonzero(self.values))
+        return int(torch.count_nonzero(effective_values(self.named())))
 
     def penalty(self) -> Tensor:
         """How far the directions are from orthogonal: ‖PᵀP - I‖² + ‖QQᵀ - I‖² (equation 4)."""
@@ -83,6 +85,11 @@ class AdaloraChange(Change):
         self.values.mul_(self.kept)
 
 
+def effective_values(tensors: Mapping[str, Tensor]) -> Tensor:
+    """λ; once the ranks are fixed without those that are not kept, which an average over the steps would still hold."""
+    return tensors["values"] * (1 - tensors["fixed"] * (1 - tensors["kept"]))
+
+
 class AdaloraMethod(ChangedWeights):
     """AdaLoRA. The ranks of a part of the model are one budget, shared by all of its layers."""
 
@@ -118,6 +125,7 @@ class AdaloraMethod(ChangedWeights):
             if decides or step > end:
                 for change in changes:
                     change.mask()
+                    change.fixed.fill_(float(step >= end))
 
     def export_modules(self) -> dict[str, AdapterModule]:
         """Plain LoRA of the rank that each layer has now; one without any is written as rank 1 of zeros.
@@ -127,7 +135,7 @@ class AdaloraMethod(ChangedWeights):
         modules = super().export_modules()
         for path, change in self.changes().items():
             module = cast(LoraModule, modules[path])
-            used = torch.nonzero(cast(AdaloraChange, change).values.detach()).flatten()
+            used = torch.nonzero(effective_values(change.named()).detach()).flatten()
             used = used if len(used) else used.new_zeros(1)
             modules[path] = LoraModule(module.down[used], module.up[:, used], module.scale * len(used))
         return modules

@@ -188,13 +188,15 @@ class ChangedWeights:
 
     def notes(self) -> list[str]:
         """Which tools do not read the file, and where a low rank is higher than a layer can use."""
-        kinds = {kind_label(facts_of(module), module.tensors()) for module in self.export_modules().values()}
+        modules = self.export_modules().values()
+        kinds = {kind_label(facts_of(module), module.tensors()) for module in modules}
         deaf = [tool.title for tool in TARGETS.values() if not kinds <= tool.kinds]
         notes = []
         if deaf:
-            title = METHODS[self._config.method].title
+            base = " with --base" if any(module.needs_original() for module in modules) else ""
             notes.append(
-                f"{title} files are not applied by {', '.join(deaf)}; `inkwash lora resize` makes a plain LoRA of one."
+                f"{METHODS[self._config.method].title} files are not applied by {', '.join(deaf)}; `inkwash lora resize`{base} "
+                "makes a plain LoRA of one."
             )
         if kinds <= {"lora", "dora by input", "dora by output"}:
             notes += rank_notes(self._config, {path: layer.weight.shape for path, layer in self._layers.items()})

@@ -97,8 +97,19 @@ class LoraMethod:
         """None."""
         return
 
+    @torch.no_grad()
     def after_step(self, step: int, total_steps: int) -> None:
-        """Nothing."""
+        """Shorten the changes that are longer than `max_norm`, both factors alike."""
+        if not self._config.max_norm:
+            return
+        for layer in self._layers.values():
+            down, up = _weights(layer)
+            rows, columns = down.flatten(1), up.flatten(1)
+            # ‖up down‖² from two small matrices, not from the large one that they make.
+            squares = ((columns.T @ columns) * (rows @ rows.T)).sum().clamp(min=0)
+            ratio = (self._config.max_norm / (layer.scaling[_ADAPTER] * squares.sqrt())).clamp(max=1).sqrt()
+            down.mul_(ratio)
+            up.mul_(ratio)
 
     def export_modules(self) -> dict[str, AdapterModule]:
         """The layers with their weights and alpha."""

@@ -102,6 +102,8 @@ class AdapterConfig(Settings):
     """Share of the LoRA's inputs dropped at random while training. A little (0.1) against overfitting of tiny sets. For lora, rslora and loraplus."""
     module_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the layers whose change is left out of a training step at random, against overfitting. For all methods but lora, rslora and loraplus from a random start."""
+    max_norm: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Longest that the change of a layer may get; a longer one is shortened after each step (kohya's scale_weight_norms; 1 is usual). 0: no limit. For lora, rslora and loraplus."""
     init: Literal["random", "orthogonal", "pissa", "olora"] = "random"
     """Where lora, rslora and loraplus start: at random, in directions at right angles, in the strongest of the base (PiSSA), or in those of its QR (OLoRA). PiSSA and OLoRA make files of twice the rank."""
     loraplus: LoraPlusSettings = LoraPlusSettings()
@@ -173,6 +175,8 @@ def adapter_faults(config: AdapterConfig) -> list[tuple[str, str]]:
     is_random = config.init in ("random", "orthogonal")
     if config.dropout and not (config.method in PLAIN and is_random):
         faults.append(("adapter.dropout", f"{_start(config)} has none: set it to 0, or use adapter.module_dropout"))
+    if config.max_norm and not (config.method in PLAIN and is_random):
+        faults.append(("adapter.max_norm", f"{_start(config)} has none: set it to 0"))
     if config.module_dropout and config.method in PLAIN and is_random:
         faults.append(("adapter.module_dropout", f"{method} has none: set it to 0, or use adapter.dropout"))
     if config.init != "random" and config.method not in PLAIN:

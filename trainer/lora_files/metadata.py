@@ -108,6 +108,8 @@ def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
         "ss_keep_tokens": config.data.keep_tags,
         "ss_training_comment": config.note,
     }
+    if config.adapter.max_norm:
+        values["ss_scale_weight_norms"] = config.adapter.max_norm
     if facts.base_sha256:
         values["ss_new_sd_model_hash"] = facts.base_sha256
     return {key: _text(value) for key, value in values.items()}
