@@ -51,7 +51,7 @@ class Links:
     tabs: gr.Tabs
     """The row of tabs, as an output that opens one."""
     current: gr.Tab | None = None
-    """The tab that is being built, set by `app.main`."""
+    """The tab that is being built, set by `app.page`."""
 
     @property
     def tab(self) -> gr.Tab:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import logging.handlers
@@ -19,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from app.security import PASSWORD_VARIABLE, app_options, check_password, is_loopback
+from app.startup import remembered_signatures
 from trainer.errors import ResourceError, RunError
 from trainer.files import write_json
 from trainer.locks import FileLock, is_locked
@@ -165,29 +167,32 @@ def _serve(data: DataFolder, options: argparse.Namespace, port: int, build_page:
     if not is_loopback(options.host):
         print("Note: everyone who knows the password can use the app. The connection is not encrypted.", flush=True)
     clock = QueueClock(data)
-    page = build_page(Services(data))
-    # Before launch: gradio waits for the first answer of the page, and a failure there must not leave a thread.
-    _, local_url, _ = page.launch(
-        server_name=options.host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        run_history=False,
-        footer_links=[],
-        show_error=False,
-        max_file_size=_MAX_UPLOAD,
-        strict_cors=True,
-        allowed_paths=[str(path) for path in served_folders(data)],
-        theme=make_theme(),
-        css_paths=[CSS_PATH],
-        head=head(),
-        app_kwargs=app_options(options.host, data.runs, options.password),
-    )
+    with remembered_signatures():
+        page = build_page(Services(data))
+        # Before launch: gradio waits for the first answer of the page, and a failure there must not leave a thread.
+        _, local_url, _ = page.launch(
+            server_name=options.host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            run_history=False,
+            footer_links=[],
+            show_error=False,
+            max_file_size=_MAX_UPLOAD,
+            strict_cors=True,
+            allowed_paths=[str(path) for path in served_folders(data)],
+            theme=make_theme(),
+            css_paths=[CSS_PATH],
+            head=head(),
+            app_kwargs=app_options(options.host, data.runs, options.password),
+        )
+    gc.freeze()
+    gc.enable()
     url = local_url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - for people to open
     write_json(data.root / "ui.json", {"url": url, "pid": os.getpid()})
     print(f"Inkwash runs at {url}\nData folder: {data.root}\nCtrl-C closes it; jobs that run go on.", flush=True)

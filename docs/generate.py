@@ -114,7 +114,8 @@ def events_page() -> str:
 
 
 def _tree(cls: type[errors.InkwashError]) -> list[type[errors.InkwashError]]:
-    return [cls] + [sub for child in cls.__subclasses__() for sub in _tree(child)]
+    # Errors of one module's own, which are there only where it was imported, reach no user by their name.
+    return [cls] + [sub for child in cls.__subclasses__() if not child.__name__.startswith("_") for sub in _tree(child)]
 
 
 PAGES = {

@@ -303,7 +303,7 @@ def test_a_busy_port_is_skipped_or_refused() -> None:
 def test_the_built_page_has_loaded_no_torch(tmp_path: Path) -> None:
     code = (
         "import json, sys; from pathlib import Path\n"
-        "from app.main import build_page; from app.services.context import Services\n"
+        "from app.page import build_page; from app.services.context import Services\n"
         "from trainer.paths import DataFolder\n"
         "build_page(Services(DataFolder(Path(sys.argv[1]))))\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"

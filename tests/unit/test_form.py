@@ -9,7 +9,7 @@ import gradio as gr
 import pytest
 
 from app.form import Form, from_widget, info, label, make_widget, to_widget
-from app.main import build_page
+from app.page import build_page
 from app.services.context import Services
 from app.tabs import train
 from trainer.config.base import Level

@@ -46,7 +46,7 @@ def loaded_after(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import app.main",
+        "import app.page",
         "from trainer.cli.main import build_parser; build_parser()",
     ],
 )
