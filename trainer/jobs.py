@@ -41,7 +41,7 @@ JOBS: dict[str, JobKind] = {
     "train": JobKind("trainer.training.job:train", "Training", is_resumable=True),
     "compare": JobKind("trainer.sampling.compare:compare", "Before and after"),
     "generate": JobKind("trainer.sampling.job:generate", "Generation", stays_warm=True),
-    "tool": JobKind("trainer.tools.job:work", "LoRA tool"),
+    "tool": JobKind("trainer.tools.job:work", "LoRA tool", needs_device=False),
     "download": JobKind("trainer.base_models.download:download", "Download", needs_device=False),
 }
 

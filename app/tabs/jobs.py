@@ -34,7 +34,7 @@ class JobsTab:
         self._ids = gr.State([])
         self._seen = gr.State({})
         gr.HTML(
-            '<div class="hint">Choose a job to see what it did. One at a time has the device; downloads go on beside it.</div>',
+            '<div class="hint">Choose a job to see what it did. One at a time has the device; downloads and LoRA tools go on beside it.</div>',
             padding=False,
         )
         self._table = gr.Dataframe(

@@ -14,7 +14,7 @@ from tests.tiny_model import make_tiny_model
 from trainer.adapters.method import AdapterMethod, build_method, part_settings
 from trainer.config.adapter import METHODS, AdapterConfig, Method, TextEncoderLora, UnetLora, adapter_faults
 from trainer.config.adapter_size import num_parameters
-from trainer.config.optimizer import AdamWConfig
+from trainer.config.optimizer import OptimizerConfig
 from trainer.errors import ConfigError, RunError
 from trainer.lora_files.file import AdapterModule, LoraModule, read_lora, write_lora
 from trainer.lora_files.layouts import canonical_modules
@@ -152,7 +152,7 @@ def train(components: Components, method: AdapterMethod, optimizer: torch.optim.
 @ALL
 def test_it_learns_and_goes_on_bit_by_bit(loaded: Components, case: str) -> None:
     rate = RATES.get(case, 3e-3)
-    config = AdamWConfig(unet_learning_rate=rate, text_encoder_learning_rate=rate)
+    config = OptimizerConfig(unet_learning_rate=rate, text_encoder_learning_rate=rate)
     components = fresh(loaded)
     method = attached(components, case)
     optimizer = build(config, method.parameter_groups())
@@ -203,7 +203,7 @@ def test_loraplus_teaches_up_faster(loaded: Components) -> None:
     ups = {tensor.data_ptr() for name, tensor in state.items() if name.endswith(".up")}
     assert {weight.data_ptr() for name in ("unet up", "text_encoder up") for weight in groups[name]} == ups
     parts: Any = SimpleNamespace(
-        config=SimpleNamespace(optimizer=AdamWConfig(unet_learning_rate=1e-4, text_encoder_learning_rate=1e-5)),
+        config=SimpleNamespace(optimizer=OptimizerConfig(unet_learning_rate=1e-4, text_encoder_learning_rate=1e-5)),
         adapter=method,
     )
     rates = [learning_rate(parts, group) for group in groups]
