@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from app.messages import handler
+
+_UNSEEN_SECONDS = 15.0
 
 
 class Letter(NamedTuple):
@@ -52,6 +54,8 @@ class Links:
     """The row of tabs, as an output that opens one."""
     current: gr.Tab | None = None
     """The tab that is being built, set by `app.page`."""
+    clocks: list[tuple[gr.Tab, gr.Timer, float]] = field(default_factory=list)
+    """The tabs' timers, and the seconds that each is to tick while its tab is seen."""
 
     @property
     def tab(self) -> gr.Tab:
@@ -59,6 +63,16 @@ class Links:
         if self.current is None:
             raise ValueError("no tab is being built")
         return self.current
+
+    def clock(self, seconds: float) -> gr.Timer:
+        """A timer that ticks every so often while the tab being built is seen, and seldom while it is not.
+
+        Every tick makes the browser look through the whole page: five tabs that ticked at once kept it from doing
+        anything else.
+        """
+        timer = gr.Timer(_UNSEEN_SECONDS)
+        self.clocks.append((self.tab, timer, seconds))
+        return timer
 
     def on_show(
         self, function: Callable[..., Any], inputs: Sequence[Any] | None = None, outputs: Sequence[Any] | None = None
@@ -77,6 +91,21 @@ class Links:
 def send(content: Any, tab: str) -> tuple[Letter, dict[str, Any]]:
     """The two outputs that deliver `content` to a mailbox and open the tab with that id (its file's name)."""
     return Letter(content, time.time()), gr.update(selected=tab)
+
+
+def wind_clocks(links: Links) -> None:
+    """Let the clocks of the tab that is opened tick, and all others seldom. Once, when all tabs are built."""
+    timers = [timer for _, timer, _ in links.clocks]
+    for opened in links.tabs.children:
+        if isinstance(opened, gr.Tab):
+            values = [seconds if tab is opened else _UNSEEN_SECONDS for tab, _, seconds in links.clocks]
+            opened.select(
+                lambda values=values: [gr.Timer(value) for value in values],
+                None,
+                timers,
+                queue=False,
+                show_progress="hidden",
+            )
 
 
 def make_links(page: gr.Blocks, tabs: gr.Tabs) -> Links:

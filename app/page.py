@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.links import Links, make_links
+from app.links import Links, make_links, wind_clocks
 from app.services.context import Services
 from app.theme import TOGGLE_JS
 
@@ -47,6 +47,7 @@ def build_page(services: Services) -> gr.Blocks:
             for name in TABS:
                 _add_tab(name, services, links)
             links.current = None
+            wind_clocks(links)
     _settle_events(page)
     return page
 

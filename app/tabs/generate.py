@@ -129,7 +129,7 @@ class GenerateTab:
             "outputs": [self._seen, self._status, self._preview, self._cancel, self._gallery, self._paths],
             **_QUIET,
         }
-        gr.Timer(_POLL_SECONDS).tick(handler(self._poll), **poll)
+        self._links.clock(_POLL_SECONDS).tick(handler(self._poll), **poll)
         links.page.load(handler(self._poll), **poll)
         start: dict[str, Any] = {
             "inputs": checked["inputs"],

@@ -73,7 +73,7 @@ class JobsTab:
             "outputs": [self._table, self._ids, self._seen, self._detail, self._log, *buttons],
             **_QUIET,
         }
-        gr.Timer(_POLL_SECONDS).tick(handler(self._poll), **poll)
+        self._links.clock(_POLL_SECONDS).tick(handler(self._poll), **poll)
         self._links.on_show(self._poll, poll["inputs"], poll["outputs"])
         self._table.select(handler(self._choose), self._ids, [self._chosen, self._ask], **_QUIET).success(
             handler(self._poll), **poll

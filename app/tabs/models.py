@@ -151,7 +151,7 @@ class ModelsTab:
             "outputs": [self._job, self._seen, self._status, self._cancel, *listed],
             **_QUIET,
         }
-        gr.Timer(_POLL_SECONDS).tick(handler(self._poll), **poll)
+        self._links.clock(_POLL_SECONDS).tick(handler(self._poll), **poll)
         self._links.page.load(handler(self._poll), **poll)
         for event in (self._fetch.click, self._id.submit):
             event(handler(self._download), [self._id, self._variant], self._job, **hidden).success(

@@ -47,7 +47,7 @@ class ToolRunView:
 
     def _wire(self) -> None:
         poll: dict[str, Any] = {"inputs": self.poll_inputs, "outputs": self.poll_outputs, **_QUIET}
-        gr.Timer(_POLL_SECONDS).tick(handler(self.poll), **poll)
+        self._links.clock(_POLL_SECONDS).tick(handler(self.poll), **poll)
         self._links.on_show(self.poll, self.poll_inputs, self.poll_outputs)
         self.picker.input(lambda run_id: run_id, self.picker, self.chosen, **_QUIET).success(handler(self.poll), **poll)
         self._cancel.click(handler(self._stop), self.chosen, None, **_QUIET).success(handler(self.poll), **poll)

@@ -61,7 +61,7 @@ class RunView:
 
     def _wire(self) -> None:
         poll = {"inputs": self.poll_inputs, "outputs": self.poll_outputs, **_QUIET}
-        gr.Timer(_POLL_SECONDS).tick(handler(self._poll), **poll)
+        self._links.clock(_POLL_SECONDS).tick(handler(self._poll), **poll)
         self._links.page.load(handler(self._poll), **poll)
         self.picker.input(lambda run_id: run_id, self.picker, self.chosen, **_QUIET).success(
             handler(self._poll), **poll
