@@ -80,7 +80,7 @@ def test_the_chart_of_timesteps_follows_the_form(page: Page) -> None:
 def test_choosing_a_preset_fills_the_form(page: Page) -> None:
     open_tab(page, "Train")
     page.locator("#train-preset input").first.click()
-    page.get_by_role("option", name="character").first.click()
+    page.get_by_role("option", name="SD 1.5 character").first.click()
     expect(page.locator("#train-data-resolution input").first).to_have_value("512")
     page.locator("#train-preset input").first.click()
     page.get_by_role("option", name="Embedded").first.click()
