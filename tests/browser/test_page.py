@@ -31,6 +31,8 @@ def test_every_tab_opens_and_fits_the_width(page: Page, width: int) -> None:
 
 
 def test_theme_is_toggled_and_remembered(page: Page) -> None:
+    page.watch.ignored = ("AbortError",)  # the reload cuts off polls that are under way  # type: ignore[attr-defined]
+
     def is_dark() -> bool:
         return page.evaluate("document.body.classList.contains('dark')")
 
