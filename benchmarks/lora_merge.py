@@ -22,6 +22,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from trainer.lora_files.file import LoraModule, write_lora
 from trainer.lora_tools.changes import Change
 from trainer.lora_tools.compress import compress_layer
