@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Sequence
 
@@ -14,19 +13,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from app import server
 
     try:
-        options = server.parse(argv)
-        # What is made until the page answers stays for good, and looking for garbage in it took a sixth of the time.
-        gc.disable()
-        from app.page import build_page
-
-        return server.run(options, build_page)
+        return server.run(server.parse(argv))
     except InkwashError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    finally:
-        gc.enable()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -49,6 +49,12 @@ def clock(moment: float | None) -> str:
 def badge(state: RunState) -> str:
     """A run's state."""
     return f'<span class="badge {state.value}">{STATE_TITLES[state]}</span>'
+
+
+def definitions(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and what they stand for; nothing where there are none."""
+    inner = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in rows)
+    return f'<dl class="recipe">{inner}</dl>' if inner else ""
 
 
 def empty(message: str) -> str:

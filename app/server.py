@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import logging.handlers
@@ -14,13 +13,12 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from app.security import PASSWORD_VARIABLE, app_options, check_password, is_loopback
-from app.startup import remembered_signatures
+from app.startup import quick_start
 from trainer.errors import ResourceError, RunError
 from trainer.files import write_json
 from trainer.locks import FileLock, is_locked
@@ -52,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace, build_page: Callable[[Any], Any]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C or SIGTERM. Returns the exit code.
 
     Raises: ConfigError: other machines reach the host, and there is no password. ResourceError: the port is in use, or
@@ -68,7 +66,7 @@ def run(options: argparse.Namespace, build_page: Callable[[Any], Any]) -> int:
         return _point_to_running(data, options)
     try:
         port = choose_port(options.host, options.port)
-        return _serve(data, options, port, build_page)
+        return _serve(data, options, port)
     finally:
         (data.root / "ui.json").unlink(missing_ok=True)
         lock.__exit__(None, None, None)
@@ -159,15 +157,17 @@ def _bind(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _serve(data: DataFolder, options: argparse.Namespace, port: int, build_page: Callable[[Any], Any]) -> int:
-    from app.services.context import Services
+def _serve(data: DataFolder, options: argparse.Namespace, port: int) -> int:
     from app.services.jobs import QueueClock
-    from app.theme import CSS_PATH, head, make_theme
 
     if not is_loopback(options.host):
         print("Note: everyone who knows the password can use the app. The connection is not encrypted.", flush=True)
     clock = QueueClock(data)
-    with remembered_signatures():
+    with quick_start():
+        from app.page import build_page
+        from app.services.context import Services
+        from app.theme import CSS_PATH, head, make_theme
+
         page = build_page(Services(data))
         # Before launch: gradio waits for the first answer of the page, and a failure there must not leave a thread.
         _, local_url, _ = page.launch(
@@ -191,8 +191,6 @@ def _serve(data: DataFolder, options: argparse.Namespace, port: int, build_page:
             head=head(),
             app_kwargs=app_options(options.host, data.runs, options.password),
         )
-    gc.freeze()
-    gc.enable()
     url = local_url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - for people to open
     write_json(data.root / "ui.json", {"url": url, "pid": os.getpid()})
     print(f"Inkwash runs at {url}\nData folder: {data.root}\nCtrl-C closes it; jobs that run go on.", flush=True)

@@ -27,18 +27,10 @@ def make(family: str, path: Path) -> None:
 
     import numpy as np
 
-    from tests.ldm_layout import model_to_ldm
-    from trainer.base_models import FAMILY_FACTS
-    from trainer.models import single_file
+    from tests.ldm_layout import full_checkpoint
 
-    folder = single_file.CONFIGS / family
-    models = {"unet": single_file._empty_unet(folder), "vae": single_file._empty_vae(folder)}
-    for name in FAMILY_FACTS[family].text_encoders:
-        models[name] = single_file._empty_text_encoder(folder, name)
-    states = {part: {k: v.to("meta") for k, v in model.state_dict().items()} for part, model in models.items()}
-    ldm = model_to_ldm(family, states, 2, frozenset({2} if family == "sdxl" else {0}))
     header, position = {}, 0
-    for name, tensor in ldm.items():
+    for name, tensor in full_checkpoint(family).items():
         size = tensor.numel() * 2
         header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [position, position + size]}
         position += size

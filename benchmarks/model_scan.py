@@ -24,26 +24,18 @@ sys.path.insert(0, str(PROJECT))
 
 def headers() -> dict[str, bytes]:
     """The beginning of a file of each kind."""
-    from tests.ldm_layout import model_to_ldm
-    from trainer.base_models import FAMILY_FACTS
+    from tests.ldm_layout import full_checkpoint
     from trainer.lora_files.names import kohya_name
     from trainer.models import single_file
     from trainer.models.unet_family import unet_targets
 
-    found = {}
-    for family in ("sd1", "sdxl"):
-        folder = single_file.CONFIGS / family
-        models = {"unet": single_file._empty_unet(folder), "vae": single_file._empty_vae(folder)}
-        for name in FAMILY_FACTS[family].text_encoders:
-            models[name] = single_file._empty_text_encoder(folder, name)
-        states = {part: {k: v.to("meta") for k, v in model.state_dict().items()} for part, model in models.items()}
-        ldm = model_to_ldm(family, states, 2, frozenset({2} if family == "sdxl" else {0}))
-        found[family] = _header({name: tuple(tensor.shape) for name, tensor in ldm.items()})
-        if family == "sd1":
-            layers = [kohya_name(f"unet.{path}") for path in unet_targets(models["unet"], "attention")]
-            keys = [f"{layer}.{part}" for layer in layers for part in ("lora_down.weight", "lora_up.weight")]
-            found["lora"] = _header(dict.fromkeys(keys, (16, 320)))
-    return found
+    shapes = {family: {k: tuple(v.shape) for k, v in full_checkpoint(family).items()} for family in ("sd1", "sdxl")}
+    layers = [
+        kohya_name(f"unet.{path}")
+        for path in unet_targets(single_file._empty_unet(single_file.CONFIGS / "sd1"), "attention")
+    ]
+    keys = [f"{layer}.{part}" for layer in layers for part in ("lora_down.weight", "lora_up.weight")]
+    return {kind: _header(found) for kind, found in (shapes | {"lora": dict.fromkeys(keys, (16, 320))}).items()}
 
 
 def _header(shapes: dict[str, tuple[int, ...]]) -> bytes:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.ldm_names import ldm_path
+from trainer.base_models import FAMILY_FACTS
 from trainer.base_models.detection import TEXT_PREFIXES, UNET_PREFIX
+from trainer.models import single_file
 
 _VAE = (
     (r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2"),
@@ -97,6 +99,20 @@ def model_to_ldm(
         convert = clip_to_ldm if prefix.endswith("transformer.") else open_clip_to_ldm
         ldm |= convert(parts[name], prefix)
     return ldm
+
+
+def full_size(family: str) -> dict[str, State]:
+    """Names and shapes of the published architecture, by part, from the bundled configurations; no data."""
+    folder = single_file.CONFIGS / family
+    models: dict[str, nn.Module] = {"unet": single_file._empty_unet(folder), "vae": single_file._empty_vae(folder)}
+    for name in FAMILY_FACTS[family].text_encoders:
+        models[name] = single_file._empty_text_encoder(folder, name)
+    return {part: {k: v.to("meta") for k, v in model.state_dict().items()} for part, model in models.items()}
+
+
+def full_checkpoint(family: str) -> dict[str, Tensor]:
+    """All tensors of a published checkpoint by their names there, without data."""
+    return model_to_ldm(family, full_size(family), 2, frozenset({2} if family == "sdxl" else {0}))
 
 
 def tiny_checkpoint(folder: Path, path: Path, family: str, **extra: Tensor) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.base_models import FAMILY_FACTS, BaseModelInfo, list_base_models
+from trainer.base_models.download import start_download
 from trainer.base_models.scan import (
     add_model_folder,
     known_sha256,
@@ -15,11 +16,8 @@ from trainer.base_models.scan import (
     remove_model_folder,
     scan_models,
 )
-from trainer.config.loading import build_download_config
 from trainer.errors import ModelFileError
-from trainer.jobs import enqueue
 from trainer.paths import DataFolder
-from trainer.runs import create_run
 from trainer.units import size
 
 Progress = Callable[[int, int], None]
@@ -41,10 +39,14 @@ class ModelService:
     def __init__(self, data: DataFolder) -> None:
         self._data = data
 
-    def models(self, search: str = "") -> list[BaseModelInfo]:
-        """The base models whose name, title, family or path has all words of `search`."""
-        words = search.casefold().split()
-        return [model for model in list_base_models(self._data) if _has(model, words)]
+    def overview(self, search: str = "") -> tuple[list[BaseModelInfo], list[Place]]:
+        """The base models whose name, title, family or path has all words of `search`; and other programs' folders.
+
+        One look at the disk for both: folders hold thousands of files.
+        """
+        models, words = list_base_models(self._data), search.casefold().split()
+        places = [Place(folder, _count_below(folder, models)) for folder in model_folders(self._data)]
+        return [model for model in models if _has(model, words)], places
 
     def model(self, name: str) -> BaseModelInfo:
         """The model of that name. Raises ModelFileError."""
@@ -75,19 +77,10 @@ class ModelService:
         """Its SHA-256, by which download sites and other programs know it."""
         return model_sha256(self._data, model.path, progress)
 
-    def places(self) -> list[Place]:
-        """The folders of other programs."""
-        models = list_base_models(self._data)
-        return [
-            Place(folder, sum(1 for model in models if model.path.is_relative_to(folder)))
-            for folder in model_folders(self._data)
-        ]
-
     def add_place(self, folder: str, progress: Progress) -> Place:
         """Use a folder's models in place from now on. Raises ConfigError."""
         path = add_model_folder(self._data, folder)
-        scan_models(self._data, progress)
-        return next(place for place in self.places() if place.folder == path)
+        return Place(path, _count_below(path, scan_models(self._data, progress)))
 
     def remove_place(self, folder: str) -> None:
         """Forget a folder; its files stay. Raises ConfigError."""
@@ -95,16 +88,17 @@ class ModelService:
 
     def download(self, model_id: str, variant: str) -> str:
         """Start to fetch a model; returns the job's id. Raises ConfigError."""
-        config = build_download_config({"model_id": model_id, "variant": variant})
-        run = create_run(self._data, "download", config.model_id, config.model_dump(mode="json"))
-        enqueue(run, self._data)
-        return run.id
+        return start_download(self._data, model_id, variant).id
 
 
 def predicts(model: BaseModelInfo) -> str:
     """What a model predicts, in the field's words."""
     kind = {"epsilon": "noise (epsilon)", "v_prediction": "velocity (v)", "": _UNTOLD}[model.traits.prediction_type]
     return f"{kind}, zero terminal SNR" if model.traits.zero_terminal_snr else kind
+
+
+def _count_below(folder: Path, models: list[BaseModelInfo]) -> int:
+    return sum(model.path.is_relative_to(folder) for model in models)
 
 
 def _has(model: BaseModelInfo, words: list[str]) -> bool:

@@ -161,7 +161,7 @@ class TrainingService:
 
     def file_bytes(self, config: RunConfig) -> int:
         """The size that the LoRA file will have, from the shapes of the base model's layers; 0 where they cannot be read."""
-        total = 0
+        total, model = 0, self._base_path(config.model.base)
         unet, text = config.adapter.unet, config.adapter.text_encoder
         for part, lora, chosen in (
             ("unet", unet, lambda name, shape: _is_unet_target(name, shape, unet.targets)),
@@ -171,13 +171,14 @@ class TrainingService:
             ),
         ):
             if lora.rank:
-                layers = [item for item in self._layer_shapes(config.model.base, part) if chosen(*item)]
+                layers = [item for item in self._layer_shapes(model / part) if chosen(*item)]
                 total += sum(num_parameters(config.adapter, lora.rank, name, shape) for name, shape in layers)
         return total * _BYTES[config.save.precision]
 
-    def _layer_shapes(self, base: str, part: str) -> list[tuple[str, tuple[int, ...]]]:
-        known = {info.name: info.path for info in self.bases()}
-        folder = known.get(base, Path(base).expanduser()) / part
+    def _base_path(self, base: str) -> Path:
+        return next((info.path for info in self.bases() if info.name == base), Path(base).expanduser())
+
+    def _layer_shapes(self, folder: Path) -> list[tuple[str, tuple[int, ...]]]:
         for path in sorted(folder.glob("*.safetensors")):
             key = (str(path), path.stat().st_mtime)
             if key not in self._shapes:

@@ -134,10 +134,7 @@ class JobsTab:
 
     def _text(self, row: JobRow) -> str:
         history = self._jobs.history(row.id)
-        lines = [
-            f"<dt>{render.text(key)}</dt><dd>{render.text(_short(value))}</dd>" for key, value in history.result.items()
-        ]
-        result = f'<dl class="recipe">{"".join(lines)}</dl>' if lines else ""
+        result = render.definitions((key, _short(value)) for key, value in history.result.items())
         folder = f'<div class="hint">Folder: {render.text(history.run.folder)}</div>'
         return render.status(row, history) + result + folder
 

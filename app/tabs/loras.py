@@ -236,7 +236,7 @@ class LorasTab:
             ("File", f"{entry.path.name}, {size(entry.size_bytes)}, {render.clock(entry.modified)}"),
             ("SHA-256", self._service.sha256(entry)),
         ]
-        return head + _definitions(rows)
+        return head + render.definitions(rows)
 
 
 def _summary(entries: list[LibraryEntry], search: str) -> str:
@@ -246,11 +246,6 @@ def _summary(entries: list[LibraryEntry], search: str) -> str:
     if search.strip():
         return render.empty("No LoRA has these words.")
     return render.empty("No LoRAs yet. Train one, or drop a .safetensors file to import it.")
-
-
-def _definitions(rows: list[tuple[str, str]]) -> str:
-    inner = "".join(f"<dt>{render.text(name)}</dt><dd>{render.text(value)}</dd>" for name, value in rows)
-    return f'<dl class="recipe">{inner}</dl>'
 
 
 def _download_link(entry: LibraryEntry) -> str:
@@ -272,7 +267,7 @@ def _metadata_html(entry: LibraryEntry) -> str:
         )
         for key, value in sorted(metadata.items())[:_MAX_METADATA_ROWS]
     ]
-    return f'<details class="metadata"><summary>Metadata of the file ({len(metadata)})</summary>{_definitions(rows)}</details>'
+    return f'<details class="metadata"><summary>Metadata of the file ({len(metadata)})</summary>{render.definitions(rows)}</details>'
 
 
 def build(services: Services, links: Links) -> LorasTab:

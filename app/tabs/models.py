@@ -162,8 +162,7 @@ class ModelsTab:
     # --- what the user does --------------------------------------------------------------------------------------
 
     def _list(self, search: str) -> dict[Any, Any]:
-        models = self._service.models(search or "")
-        places = self._service.places()
+        models, places = self._service.overview(search or "")
         choices = [(f"{place.folder} ({place.count})", str(place.folder)) for place in places]
         return {
             self._table: gr.update(value=[_cells(model) for model in models[:_MAX_ROWS]]),
@@ -218,13 +217,10 @@ class ModelsTab:
         }
 
     def _about_html(self, model: BaseModelInfo) -> str:
-        rows = "".join(
-            f"<dt>{render.text(name)}</dt><dd>{render.text(value)}</dd>" for name, value in self._service.facts(model)
-        )
         problem = f'<div class="run-error">{render.text(model.problem)}</div>' if model.problem else ""
         about = f'<div class="hint">{render.text(model.description)}</div>' if model.description else ""
         title = f'<div class="section-title">{render.text(model.title)}</div>'
-        return f'{title}{about}{problem}<dl class="recipe">{rows}</dl>'
+        return f"{title}{about}{problem}{render.definitions(self._service.facts(model))}"
 
     def _poll(self, job: str | None, seen: Any, search: str) -> Any:
         job = job or self._jobs.newest("download")

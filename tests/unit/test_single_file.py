@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.ldm_layout import model_to_ldm, tiny_checkpoint
+from tests.ldm_layout import full_checkpoint, full_size, tiny_checkpoint
 from tests.tiny_model import make_tiny_model
 from trainer.base_models.detection import detect
 from trainer.base_models.families import FAMILY_FACTS
@@ -184,23 +184,12 @@ def test_missing_tensors_are_named_before_anything_is_loaded(
         load_components(str(path), DataFolder(tmp_path), CPU, torch.float32)
 
 
-def full_size(family: str) -> dict[str, dict[str, Tensor]]:
-    """Shapes of the published architecture, from the bundled configurations."""
-    folder = single_file.CONFIGS / family
-    models = {"unet": single_file._empty_unet(folder), "vae": single_file._empty_vae(folder)}
-    for name in FAMILY_FACTS[family].text_encoders:
-        models[name] = single_file._empty_text_encoder(folder, name)
-    return {name: dict(model.state_dict()) for name, model in models.items()}
-
-
 @pytest.mark.parametrize("family", list(FAMILY_FACTS))
 def test_the_full_key_sets_convert_completely(family: str) -> None:
     parts = full_size(family)
     for name, count in PARAMETERS[family].items():
         assert sum(tensor.numel() for tensor in parts[name].values()) == count, name
-    meta = {name: {key: value.to("meta") for key, value in state.items()} for name, state in parts.items()}
-    without_attention = frozenset({2} if family == "sdxl" else {0})
-    ldm = model_to_ldm(family, meta, 2, without_attention)
+    ldm = full_checkpoint(family)
     for name, shape in LANDMARKS[family].items():
         assert tuple(ldm[name].shape) == shape
     shapes = {name: tuple(tensor.shape) for name, tensor in ldm.items()}

@@ -26,8 +26,9 @@ from trainer.lora_files.metadata import TrainingFacts, build_metadata
 from trainer.lora_tools.anatomy import lora_anatomy, missing_layers
 from trainer.objects import load_object
 from trainer.paths import DataFolder
+from trainer.progress import StageProgress
 from trainer.runs import Run, RunState, create_run, list_runs
-from trainer.tools.job import FIGURES_NAME, PICTURE_NAME, REPORT_NAME, StageProgress
+from trainer.tools.job import FIGURES_NAME, PICTURE_NAME, REPORT_NAME
 from trainer.worker import work
 
 Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -249,7 +250,7 @@ def test_progress_is_told_with_the_time_left_and_not_too_often(
 ) -> None:
     told: list[Stage] = []
     clock = iter(range(10_000))
-    monkeypatch.setattr("trainer.tools.job.time.monotonic", lambda: next(clock) / 100)
+    monkeypatch.setattr("trainer.progress.time.monotonic", lambda: next(clock) / 100)
     run = create_run(data, "tool", "merge", {})
     progress = StageProgress(JobContext(run, told.append))  # type: ignore[arg-type]
     for done in range(1, 201):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickletools
 import zipfile
@@ -14,7 +15,7 @@ from trainer.base_models.families import FAMILY_FACTS, VELOCITY_RESOLUTION
 from trainer.base_models.folders import PRECISIONS
 from trainer.base_models.info import BaseModelInfo, Traits
 from trainer.errors import Finding, LoraFileError, ModelFileError
-from trainer.lora_files.header import read_header
+from trainer.lora_files.header import TensorEntry, read_entries
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 _MAX_NAMES_BYTES = 64 * 2**20
@@ -43,19 +44,21 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
     """
     if path.suffix.lower() == ".ckpt":
         return CheckpointHeader(dict.fromkeys(_pickled_names(path), ()), {}, "")
+    metadata, tensors = read_model_entries(path)
+    sizes: dict[str, int] = {}
+    for entry in tensors.values():
+        sizes[entry.dtype] = sizes.get(entry.dtype, 0) + math.prod(entry.shape)
+    main = max(sizes, key=lambda dtype: sizes[dtype], default="")
+    return CheckpointHeader({key: entry.shape for key, entry in tensors.items()}, metadata, PRECISIONS.get(main, main))
+
+
+def read_model_entries(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+    """Metadata and tensors of a model's `.safetensors` file, checked as a LoRA's are. Raises ModelFileError."""
     try:
-        metadata, tensors = read_header(path)
+        return read_entries(path)
     except LoraFileError as error:
         message = error.message.replace("a LoRA", "a model")
         raise ModelFileError(message, where=str(path), fix="Download or copy the file again.") from error
-    sizes: dict[str, int] = {}
-    for dtype, shape in tensors.values():
-        count = 1
-        for side in shape:
-            count *= side
-        sizes[dtype] = sizes.get(dtype, 0) + count
-    main = max(sizes, key=lambda dtype: sizes[dtype], default="")
-    return CheckpointHeader({key: shape for key, (_, shape) in tensors.items()}, metadata, PRECISIONS.get(main, main))
 
 
 def describe_checkpoint(path: Path) -> BaseModelInfo:

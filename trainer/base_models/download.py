@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
-import time
+from functools import partial
 from typing import Any
 
 from trainer.base_models.hub import download_model
 from trainer.config.download import DownloadConfig
+from trainer.config.loading import build_download_config
 from trainer.events import Started
-from trainer.jobs import JobContext
+from trainer.jobs import JobContext, enqueue
+from trainer.paths import DataFolder
+from trainer.progress import StageProgress
+from trainer.runs import Run, create_run
 
-_REPORT_SECONDS = 0.5
+
+def start_download(data: DataFolder, model_id: str, variant: str) -> Run:
+    """Begin to fetch a model as a job of its own. Raises ConfigError: it is no id."""
+    config = build_download_config({"model_id": model_id, "variant": variant})
+    run = create_run(data, "download", config.model_id, config.model_dump(mode="json"))
+    enqueue(run, data)
+    return run
 
 
 def download(context: JobContext) -> dict[str, Any]:
@@ -19,23 +29,9 @@ def download(context: JobContext) -> dict[str, Any]:
 
     Raises: Cancelled, ModelFileError, ResourceError.
     """
-
     config = DownloadConfig.model_validate(context.run.config())
     context.emit(Started(pid=os.getpid()))
     context.stage("Asking for the list of files")
-    started, first, reported = time.monotonic(), -1, 0.0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal first, reported
-        context.check_stop()
-        now = time.monotonic()
-        if first < 0:
-            first = done
-        if now - reported >= _REPORT_SECONDS or done == total:
-            reported = now
-            # What a download before this one had fetched did not take any of this time.
-            eta = (now - started) / (done - first) * (total - done) if done > first else None
-            context.stage("Downloading", done, total, eta, "bytes")
-
+    progress = partial(StageProgress(context, "bytes"), "Downloading")
     folder = download_model(config.model_id, variant=config.variant, progress=progress)
     return {"model": config.model_id, "folder": str(folder)}

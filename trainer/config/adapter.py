@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainer.config.base import BASIC, Settings
+from trainer.config.base import BASIC, Settings, foreign_settings
 
 Method = Literal["lora", "rslora", "loraplus", "dora", "adalora", "loha", "lokr", "oft", "boft", "ia3"]
 UnetTargets = Literal["attention", "attention+mlp", "all-linear", "all+conv"]
@@ -217,18 +217,5 @@ def _rank_faults(config: AdapterConfig) -> list[tuple[str, str]]:
 
 def _foreign_groups(config: AdapterConfig) -> list[tuple[str, str]]:
     """Settings of methods that are not chosen: they would do nothing."""
-    faults: list[tuple[str, str]] = []
-    for group in dict.fromkeys(facts.group for facts in METHODS.values() if facts.group):
-        users = [word for word, facts in METHODS.items() if facts.group == group]
-        if config.method in users:
-            continue
-        settings: Settings = getattr(config, group)
-        faults += [
-            (
-                f"adapter.{group}.{name}",
-                f"the method {config.method} does not have it: choose {' or '.join(users)}, or set it back to {info.default}",
-            )
-            for name, info in type(settings).model_fields.items()
-            if getattr(settings, name) != info.default
-        ]
-    return faults
+    groups = {word: facts.group for word, facts in METHODS.items()}
+    return foreign_settings(config, "adapter", groups, config.method, f"the method {config.method}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -55,6 +56,29 @@ class Settings(BaseModel):
         for name, field in cls.model_fields.items():
             if field.description is None and name in texts:
                 field.description = texts[name]
+
+
+def foreign_settings(
+    config: Settings, at: str, groups: Mapping[str, str], chosen: str, title: str
+) -> list[tuple[str, str]]:
+    """Settings of kinds that are not chosen, which would do nothing, as (field path, message with the remedy).
+
+    Args:
+        config: has a group of settings for some of its kinds.
+        at: its own path.
+        groups: for each kind its group; empty if it has none.
+        chosen: the kind that is chosen, and its `title` for people.
+    """
+    faults: list[tuple[str, str]] = []
+    for group in dict.fromkeys(group for group in groups.values() if group not in ("", groups[chosen])):
+        users = " or ".join(word for word, its in groups.items() if its == group)
+        settings: Settings = getattr(config, group)
+        faults += [
+            (f"{at}.{group}.{name}", f"{title} does not have it: choose {users}, or set it back to {info.default}")
+            for name, info in type(settings).model_fields.items()
+            if getattr(settings, name) != info.default
+        ]
+    return faults
 
 
 @cache

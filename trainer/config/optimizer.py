@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainer.config.base import BASIC, Settings
+from trainer.config.base import BASIC, Settings, foreign_settings
 
 OptimizerName = Literal[
     "adamw",
@@ -178,18 +178,8 @@ def optimizer_faults(config: OptimizerConfig, schedule: ScheduleConfig) -> list[
         for name in own
         if getattr(config, name) != defaults[name].default
     ]
-    for word, facts in OPTIMIZERS.items():
-        if not facts.group or facts.group == config.facts.group:
-            continue
-        settings: Settings = getattr(config, facts.group)
-        faults += [
-            (
-                f"optimizer.{facts.group}.{name}",
-                f"{title} does not have it: choose {word}, or set it back to {info.default}",
-            )
-            for name, info in type(settings).model_fields.items()
-            if getattr(settings, name) != info.default
-        ]
+    groups = {word: facts.group for word, facts in OPTIMIZERS.items()}
+    faults += foreign_settings(config, "optimizer", groups, config.name, title)
     return faults
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.errors import LoraFileError, ModelFileError
-from trainer.lora_files.header import read_entries
+from trainer.base_models.checkpoints import read_model_entries
+from trainer.errors import ModelFileError
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -82,11 +82,7 @@ def open_tensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    try:
-        _, entries = read_entries(path)
-    except LoraFileError as error:
-        message = error.message.replace("a LoRA", "a model")
-        raise ModelFileError(message, where=str(path), fix="Download or copy the file again.") from error
+    _, entries = read_model_entries(path)
     tensors: dict[str, StoredTensor] = {}
     for name, entry in entries.items():
         if entry.dtype not in _DTYPES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +10,7 @@ from trainer.config.loading import build_tool_settings
 from trainer.events import Started
 from trainer.files import write_json, write_text
 from trainer.jobs import JobContext
+from trainer.progress import StageProgress
 from trainer.tools.result import ToolContext, run_tool
 
 FIGURES_NAME = "figures.json"
@@ -18,28 +18,6 @@ FIGURES_NAME = "figures.json"
 REPORT_NAME = "report.json"
 """All figures as data, as `--json` prints them."""
 PICTURE_NAME = "picture.svg"
-_REPORT_SECONDS = 0.2
-
-
-class StageProgress:
-    """A tool's progress as events: not more than a few a second, with the time left."""
-
-    def __init__(self, context: JobContext) -> None:
-        self._context = context
-        self._stage = ""
-        self._began = self._told = 0.0
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Raises Cancelled where the user asked to stop."""
-        now = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._began, self._told = stage, now, 0.0
-        elif now - self._told < _REPORT_SECONDS and done < total:
-            return
-        self._context.check_stop()
-        self._told = now
-        left = (now - self._began) / done * (total - done) if done and total else None
-        self._context.stage(stage, done, total, None if left is None else round(left, 1))
 
 
 def work(context: JobContext) -> dict[str, Any]:

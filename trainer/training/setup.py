@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import cast, get_args
 
 import torch
@@ -33,6 +33,7 @@ from trainer.objectives.diffusion import PredictionType
 from trainer.objects import load_object
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
+from trainer.progress import StageProgress
 from trainer.training.base_prediction import start_of
 from trainer.training.class_images import class_examples
 from trainer.training.identity import run_identity
@@ -130,29 +131,12 @@ def _noise_schedule(components: Components) -> NoiseSchedule:
     )
 
 
-def _counting(context: JobContext, name: str) -> Callable[[int, int], None]:
-    """A progress callback that reports now and then, with the time that is left, and ends when asked to stop."""
-    started = time.monotonic()
-    reported = 0.0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal reported
-        context.check_stop()
-        now = time.monotonic()
-        if done == 0 or now - reported > 0.5:
-            eta = (now - started) / done * (total - done) if done else None
-            context.stage(name, done, total, eta)
-            reported = now
-
-    return progress
-
-
 def _cache_latents(
     context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
 ) -> LatentCache:
     store = TensorStore(data.cache / "latents")
     latents = LatentCache(store, components, components.fingerprint("vae"))
-    progress = _counting(context, "Caching latents")
+    progress = partial(StageProgress(context), "Caching latents")
     computed = latents.prepare(examples, with_flipped=config.data.horizontal_flip, progress=progress)
     log.info("%d latents were computed, the others were cached", computed)
     return latents
@@ -168,7 +152,7 @@ def _make_texts(
     name = "".join(components.fingerprint(part) for part in components.text_encoders)
     texts = CachedTexts(store, components, name + fingerprint_tokenizers(components), options)
     captions = [config.data.prior.class_prompt, *(example.caption for example in examples)]
-    texts.prepare(captions, _counting(context, "Caching captions"))
+    texts.prepare(captions, partial(StageProgress(context), "Caching captions"))
     return texts
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.base_models import FAMILY_FACTS, BaseModelInfo, describe_base, list_base_models
+from trainer.base_models.download import start_download
 from trainer.base_models.listing import find_base
 from trainer.base_models.scan import (
     add_model_folder,
@@ -17,11 +18,8 @@ from trainer.base_models.scan import (
     scan_models,
 )
 from trainer.cli.output import ProgressPrinter, follow, print_json, print_table
-from trainer.config.loading import build_download_config
 from trainer.errors import ConfigError
-from trainer.jobs import enqueue
 from trainer.paths import DataFolder, data_folder
-from trainer.runs import create_run
 
 SUMMARY = "list the base models, use those of another program in place, see what a file is, download one"
 EXAMPLES = """  inkwash model list
@@ -76,9 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _download(data: DataFolder, model_id: str, variant: str, *, quiet: bool) -> Path:
-    config = build_download_config({"model_id": model_id, "variant": variant})
-    job = create_run(data, "download", model_id, config.model_dump(mode="json"))
-    enqueue(job, data)
+    job = start_download(data, model_id, variant)
     printer = ProgressPrinter(quiet=quiet)
     try:
         return Path(follow(job, printer)["folder"])
