@@ -117,8 +117,12 @@ def _make(row: Row, path: Path, steps: int) -> None:
         "--row",
         json.dumps(asdict(row)),
     ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result = key | json.loads(done.stdout.splitlines()[-1])
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        # A rate that ends in NaN is a result, too.
+        result = key | {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
+    else:
+        result = key | json.loads(done.stdout.splitlines()[-1])
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(result) + "\n")
     print(json.dumps(result), file=sys.stderr, flush=True)
@@ -277,7 +281,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "| data set | method | rank | rate | seeds | " + " | ".join(_SHOWN) + " |",
         "|---" * (5 + len(_SHOWN)) + "|",
     ]
-    for (dataset, method, rate, _), members in groups.items():
+    for (dataset, method, rate, _), made in groups.items():
+        members = [row for row in made if "failed" not in row]
+        if not members:
+            lines.append(f"| {dataset} | {method} | | {rate:g} | 0 | {made[0]['failed']} |" + " |" * (len(_SHOWN) - 1))
+            continue
         cells = [_cell([row[name] for row in members]) for name in _SHOWN]
         rank = members[0]["adapter"]["unet"]["rank"]
         lines.append(f"| {dataset} | {method} | {rank} | {rate:g} | {len(members)} | " + " | ".join(cells) + " |")
