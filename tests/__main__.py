@@ -19,7 +19,7 @@ def main() -> int:
     # A file goes to one process, for what its tests share is made once; a thread each, or they would wait for each other.
     parallel = ["-n", str(workers), "--dist", "loadfile", *_PARALLEL]
     codes = [
-        subprocess.run([sys.executable, "-m", "pytest", *arguments], env={**os.environ, **environment}).returncode  # noqa: PLW1510
+        subprocess.run([sys.executable, "-m", "pytest", *arguments], env={**os.environ, **environment}).returncode
         for arguments, environment in ((parallel, {"OMP_NUM_THREADS": "1"}), (_ALONE, {}))
     ]
     return next((code for code in codes if code), 0)
