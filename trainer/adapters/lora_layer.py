@@ -19,6 +19,9 @@ from torch.nn import functional
 
 from trainer.adapters.lora_products import conv_change, linear_change
 
+PLAIN_TENSORS: set[type] = {nn.Parameter, Tensor}
+"""Classes of weights with which a product is nothing but a product; those of quantised weights are others."""
+
 
 class LoraLayer(nn.Module):
     """Stands in the place of a frozen linear layer or convolution and adds a low-rank change to its output.
@@ -97,7 +100,7 @@ def _is_plain(base: nn.Module, inputs: Tensor) -> bool:
     if base._forward_pre_hooks or base._forward_hooks or base._backward_hooks or "forward" in base.__dict__:
         return False
     weight = cast(Tensor, base.weight)
-    if type(weight) not in (nn.Parameter, Tensor) or weight.dtype != inputs.dtype or weight.requires_grad:
+    if type(weight) not in PLAIN_TENSORS or weight.dtype != inputs.dtype or weight.requires_grad:
         return False
     device = inputs.device.type
     return not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) == inputs.dtype
