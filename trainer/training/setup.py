@@ -27,6 +27,7 @@ from trainer.events import Warned
 from trainer.jobs import JobContext
 from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, pick_device, pick_dtype
+from trainer.models.neutral import skip_neutral_divisions
 from trainer.models.text import CHUNK_TOKENS, PromptOptions
 from trainer.objectives.diffusion import PredictionType
 from trainer.objects import load_object
@@ -174,8 +175,9 @@ def _batches(
 
 
 def _set_modes(config: RunConfig, components: Components) -> None:
-    """Training mode where dropout and gradient checkpointing need it."""
+    """Training mode where dropout and gradient checkpointing need it; nothing computed that changes nothing."""
     components.unet.train()
+    skip_neutral_divisions(components.unet)
     trained = components.text_encoders.values() if config.adapter.text_encoder.rank else ()
     for encoder in trained:
         encoder.train()
