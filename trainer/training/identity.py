@@ -15,7 +15,16 @@ from trainer.models.components import Components
 from trainer.models.devices import dtype_name
 
 # These change what is shown and saved, not what is learned.
-_FREE = ("preview.", "save.", "note", "validation.every", "training.device", "training.num_threads", "model.base")
+_FREE = (
+    "preview.",
+    "save.",
+    "note",
+    "validation.every",
+    "training.device",
+    "training.num_threads",
+    "training.offload_layers",
+    "model.base",
+)
 
 
 def run_identity(config: RunConfig, components: Components, examples: Sequence[Example]) -> dict[str, Any]:
