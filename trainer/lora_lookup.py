@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError, Finding, LoraFileError
 from trainer.files import file_sha256
 from trainer.library import SUFFIX, LibraryEntry, list_loras
@@ -69,6 +70,26 @@ def hashes(entry: LibraryEntry) -> tuple[str, str]:
             tensors = hashlib.file_digest(handle, "sha256").hexdigest()
         _hashes[key] = (file_sha256(entry.path), tensors)
     return _hashes[key]
+
+
+def with_tagged_loras(config: GenerateConfig, data: DataFolder) -> GenerateConfig:
+    """The same generation with the LoRAs of the prompt's tags on the stack, after those that are there, and no tags.
+
+    Raises: ConfigError: as `resolve_tags`, or a tag stands in the negative prompt, where it would be read as words.
+    """
+    negative = read_tags(config.negative_prompt)
+    if negative.tags or negative.faults:
+        raise ConfigError(
+            "A LoRA tag in the negative prompt has no meaning.",
+            where="negative_prompt",
+            findings=[Finding("negative_prompt", "there is a LoRA tag in it")],
+            fix="Move it to the prompt; a negative weight works against what the LoRA learned: <lora:NAME:-0.5>.",
+        )
+    words, loras = resolve_tags(data, config.prompt, config.num_inference_steps)
+    if not loras:
+        return config
+    added = [StackedLora.model_validate(values) for values in loras]
+    return config.model_copy(update={"prompt": words, "loras": [*config.loras, *added]})
 
 
 def resolve_tags(data: DataFolder, prompt: str, num_steps: int) -> tuple[str, list[dict[str, object]]]:
