@@ -118,6 +118,10 @@ class LoraStack:
         """Take every LoRA out."""
         self.set([])
 
+    def forget(self) -> None:
+        """Drop the files that are kept in memory and not in use."""
+        self._files = {stamp: self._files[stamp] for stamp in self._in_use}
+
     def _read(self, path: Path) -> Match:
         return match_modules(read_lora(path), self._shapes, self._title)
 
