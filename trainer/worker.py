@@ -18,7 +18,7 @@ from types import FrameType
 from trainer.errors import Cancelled, InkwashError, ResourceError, RunError, is_out_of_memory
 from trainer.events import EventWriter, Failed, Finished, Stopped
 from trainer.files import sweep_partial
-from trainer.jobs import JOBS, JobContext, needs_device, start_next, warm_lock_path
+from trainer.jobs import JOBS, JobContext, needs_device, start_next, warm_lock_path, worker_environment
 from trainer.locks import FileLock
 from trainer.objects import load_object
 from trainer.paths import DataFolder
@@ -185,6 +185,8 @@ def main(arguments: list[str] | None = None) -> int:
         code = serve(data)
         _start_next_quietly(data)
         return code
+    for name, value in worker_environment().items():
+        os.environ.setdefault(name, value)  # those of a scheduler do not have it
     run = Run(options.run)
     data = run.data_folder()
     _stop_on_signals(run, place)

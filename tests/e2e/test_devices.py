@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +36,7 @@ from trainer.events import (
     Validated,
     Warned,
 )
-from trainer.jobs import JobContext, launch
+from trainer.jobs import JobContext, launch, worker_environment
 from trainer.paths import DataFolder
 from trainer.ranks import FollowingRun, own_place
 from trainer.runs import Run, RunState
@@ -299,6 +302,40 @@ def test_whoever_is_killed_the_others_end_and_a_resume_gives_the_same_bytes(
         assert of_type(run, Failed)[-1].error["fix"].endswith("last checkpoint.")
     run.enqueue()
     assert launch(run).wait(300) == 0, run.log_tail()
+    assert tensors(lora_of(run)) == tensors(lora_of(whole))
+
+
+@pytest.mark.slow
+def test_launchers_on_two_machines_start_a_prepared_run_together(
+    whole: Run, model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(tiny_settings(model, pictures, SHARED)))
+    environment = worker_environment() | {"OMP_NUM_THREADS": "1"}
+    inkwash = [sys.executable, "-m", "trainer", "--data-dir", str(tmp_path / "data")]
+    prepared = subprocess.run(
+        [*inkwash, "train", str(settings), "--run", str(tmp_path / "run"), "--prepare"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    run = Run(Path(prepared.stdout.strip()))
+    assert not run.is_waiting()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2"]
+    common += ["--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
+    machines = [
+        subprocess.Popen(
+            [*common, "--machine_rank", str(rank), "--module", "trainer.worker", str(run.folder), "--start"],
+            env=environment,
+        )
+        for rank in range(2)
+    ]
+    assert [machine.wait(300) for machine in machines] == [0, 0]
+    assert run.state() is RunState.FINISHED
     assert tensors(lora_of(run)) == tensors(lora_of(whole))
 
 

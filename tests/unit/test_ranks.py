@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import trainer.training.distributed as distributed
+import trainer.training.joining as joining
 from tests.ranks import can_fork, on_ranks
 from trainer.config.run import RunConfig
 from trainer.config.training import TrainingConfig
@@ -21,7 +22,8 @@ from trainer.errors import Cancelled, ConfigError, ResourceError, RunError
 from trainer.paths import DataFolder
 from trainer.ranks import Place, launch_command, num_devices, own_place
 from trainer.runs import create_run
-from trainer.training.distributed import Ranks, joined
+from trainer.training.distributed import Ranks
+from trainer.training.joining import joined
 
 forks = pytest.mark.skipif(not can_fork(), reason="the processes are forked")
 
@@ -57,11 +59,11 @@ def test_accelerates_launcher_takes_the_command(tmp_path: Path, monkeypatch: pyt
 
 def test_more_devices_than_there_are_are_refused_before_anything_is_done() -> None:
     with pytest.raises(ResourceError) as caught:
-        distributed._check_devices(torch.device("mps"), 2)
+        joining._check_devices(torch.device("mps"), 2)
     assert "wants 2 devices, but this machine has 1" in caught.value.message
     assert caught.value.fix == "Set training.num_devices to 1."
     with pytest.raises(ConfigError, match="3 processes cannot share 4 pictures"):
-        distributed._join(config(batch_size=2, num_devices=2), Place(0, 3, 0, 3))
+        joining._join(config(batch_size=2, num_devices=2), Place(0, 3, 0, 3))
 
 
 class FakeLatents:
@@ -151,7 +153,7 @@ def test_gradients_are_averaged_and_those_that_nobody_has_stay_none(
 def test_others_wait_for_the_main_process_as_long_as_it_gives_signs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beats: bool
 ) -> None:
-    monkeypatch.setattr(distributed, "MEET_TIMEOUT", timedelta(seconds=0.8))
+    monkeypatch.setattr(joining, "MEET_TIMEOUT", timedelta(seconds=0.8))
     monkeypatch.setattr(distributed, "_HEARTBEAT_SECONDS", 0.2 if beats else 60.0)
 
     def part(index: int) -> None:

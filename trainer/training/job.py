@@ -13,8 +13,9 @@ from trainer.files import sweep_partial
 from trainer.jobs import JobContext
 from trainer.models.devices import dtype_name
 from trainer.training.averages import weights_in_use
-from trainer.training.distributed import Ranks, joined
+from trainer.training.distributed import Ranks
 from trainer.training.export import export_lora
+from trainer.training.joining import joined
 from trainer.training.loop import train_loop
 from trainer.training.resume import restore
 from trainer.training.setup import set_up
