@@ -10,6 +10,7 @@ from trainer.cli.flags import add_flags, flag_values
 from trainer.cli.output import ProgressPrinter, follow, print_json
 from trainer.config.loading import build_config, load_preset, merge, read_settings
 from trainer.dataset.catalog import DatasetCatalog
+from trainer.events import EventWriter, Stopped
 from trainer.jobs import enqueue, launch
 from trainer.library import resolve_lora
 from trainer.lora_recipe import require_parts, training_settings
@@ -75,6 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
     title = config.save.name or Path(config.data.dataset).name or "training"
     new_run = create_run(data, "train", title, config.model_dump(mode="json"), arguments.run)
     if arguments.prepare:
+        # Until it is started it counts as stopped, which it can be resumed from.
+        writer = EventWriter(new_run.events_path)
+        writer(Stopped())
+        writer.close()
         print_json({"run": str(new_run.folder)}) if arguments.json else print(new_run.folder)
         return 0
     return start_and_follow(new_run, data, arguments)
