@@ -50,6 +50,7 @@ LABELS = {
     "save.export_every": "Export every … steps",
     "save.precision": "Number format of the file",
     "model.precision": "Number format of the base model",
+    "training.num_devices": "Graphics cards",
     "training.num_threads": "CPU threads",
     "training.ema_decay": "Average of the weights (EMA decay)",
     "optimizer.name": "Optimizer",

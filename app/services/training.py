@@ -149,7 +149,7 @@ class TrainingService:
         except InkwashError:
             num_pictures = 0
         parts = []
-        showings = config.training.steps * config.training.batch_size * config.training.gradient_accumulation
+        showings = config.training.steps * config.training.global_batch_size * config.training.gradient_accumulation
         if num_pictures:
             epochs = showings / (num_pictures * config.data.repeats)
             parts.append(f"{num_pictures} pictures")

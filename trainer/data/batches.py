@@ -99,7 +99,11 @@ class BatchOrder:
 
 
 class BatchMaker:
-    """Puts micro-batches together from cached latents."""
+    """Puts micro-batches together from cached latents.
+
+    With several processes each draws all that is random in the batch of all, and takes its `part` of it (its number, how
+    many there are): what is learned does not depend on how many share the work.
+    """
 
     def __init__(
         self,
@@ -108,7 +112,9 @@ class BatchMaker:
         latents: LatentCache,
         data: DataConfig,
         objective: ObjectiveConfig,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        self._part = part
         self._examples = examples
         self._latents = latents
         self._data = data
@@ -127,19 +133,30 @@ class BatchMaker:
             varied(example.caption, self._data, generator, *stream, index) for index, example in enumerate(examples)
         ]
         flipped = (flips & self._data.horizontal_flip).tolist()
-        pairs = [self._latents.get(example, flip) for example, flip in zip(examples, flipped, strict=True)]
+        own = self._own(size)
+        pairs = [self._latents.get(example, flip) for example, flip in zip(examples[own], flipped[own], strict=True)]
         mean, std = (torch.stack(column) for column in zip(*pairs, strict=True))
-        latents = sample_latents(mean, std, torch.randn(mean.shape, generator=generator))
-        noise = self._noise(mean.shape, generator, *stream)
+        shape = (size, *mean.shape[1:])
+        latents = sample_latents(mean, std, torch.randn(shape, generator=generator)[own])
+        noise = self._noise(shape, generator, *stream)
+        texts = ["" if drop else text for text, drop in zip(captions, drops.tolist(), strict=True)]
         return Batch(
-            examples=tuple(examples),
-            captions=tuple("" if drop else text for text, drop in zip(captions, drops.tolist(), strict=True)),
+            examples=tuple(examples[own]),
+            captions=tuple(texts[own]),
             latents=latents,
-            noise=noise,
-            input_noise=self._perturbed(noise, *stream),
-            timesteps=draw_timesteps(size, self._objective, generator),
-            frames=frames_of(examples, flipped),
+            noise=noise[own],
+            input_noise=self._perturbed(noise, *stream)[own],
+            timesteps=draw_timesteps(size, self._objective, generator)[own],
+            frames=frames_of(examples, flipped)[own],
         )
+
+    def names(self, number: int) -> list[str]:
+        """The pictures of the `number`-th batch, those of all processes."""
+        return [self._examples[index].name for index in self.order.batch(number)]
+
+    def _own(self, size: int) -> slice:
+        index, count = self._part
+        return slice(size * index // count, size * (index + 1) // count)
 
     def _noise(self, shape: Sequence[int], generator: torch.Generator, *stream: int | str) -> Tensor:
         objective = self._objective

@@ -91,7 +91,7 @@ def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
         "ss_steps": facts.steps,
         "ss_max_train_steps": config.training.steps,
         "ss_num_train_images": facts.num_train_images,
-        "ss_total_batch_size": config.training.batch_size,
+        "ss_total_batch_size": config.training.global_batch_size,
         "ss_gradient_accumulation_steps": config.training.gradient_accumulation,
         "ss_learning_rate": config.optimizer.unet_learning_rate,
         "ss_unet_lr": config.optimizer.unet_learning_rate if unet.rank else 0.0,

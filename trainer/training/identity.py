@@ -23,11 +23,14 @@ _FREE = (
     "training.device",
     "training.num_threads",
     "training.offload_layers",
+    "training.num_devices",
     "model.base",
 )
 
 
-def run_identity(config: RunConfig, components: Components, examples: Sequence[Example]) -> dict[str, Any]:
+def run_identity(
+    config: RunConfig, components: Components, examples: Sequence[Example], num_devices: int = 1
+) -> dict[str, Any]:
     """Settings, pictures, base model and surroundings, JSON-able."""
     settings = {path: value for path, value in flatten(config).items() if not path.startswith(_FREE)}
     pictures = {
@@ -36,7 +39,11 @@ def run_identity(config: RunConfig, components: Components, examples: Sequence[E
     }
     return {
         # The data set may have moved; its pictures are what counts.
-        "settings": {path: value for path, value in settings.items() if path != "data.dataset"},
+        "settings": {path: value for path, value in settings.items() if path != "data.dataset"}
+        | {
+            # How many devices share a batch is free, the batch of all of them is not.
+            "training.batch_size": config.training.global_batch_size
+        },
         "pictures": pictures,
         "base": {part: components.fingerprint(part) for part in components.parts},
         "noise": [components.prediction_type, components.zero_terminal_snr],
@@ -45,6 +52,7 @@ def run_identity(config: RunConfig, components: Components, examples: Sequence[E
             "device": components.device.type,
             "precision": dtype_name(components.dtype),
             "threads": torch.get_num_threads(),
+            "number of devices": num_devices,
         },
     }
 

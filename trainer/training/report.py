@@ -36,7 +36,9 @@ class Reporter:
         self._seconds += seconds
         is_first = result.step < self.first_step + _FIRST_STEPS
         is_last = result.step == self.parts.total_steps
-        if is_first or is_last or time.monotonic() - self._last_time >= _INTERVAL_SECONDS:
+        is_due = is_first or is_last or time.monotonic() - self._last_time >= _INTERVAL_SECONDS
+        # Clocks differ, and all processes must look for what is broken after the same step.
+        if self.parts.ranks.from_main(is_due):
             self.flush(state)
 
     def flush(self, state: TrainState) -> None:

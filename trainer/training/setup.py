@@ -9,6 +9,7 @@ from functools import partial
 from typing import cast, get_args
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
@@ -36,6 +37,7 @@ from trainer.paths import DataFolder
 from trainer.progress import StageProgress
 from trainer.training.base_prediction import start_of
 from trainer.training.class_images import class_examples
+from trainer.training.distributed import Ranks
 from trainer.training.identity import run_identity
 from trainer.training.preflight import (
     check_captions,
@@ -51,17 +53,18 @@ log = logging.getLogger(__name__)
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainParts:
-    """Build a run's parts, in the order that finds the cheapest mistakes first.
+def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Ranks | None = None) -> TrainParts:
+    """Build a run's parts, in the order that finds the cheapest mistakes first; in each of its processes.
 
     Raises: DatasetError, ConfigError, ModelFileError, ResourceError: see the message; Cancelled.
     """
-    device = pick_device(config.training.device)
+    ranks = ranks or Ranks()
+    device = ranks.device(pick_device(config.training.device))
     check_optimizer(context, config, device)
     dtype = pick_dtype(config.model.precision, device)
     storage = weight_storage(config, device)
     _prepare_torch(config, device)
-    dataset, pictures = read_pictures(context, config, data)
+    dataset, pictures = ranks.main_first(partial(read_pictures, context, config, data))
     context.stage("Loading the base model")
     components = load_components(config.model, data, device, dtype, storage)
     noise_schedule = _noise_schedule(components)
@@ -70,13 +73,16 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
     check_captions(context, config, components, examples)
     split = split_examples(examples, config.data.validation_share, config.validation.num_pictures, config.training.seed)
     context.check_stop()
-    class_pictures = class_examples(context, config, data, components)
-    latents = _cache_latents(context, config, data, components, [*examples, *class_pictures])
-    texts = _make_texts(context, config, data, components, [*examples, *class_pictures])
+    class_pictures = ranks.main_first(partial(class_examples, context, config, data, components))
+    latents = _cache_latents(context, config, data, components, [*examples, *class_pictures], ranks)
+    texts = ranks.main_first(partial(_make_texts, context, config, data, components, [*examples, *class_pictures]))
     if device.type != "cpu":
         components.move_away("vae", *([] if texts.needs_encoder else components.text_encoders))
     adapter = build_method(config.adapter)
     adapter.attach(components, stream_seed("adapter", config.training.seed))
+    # Where cards differ, so may the last bits of what each computed as a start (PiSSA's SVD).
+    if ranks.count > 1:
+        adapter.load_state_dict(ranks.take_mains(adapter.state_dict()))
     for note in adapter.notes():
         context.emit(Warned(message=note))
     check_disk(context, config, sum(weight.numel() for weight in adapter.state_dict().values()))
@@ -95,14 +101,15 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
         optimizer=optimizer,
         noise_schedule=noise_schedule,
         split=split,
-        batches=_batches(config, split.training, latents, "instance", config.data.repeats),
-        class_batches=_batches(config, class_pictures, latents, "class", 1) if class_pictures else None,
+        batches=_batches(config, split.training, latents, "instance", config.data.repeats, ranks),
+        class_batches=_batches(config, class_pictures, latents, "class", 1, ranks) if class_pictures else None,
         texts=texts,
         latents=latents,
         name=config.save.name or dataset.title,
         dataset_name=dataset.name,
-        identity=run_identity(config, components, examples),
+        identity=run_identity(config, components, examples, ranks.count),
         average=WeightAverage(weights, decay) if decay else None,
+        ranks=ranks,
         start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
     )
 
@@ -134,12 +141,22 @@ def _noise_schedule(components: Components) -> NoiseSchedule:
 
 
 def _cache_latents(
-    context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
+    context: JobContext,
+    config: RunConfig,
+    data: DataFolder,
+    components: Components,
+    examples: Sequence[Example],
+    ranks: Ranks,
 ) -> LatentCache:
     store = TensorStore(data.cache / "latents")
     latents = LatentCache(store, components, components.fingerprint("vae"))
     progress = partial(StageProgress(context), "Caching latents")
-    computed = latents.prepare(examples, with_flipped=config.data.horizontal_flip, progress=progress)
+    prepare = partial(latents.prepare, with_flipped=config.data.horizontal_flip, progress=progress)
+    # Each device makes its share, and then finds those of the others.
+    computed = prepare(examples[ranks.index :: ranks.count])
+    if ranks.count > 1:
+        ranks.meet()
+        prepare(examples)
     log.info("%d latents were computed, the others were cached", computed)
     return latents
 
@@ -167,11 +184,11 @@ def fingerprint_tokenizers(components: Components) -> str:
 
 
 def _batches(
-    config: RunConfig, examples: Sequence[Example], latents: LatentCache, stream: str, repeats: int
+    config: RunConfig, examples: Sequence[Example], latents: LatentCache, stream: str, repeats: int, ranks: Ranks
 ) -> BatchMaker:
     buckets = [example.bucket for example in examples]
-    order = BatchOrder(buckets, config.training.batch_size, repeats, stream, config.training.seed)
-    return BatchMaker(examples, order, latents, config.data, config.objective)
+    order = BatchOrder(buckets, config.training.global_batch_size, repeats, stream, config.training.seed)
+    return BatchMaker(examples, order, latents, config.data, config.objective, (ranks.index, ranks.count))
 
 
 def _set_modes(config: RunConfig, components: Components) -> None:
@@ -190,8 +207,9 @@ def _set_modes(config: RunConfig, components: Components) -> None:
 def _accelerate(
     config: RunConfig, adapter: AdapterMethod, device: torch.device, dtype: torch.dtype
 ) -> tuple[Accelerator, AcceleratedOptimizer]:
-    # accelerate keeps its precision for the process; another run in the same process may want another.
-    AcceleratorState._reset_state(reset_partial_state=True)
+    # accelerate keeps its precision for the process; another run in the same process may want another. What several
+    # processes have in common stays: it is how they reach each other.
+    AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     precision = _ACCELERATE_PRECISION[dtype_name(dtype)]
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     optimizer = load_object(config.optimizer.implementation)(config.optimizer, adapter.parameter_groups())

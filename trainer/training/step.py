@@ -39,6 +39,7 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
     penalty = parts.adapter.penalty()
     if penalty is not None:
         parts.accelerator.backward(penalty)
+    parts.ranks.average(parts.trainable, [loss] if prior_loss is None else [loss, prior_loss])
     max_norm = parts.config.training.max_grad_norm or math.inf
     grad_norm = parts.accelerator.clip_grad_norm_(parts.trainable, max_norm)
     if grad_norm is None:
@@ -70,9 +71,9 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
     for micro_batch in range(count):
         number = (step - 1) * count + micro_batch
         # What torch itself draws (dropout in the adapter) follows from the step, too.
-        torch.manual_seed(stream_seed("torch", seed, step, micro_batch))
+        torch.manual_seed(stream_seed("torch", seed, step, micro_batch, *_own_stream(parts)))
         batch = parts.batches.make(number, "instance", seed, step, micro_batch)
-        pictures += [example.name for example in batch.examples]
+        pictures += parts.batches.names(number)
         part = denoising_loss(parts, batch)
         parts.accelerator.backward(part / count)
         loss += part.detach() / count
@@ -87,6 +88,11 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
             parts.accelerator.backward(config.data.prior.weight * part / count)
             prior_loss += part.detach() / count
     return loss, prior_loss, tuple(dict.fromkeys(pictures))
+
+
+def _own_stream(parts: TrainParts) -> tuple[int, ...]:
+    """What tells the draws of a process from those of others: elements are dropped for each picture, whole layers for all."""
+    return (parts.ranks.index,) if parts.ranks.index and parts.config.adapter.dropout else ()
 
 
 def denoising_loss(parts: TrainParts, batch: Batch) -> Tensor:

@@ -21,8 +21,13 @@ def validation_loss(parts: TrainParts) -> float:
         objective.min_timestep, objective.max_timestep, parts.config.validation.num_timesteps
     )
     with torch.no_grad(), evaluating(parts):
-        errors = [_errors(parts, example, timesteps) for example in parts.split.validation]
-        return float(torch.cat(errors).double().mean())
+        # Each process measures its pictures; zeros stand for those of the others, so that the sum is all, to the bit.
+        pictures, ranks = parts.split.validation, parts.ranks
+        errors = torch.zeros(len(pictures), len(timesteps), dtype=torch.float64)
+        rows = [_errors(parts, picture, timesteps) for picture in pictures[ranks.index :: ranks.count]]
+        if rows:
+            errors[ranks.index :: ranks.count] = torch.stack(rows).double().cpu()
+        return float(ranks.add_up(errors).mean())
 
 
 def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from trainer.cli.flags import add_flags, flag_values
 from trainer.cli.output import ProgressPrinter, follow, print_json
 from trainer.config.loading import build_config, load_preset, merge, read_settings
 from trainer.dataset.catalog import DatasetCatalog
+from trainer.events import EventWriter, Stopped
 from trainer.jobs import enqueue, launch
 from trainer.library import resolve_lora
 from trainer.lora_recipe import require_parts, training_settings
@@ -21,6 +22,7 @@ EXAMPLES = """  inkwash train --preset embedded-quick --dataset ink-wash
   inkwash train my-run.toml --dataset ~/pictures/my-style --training.steps 2000
   inkwash train --preset sd15-style --model.base ~/models/sd15 --dataset ~/pictures --run ~/runs/first --json
   inkwash train --from ink-wash --training.steps 2000       (again, with the settings that a LoRA was trained with)
+  inkwash train --preset sd15-style --dataset ~/pictures --training.num_devices 2       (two graphics cards)
   inkwash train --preset sd15-character --dataset robot --detach      (goes on in the background; see `inkwash jobs`)"""
 
 
@@ -44,7 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run", metavar="FOLDER", type=Path, help="where to keep the run (default: a new folder in the data folder)"
     )
-    parser.add_argument("--detach", action="store_true", help="put it in the queue and return at once")
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument("--detach", action="store_true", help="put it in the queue and return at once")
+    when.add_argument(
+        "--prepare",
+        action="store_true",
+        help="only make the run's folder and print it, for a cluster's scheduler to start (docs/many-devices.md)",
+    )
     add_flags(parser)
 
 
@@ -67,6 +75,13 @@ def run(arguments: argparse.Namespace) -> int:
     config = build_config(with_trigger_word(merge(*layers), data))
     title = config.save.name or Path(config.data.dataset).name or "training"
     new_run = create_run(data, "train", title, config.model_dump(mode="json"), arguments.run)
+    if arguments.prepare:
+        # Until it is started it counts as stopped, which it can be resumed from.
+        writer = EventWriter(new_run.events_path)
+        writer(Stopped())
+        writer.close()
+        print_json({"run": str(new_run.folder)}) if arguments.json else print(new_run.folder)
+        return 0
     return start_and_follow(new_run, data, arguments)
 
 
