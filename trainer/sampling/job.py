@@ -24,7 +24,7 @@ from trainer.errors import ResourceError, is_out_of_memory
 from trainer.events import Picture, Started, Warned
 from trainer.files import unused_path, write_atomically
 from trainer.jobs import JobContext
-from trainer.library import resolve_lora
+from trainer.library import named_embeddings, resolve_lora
 from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, pick_device, pick_dtype
 from trainer.paths import DataFolder
@@ -32,6 +32,7 @@ from trainer.recipe import Recipe, save_picture
 from trainer.sampling.preview import LatentPreview
 from trainer.sampling.sampler import SampleRequest, check_size, sample
 from trainer.sampling.stack import LoraStack, StackEntry
+from trainer.sampling.words import library_words
 
 log = logging.getLogger(__name__)
 PREVIEW_NAME = "preview.jpg"
@@ -70,6 +71,7 @@ def generate(context: JobContext) -> dict[str, Any]:
     width, height = config.width or warm.components.resolution, config.height or warm.components.resolution
     check_size(warm.components, width, height)
     _apply_stack(warm, entries, context)
+    _learn_words(warm, config, data, context)
     seed = secrets.randbelow(_RANDOM_SEEDS) if config.seed < 0 else config.seed
     seeds = [(seed + index) % (MAX_SEED + 1) for index in range(config.count)]
     started = time.monotonic()
@@ -134,6 +136,15 @@ def _apply_stack(warm: _Warm, entries: Sequence[StackEntry], context: JobContext
         text = f"{len(unknown)} layers of the LoRA '{name}' do not exist in the base model and were left out, such as '{unknown[0]}'."
         context.emit(Warned(message=text))
     context.check_stop()
+
+
+def _learn_words(warm: _Warm, config: GenerateConfig, data: DataFolder, context: JobContext) -> None:
+    """Make the library's embeddings that the prompts name known to the model, and no others."""
+    components = warm.components
+    words, unfit = library_words(named_embeddings(data, config.prompt, config.negative_prompt), components)
+    components.words.set("library", words)
+    for error in unfit:
+        context.emit(Warned(message=f"{error.message} Its name in the prompt is an ordinary word."))
 
 
 class _Pictures:

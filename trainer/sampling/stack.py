@@ -13,6 +13,8 @@ from trainer.errors import LoraFileError
 from trainer.lora_files.file import AdapterModule, read_lora
 from trainer.lora_files.matching import Match, changeable_weights, match_modules
 from trainer.models.components import Components
+from trainer.models.words import LearnedWord
+from trainer.sampling.words import bundled_words, embedding_word
 
 _Stamp = tuple[str, int, int]
 """What tells that a file is unchanged: path, modification time in ns, size."""
@@ -30,7 +32,8 @@ class StackEntry:
 
 
 class LoraStack:
-    """Merges LoRAs into the weights of a model, and takes them out again exactly.
+    """Merges LoRAs into the weights of a model, and takes them out again exactly. Words that a file has vectors for can be said
+    in prompts as long as it is on the stack, embeddings without a LoRA among them.
 
     The original of each touched weight is kept (in main memory), and every change starts from it in float32: nothing
     drifts, and an empty stack is the base model bit for bit. Only layers whose LoRAs or weights changed are merged
@@ -38,9 +41,11 @@ class LoraStack:
     """
 
     def __init__(self, components: Components) -> None:
+        self._components = components
         self._title = components.name
         self._weights = changeable_weights(components.adaptable)
         self._files: dict[_Stamp, Match] = {}
+        self._words: dict[_Stamp, tuple[LearnedWord, ...]] = {}
         self._originals: dict[str, Tensor] = {}
         self._merged: dict[str, _Recipe] = {}
 
@@ -60,7 +65,7 @@ class LoraStack:
         Raises: LoraFileError: a file cannot be read or does not fit; the weights are as before.
         """
         stamps = [_stamp(entry.path) for entry in entries]
-        files = {stamp: self._files.get(stamp) or self._read(Path(stamp[0])) for stamp in stamps}
+        files = {stamp: self._files.get(stamp) or self._read(stamp) for stamp in stamps}
         wanted: dict[str, list[tuple[_Stamp, float]]] = {}
         for stamp, entry in zip(stamps, entries, strict=True):
             for path in files[stamp].modules:
@@ -68,6 +73,13 @@ class LoraStack:
                 if weight:
                     wanted.setdefault(path, []).append((stamp, weight))
         self._files = files
+        self._words = {stamp: self._words[stamp] for stamp in stamps}
+        used = [
+            stamp
+            for stamp, entry in zip(stamps, entries, strict=True)
+            if entry.unet_weight or entry.text_encoder_weight
+        ]
+        self._components.words.set("stack", [word for stamp in used for word in self._words[stamp]])
         changed = 0
         with torch.no_grad():
             for path in self._merged.keys() | wanted.keys():
@@ -78,10 +90,16 @@ class LoraStack:
         """Take every LoRA out."""
         self.set([])
 
-    def _read(self, path: Path) -> Match:
-        return match_modules(
-            read_lora(path), {name: tuple(weight.shape) for name, weight in self._weights.items()}, self._title
-        )
+    def _read(self, stamp: _Stamp) -> Match:
+        path = Path(stamp[0])
+        word = embedding_word(path, self._components)
+        if word is not None:
+            self._words[stamp] = (word,)
+            return Match({}, ())
+        lora = read_lora(path)
+        match = match_modules(lora, {name: tuple(weight.shape) for name, weight in self._weights.items()}, self._title)
+        self._words[stamp] = bundled_words(lora, self._components)
+        return match
 
     def _apply(self, path: str, recipe: _Recipe) -> bool:
         if self._merged.get(path, ()) == recipe:

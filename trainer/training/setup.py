@@ -73,7 +73,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
     texts = _make_texts(context, config, data, components, [*examples, *class_pictures])
     if device.type != "cpu":
         components.move_away("vae", *([] if texts.needs_encoder else components.text_encoders))
-    adapter = build_method(config.adapter)
+    adapter = build_method(config.adapter, config.data.trigger_word)
     adapter.attach(components, stream_seed("adapter", config.training.seed))
     for note in adapter.notes():
         context.emit(Warned(message=note))
@@ -146,7 +146,7 @@ def _make_texts(
     context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
 ) -> Texts:
     options = PromptOptions(config.model.clip_skip, config.data.max_caption_tokens // CHUNK_TOKENS)
-    if config.adapter.text_encoder.rank or varies(config.data):
+    if config.adapter.text_encoder.rank or config.adapter.embedding.num_vectors or varies(config.data):
         return LiveTexts(components, options)
     store = TensorStore(data.cache / "texts")
     name = "".join(components.fingerprint(part) for part in components.text_encoders)
@@ -175,7 +175,8 @@ def _batches(
 def _set_modes(config: RunConfig, components: Components) -> None:
     """Training mode where dropout and gradient checkpointing need it."""
     components.unet.train()
-    trained = components.text_encoders.values() if config.adapter.text_encoder.rank else ()
+    has_graph = config.adapter.text_encoder.rank or config.adapter.embedding.num_vectors
+    trained = components.text_encoders.values() if has_graph else ()
     for encoder in trained:
         encoder.train()
     if config.training.gradient_checkpointing:
