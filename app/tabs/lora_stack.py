@@ -194,6 +194,5 @@ class LoraStackEditor:
 
 
 def _choice_title(entry: Any) -> str:
-    rank = f"rank {entry.rank}" if entry.rank else ""
-    about = ", ".join(part for part in (rank, entry.base_model, size(entry.size_bytes)) if part)
+    about = ", ".join(part for part in (entry.size_text, entry.base_model, size(entry.size_bytes)) if part)
     return f"{entry.name} ({about})"

@@ -24,7 +24,7 @@ from trainer.errors import ResourceError, is_out_of_memory
 from trainer.events import Picture, Started, Warned
 from trainer.files import unused_path, write_atomically
 from trainer.jobs import JobContext
-from trainer.library import resolve_lora
+from trainer.library import named_embeddings, resolve_lora
 from trainer.lora_lookup import with_tagged_loras
 from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, pick_device, pick_dtype
@@ -34,6 +34,7 @@ from trainer.sampling.preview import LatentPreview
 from trainer.sampling.sampler import SampleRequest, check_size, sample
 from trainer.sampling.schedule import StackSchedule
 from trainer.sampling.stack import LoraStack, StackEntry
+from trainer.sampling.words import library_words
 
 log = logging.getLogger(__name__)
 PREVIEW_NAME = "preview.jpg"
@@ -72,6 +73,7 @@ def generate(context: JobContext) -> dict[str, Any]:
     width, height = config.width or warm.components.resolution, config.height or warm.components.resolution
     check_size(warm.components, width, height)
     schedule = _apply_stack(warm, entries, context)
+    _learn_words(warm, config, data, context)
     seed = secrets.randbelow(_RANDOM_SEEDS) if config.seed < 0 else config.seed
     seeds = [(seed + index) % (MAX_SEED + 1) for index in range(config.count)]
     started = time.monotonic()
@@ -133,6 +135,15 @@ def _apply_stack(warm: _Warm, entries: Sequence[StackEntry], context: JobContext
         context.emit(Warned(message=text))
     context.check_stop()
     return StackSchedule(warm.stack, warm.components, entries)
+
+
+def _learn_words(warm: _Warm, config: GenerateConfig, data: DataFolder, context: JobContext) -> None:
+    """Make the library's embeddings that the prompts name known to the model, and no others."""
+    components = warm.components
+    words, unfit = library_words(named_embeddings(data, config.prompt, config.negative_prompt), components)
+    components.words.set("library", words)
+    for error in unfit:
+        context.emit(Warned(message=f"{error.message} Its name in the prompt is an ordinary word."))
 
 
 class _Pictures:

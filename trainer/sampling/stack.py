@@ -16,6 +16,8 @@ from trainer.errors import ConfigError, LoraFileError
 from trainer.lora_files.file import AdapterModule, read_lora
 from trainer.lora_files.matching import Match, changeable_weights, match_modules
 from trainer.models.components import Components
+from trainer.models.words import LearnedWord
+from trainer.sampling.words import bundled_words, embedding_word
 
 _CACHE_BYTES = 2 << 30
 """How much of LoRAs that are not in use is kept in main memory, so that they need not be read again."""
@@ -49,7 +51,8 @@ class StackEntry:
 
 
 class LoraStack:
-    """Merges LoRAs into the weights of a model, and takes them out again exactly.
+    """Merges LoRAs into the weights of a model, and takes them out again exactly. Words that a file has vectors for can be said
+    in prompts as long as it is on the stack, embeddings without a LoRA among them.
 
     The original of each touched weight is kept (in main memory), and every change starts from it in float32: nothing
     drifts, and an empty stack is the base model bit for bit. Only layers whose LoRAs or strengths changed are merged
@@ -57,11 +60,13 @@ class LoraStack:
     """
 
     def __init__(self, components: Components) -> None:
+        self._components = components
         self._title = components.name
         self._weights = changeable_weights(components.adaptable)
         self._per_side = blocks_per_side(self._weights)
         self._files: dict[_Stamp, Match] = {}
         self._in_use: tuple[_Stamp, ...] = ()
+        self._words: dict[_Stamp, tuple[LearnedWord, ...]] = {}
         self._originals: dict[str, Tensor] = {}
         self._merged: dict[str, _Recipe] = {}
         self._sums: dict[str, LayerSum] = {}
@@ -86,9 +91,10 @@ class LoraStack:
         stamps = [_stamp(entry.path) for entry in entries]
         for entry in entries:
             self._table(entry)
-        files = {stamp: self._files.get(stamp) or self._read(Path(stamp[0])) for stamp in stamps}
+        files = {stamp: self._files.get(stamp) or self._read(stamp) for stamp in stamps}
         self._in_use = tuple(files)
         self._files = _bounded(self._files, files)
+        self._words = {stamp: self._words[stamp] for stamp in self._files}
 
     def strengths(self, entry: StackEntry) -> dict[str, tuple[AdapterModule, float]]:
         """The modules of an entry that has been loaded, by layer, with the strength of each; those of strength 0 are left out."""
@@ -107,10 +113,14 @@ class LoraStack:
         """
         self.load(entries)
         wanted: dict[str, list[tuple[_Stamp, float]]] = {}
+        used: dict[_Stamp, None] = {}
         for entry in entries:
             stamp = _stamp(entry.path)
+            if entry.unet_weight or entry.text_encoder_weight:
+                used[stamp] = None
             for path, (_, strength) in self.strengths(entry).items():
                 wanted.setdefault(path, []).append((stamp, strength))
+        self._components.words.set("stack", [word for stamp in used for word in self._words[stamp]])
         with torch.no_grad():
             return sum(self._apply(path, tuple(wanted.get(path, ()))) for path in self._merged.keys() | wanted.keys())
 
@@ -121,9 +131,18 @@ class LoraStack:
     def forget(self) -> None:
         """Drop the files that are kept in memory and not in use."""
         self._files = {stamp: self._files[stamp] for stamp in self._in_use}
+        self._words = {stamp: self._words[stamp] for stamp in self._in_use}
 
-    def _read(self, path: Path) -> Match:
-        return match_modules(read_lora(path), self._shapes, self._title)
+    def _read(self, stamp: _Stamp) -> Match:
+        path = Path(stamp[0])
+        word = embedding_word(path, self._components)
+        if word is not None:
+            self._words[stamp] = (word,)
+            return Match({}, ())
+        lora = read_lora(path)
+        match = match_modules(lora, self._shapes, self._title)
+        self._words[stamp] = bundled_words(lora, self._components)
+        return match
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:

@@ -78,7 +78,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     texts = ranks.main_first(partial(_make_texts, context, config, data, components, [*examples, *class_pictures]))
     if device.type != "cpu":
         components.move_away("vae", *([] if texts.needs_encoder else components.text_encoders))
-    adapter = build_method(config.adapter)
+    adapter = build_method(config.adapter, config.data.trigger_word)
     adapter.attach(components, stream_seed("adapter", config.training.seed))
     # Where cards differ, so may the last bits of what each computed as a start (PiSSA's SVD).
     if ranks.count > 1:
