@@ -11,9 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer.dataset.captions import CAPTION_SUFFIXES, caption_path, clean_caption, read_caption
+from trainer.dataset.captions import caption_files, caption_path, clean_caption, read_caption
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
 from trainer.dataset.importing import ImportReport, import_files
+from trainer.dataset.masks import MASK_ENDINGS, sort_masks
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.record import Record, load_captions, load_record, locked, save_captions, save_record
 from trainer.dataset.walk import readable_name, walk_folder
@@ -173,12 +174,13 @@ class DatasetStore(DatasetCatalog):
             bin_folder = self._data.trash / f"{name} (pictures)"
             bin_folder.mkdir(parents=True, exist_ok=True)
             target = unused_path(bin_folder / path.name)
+            beside = [] if _siblings(path) else [(file, file.suffix) for file in caption_files(path)]
+            mask = sort_masks(list(path.parent.iterdir())).masks.get(path)
+            if mask is not None and not _siblings(path):
+                beside.append((mask, f"{MASK_ENDINGS[0]}{mask.suffix}"))
             shutil.move(path, target)
-            if not _siblings(path):
-                for suffix in CAPTION_SUFFIXES:
-                    caption = path.with_suffix(suffix)
-                    if caption.exists():
-                        shutil.move(caption, unused_path(target.with_suffix(suffix)))
+            for file, ending in beside:
+                shutil.move(file, unused_path(target.with_name(f"{target.stem}{ending}")))
             captions = load_captions(record)
             if picture in captions:
                 caption = captions.pop(picture)

@@ -15,14 +15,18 @@ from accelerate.state import AcceleratorState
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from trainer.adapters.method import AdapterMethod, build_method
+from trainer.config.data import DataConfig
 from trainer.config.run import RunConfig
 from trainer.data.batches import BatchMaker, BatchOrder
 from trainer.data.captions import varies
-from trainer.data.examples import Example, make_examples, split_examples
+from trainer.data.examples import Example, at_all_resolutions, concept_examples, split_examples
 from trainer.data.latents import LatentCache
+from trainer.data.masks import MaskCache
 from trainer.data.randomness import stream_seed
+from trainer.data.showings import Showings
 from trainer.data.tensor_store import TensorStore
 from trainer.data.texts import CachedTexts, LiveTexts, Texts
+from trainer.data.variants import PLAIN, Variant, Variants
 from trainer.errors import ModelFileError
 from trainer.events import Warned
 from trainer.jobs import JobContext
@@ -35,14 +39,15 @@ from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 from trainer.progress import StageProgress
 from trainer.training.base_prediction import start_of
-from trainer.training.class_images import class_examples
+from trainer.training.class_images import class_data, class_examples
 from trainer.training.identity import run_identity
 from trainer.training.preflight import (
     check_captions,
     check_disk,
+    check_empty_masks,
     check_optimizer,
     check_sizes,
-    read_pictures,
+    read_concepts,
 )
 from trainer.training.state import NoiseSchedule, TrainParts
 
@@ -59,17 +64,24 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
     check_optimizer(context, config, device)
     dtype = pick_dtype(config.model.precision, device)
     _prepare_torch(config, device)
-    dataset, pictures = read_pictures(context, config, data)
+    dataset, concepts = read_concepts(context, config, data)
     context.stage("Loading the base model")
     components = load_components(config.model, data, device, dtype)
     noise_schedule = _noise_schedule(components)
-    examples = make_examples(pictures, config.data, config.data.trigger_word)
-    check_sizes(context, config, components, examples)
+    examples = [example for concept in concepts for example in concept_examples(concept, config.data)]
+    check_sizes(context, config, components, at_all_resolutions(examples, config.data))
     check_captions(context, config, components, examples)
     split = split_examples(examples, config.data.validation_share, config.validation.num_pictures, config.training.seed)
     context.check_stop()
     class_pictures = class_examples(context, config, data, components)
-    latents = _cache_latents(context, config, data, components, [*examples, *class_pictures])
+    shown = at_all_resolutions(split.training, config.data)
+    wanted = [
+        *variants_of(config.data, config.training.seed, shown),
+        *variants_of(class_data(config.data), config.training.seed, class_pictures),
+        *((example, PLAIN) for example in split.validation),
+    ]
+    latents = _cache_latents(context, data, components, wanted)
+    masks = _cache_masks(context, config, data, components, wanted)
     texts = _make_texts(context, config, data, components, [*examples, *class_pictures])
     if device.type != "cpu":
         components.move_away("vae", *([] if texts.needs_encoder else components.text_encoders))
@@ -93,13 +105,15 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
         optimizer=optimizer,
         noise_schedule=noise_schedule,
         split=split,
-        batches=_batches(config, split.training, latents, "instance", config.data.repeats),
-        class_batches=_batches(config, class_pictures, latents, "class", 1) if class_pictures else None,
+        batches=_batches(
+            config, shown, latents, "instance", Showings(shown, balanced=config.data.balance == "concepts"), masks
+        ),
+        class_batches=_class_batches(config, class_pictures, latents),
         texts=texts,
         latents=latents,
         name=config.save.name or dataset.title,
         dataset_name=dataset.name,
-        identity=run_identity(config, components, examples),
+        identity=run_identity(config, components, [*examples, *(class_pictures if prior.dataset else ())]),
         average=WeightAverage(weights, decay) if decay else None,
         start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
     )
@@ -131,15 +145,35 @@ def _noise_schedule(components: Components) -> NoiseSchedule:
     )
 
 
+def variants_of(data: DataConfig, seed: int, examples: Sequence[Example]) -> list[tuple[Example, Variant]]:
+    """Every variant of every picture that can be drawn in training."""
+    variants = Variants(data, seed)
+    return [(example, variant) for example in examples for variant in variants.of(example)]
+
+
 def _cache_latents(
-    context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
+    context: JobContext, data: DataFolder, components: Components, wanted: Sequence[tuple[Example, Variant]]
 ) -> LatentCache:
     store = TensorStore(data.cache / "latents")
     latents = LatentCache(store, components, components.fingerprint("vae"))
-    progress = partial(StageProgress(context), "Caching latents")
-    computed = latents.prepare(examples, with_flipped=config.data.horizontal_flip, progress=progress)
+    computed = latents.prepare(wanted, partial(StageProgress(context), "Caching latents"))
     log.info("%d latents were computed, the others were cached", computed)
     return latents
+
+
+def _cache_masks(
+    context: JobContext,
+    config: RunConfig,
+    data: DataFolder,
+    components: Components,
+    wanted: Sequence[tuple[Example, Variant]],
+) -> MaskCache | None:
+    if config.data.masks == "off":
+        return None
+    masks = MaskCache(TensorStore(data.cache / "masks"), components.vae_scale_factor)
+    masks.prepare(wanted, partial(StageProgress(context), "Cutting masks"))
+    check_empty_masks(context, masks, wanted)
+    return masks
 
 
 def _make_texts(
@@ -151,8 +185,9 @@ def _make_texts(
     store = TensorStore(data.cache / "texts")
     name = "".join(components.fingerprint(part) for part in components.text_encoders)
     texts = CachedTexts(store, components, name + fingerprint_tokenizers(components), options)
-    captions = [config.data.prior.class_prompt, *(example.caption for example in examples)]
-    texts.prepare(captions, partial(StageProgress(context), "Caching captions"))
+    prompts = [config.data.prior.class_prompt, *(example.class_prompt for example in examples)]
+    captions = [text for example in examples for text in example.all_captions]
+    texts.prepare([*prompts, *captions], partial(StageProgress(context), "Caching captions"))
     return texts
 
 
@@ -165,11 +200,22 @@ def fingerprint_tokenizers(components: Components) -> str:
 
 
 def _batches(
-    config: RunConfig, examples: Sequence[Example], latents: LatentCache, stream: str, repeats: int
+    config: RunConfig,
+    examples: Sequence[Example],
+    latents: LatentCache,
+    stream: str,
+    shown: int | Showings,
+    masks: MaskCache | None = None,
 ) -> BatchMaker:
-    buckets = [example.bucket for example in examples]
-    order = BatchOrder(buckets, config.training.batch_size, repeats, stream, config.training.seed)
-    return BatchMaker(examples, order, latents, config.data, config.objective)
+    seed, buckets = config.training.seed, [example.bucket for example in examples]
+    order = BatchOrder(buckets, config.training.batch_size, shown, stream, seed)
+    return BatchMaker(examples, order, latents, config.data, config.objective, seed=seed, masks=masks)
+
+
+def _class_batches(config: RunConfig, examples: Sequence[Example], latents: LatentCache) -> BatchMaker | None:
+    if not examples:
+        return None
+    return _batches(config.model_copy(update={"data": class_data(config.data)}), examples, latents, "class", 1)
 
 
 def _set_modes(config: RunConfig, components: Components) -> None:
