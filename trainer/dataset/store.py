@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.captions import CAPTION_SUFFIXES, caption_path, clean_caption, read_caption
+from trainer.dataset.captions import caption_files, caption_path, clean_caption, read_caption
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
 from trainer.dataset.history import Change, History, Patch, apply, changed, difference, reverse, state_at
 from trainer.dataset.importing import ImportReport, import_files
+from trainer.dataset.masks import MASK_ENDINGS, sort_masks
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.record import (
     CAPTIONS,
@@ -217,12 +218,13 @@ class DatasetStore(DatasetCatalog):
         bin_folder = self._data.trash / f"{info.name} (pictures)"
         bin_folder.mkdir(parents=True, exist_ok=True)
         target = unused_path(bin_folder / path.name)
-        has_siblings = bool(_siblings(path))
+        beside = [] if _siblings(path) else [(file, file.suffix) for file in caption_files(path)]
+        mask = sort_masks(list(path.parent.iterdir())).masks.get(path)
+        if mask is not None and not _siblings(path):
+            beside.append((mask, f"{MASK_ENDINGS[0]}{mask.suffix}"))
         shutil.move(path, target)
-        for suffix in CAPTION_SUFFIXES:
-            beside = path.with_suffix(suffix)
-            if beside.exists() and not has_siblings:
-                shutil.move(beside, unused_path(target.with_suffix(suffix)))
+        for file, ending in beside:
+            shutil.move(file, unused_path(target.with_name(f"{target.stem}{ending}")))
         if caption:
             # What was written in the app goes along, so that the trash holds all of it.
             write_text(target.with_suffix(".txt"), caption, "the caption")

@@ -36,6 +36,7 @@ class TrainingFacts:
         base_sha256: SHA-256 of its UNet's weights, or empty.
         width, height: the size it was trained at, in pixels.
         tag_frequency: for each data set, how often each caption part stands in it.
+        datasets: for each data set, the repeats of its pictures and how many there are.
         started_at, finished_at: seconds since the epoch.
         trigger_word: the trigger word as it was used in training.
         family: a key of `trainer.base_models.FAMILY_FACTS`.
@@ -58,6 +59,7 @@ class TrainingFacts:
     prediction_type: str = "epsilon"
     zero_terminal_snr: bool = False
     tag_frequency: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    datasets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def build_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
@@ -91,8 +93,7 @@ def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
         "ss_sd_model_name": facts.base_name,
         "ss_tag_frequency": facts.tag_frequency,
         "ss_dataset_dirs": {
-            name: {"n_repeats": config.data.repeats, "img_count": facts.num_train_images}
-            for name in facts.tag_frequency
+            name: {"n_repeats": repeats, "img_count": count} for name, (repeats, count) in facts.datasets.items()
         },
         "ss_resolution": f"({facts.width}, {facts.height})",
         "ss_enable_bucket": config.data.buckets,
@@ -183,7 +184,8 @@ def _modelspec_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str
 
 def _own_entries(config: RunConfig) -> dict[str, str]:
     data = config.model_dump(mode="json")
-    data["data"]["dataset"] = _last_part(config.data.dataset)
+    for place in (data["data"], data["data"]["prior"], *data["data"]["concepts"]):
+        place["dataset"] = _last_part(place["dataset"])
     data["model"]["base"] = _last_part(config.model.base)
     entries = {CONFIG_KEY: json.dumps(data, ensure_ascii=False), VERSION_KEY: __version__}
     embedding = config.adapter.embedding

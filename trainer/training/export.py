@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.base_models import main_weights
+from trainer.data.examples import Example
 from trainer.events import LoraExported
 from trainer.files import file_sha256, safe_name, unused_path, write_atomically
 from trainer.lora_files.embeddings import write_embedding
@@ -74,7 +76,9 @@ def _write(parts: TrainParts, state: TrainState, path: Path) -> None:
 def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:
     config = parts.config
     examples = parts.split.training
-    tags = Counter(tag.strip() for example in examples for tag in example.caption.split(",") if tag.strip())
+    names = {example.concept: example.concept or parts.dataset_name for example in examples}
+    of_concept = {label: [example for example in examples if example.concept == label] for label in names}
+    triggers = (concept.trigger_word for concept in config.data.all_concepts)
     weights = main_weights(parts.components.path)
     return TrainingFacts(
         name=safe_name(parts.name, "lora"),
@@ -86,13 +90,20 @@ def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:
         height=config.data.resolution,
         started_at=state.started_at,
         finished_at=time.time(),
-        trigger_word=config.data.trigger_word,
+        trigger_word=", ".join(dict.fromkeys(filter(None, triggers))),
         base_sha256=file_sha256(weights) if weights else "",
         family=parts.components.family.name,
         prediction_type=parts.components.prediction_type,
         zero_terminal_snr=parts.components.zero_terminal_snr,
-        tag_frequency={parts.dataset_name: dict(tags)},
+        tag_frequency={names[label]: _tags(of_concept[label]) for label in names},
+        datasets={names[label]: (found[0].repeats, len(found)) for label, found in of_concept.items()},
     )
+
+
+def _tags(examples: Sequence[Example]) -> dict[str, int]:
+    """How often each comma-separated part stands in the captions."""
+    captions = (caption for example in examples for caption in example.all_captions)
+    return dict(Counter(tag.strip() for caption in captions for tag in caption.split(",") if tag.strip()))
 
 
 def _add_to_library(path: Path, library: Path) -> Path:

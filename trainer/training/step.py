@@ -99,8 +99,9 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
                 part = denoising_loss(parts, parts.class_batches.make(number, "class", seed, step, micro_batch))
             else:
                 batch = parts.batches.make(number, "base prediction", seed, step, micro_batch)
-                prompts = (config.data.prior.class_prompt,) * len(batch.captions)
-                part = base_prediction_loss(parts, replace(batch, captions=prompts))
+                prompts = tuple(example.class_prompt or config.data.prior.class_prompt for example in batch.examples)
+                # The base model is kept in the background, too.
+                part = base_prediction_loss(parts, replace(batch, captions=prompts, area=None))
             parts.accelerator.backward(config.data.prior.weight * part / count)
             prior_loss += part.detach() / count
     return loss, prior_loss, tuple(dict.fromkeys(pictures))
@@ -135,9 +136,9 @@ def base_prediction_loss(parts: TrainParts, batch: Batch) -> Tensor:
 
 def _weighted_error(parts: TrainParts, batch: Batch, model_pred: Tensor, goal: Tensor) -> Tensor:
     schedule, objective = parts.noise_schedule, parts.config.objective
-    errors = error(objective, model_pred, goal, batch.timesteps, schedule.alphas_cumprod)
+    errors = error(objective, model_pred, goal, batch.timesteps, schedule.alphas_cumprod, batch.area)
     snr = signal_to_noise(schedule.alphas_cumprod, batch.timesteps)
-    return (errors * loss_weights(objective, snr, schedule.prediction_type)).mean()
+    return (errors * batch.weights * loss_weights(objective, snr, schedule.prediction_type)).mean()
 
 
 @dataclass

@@ -8,6 +8,7 @@ from trainer.data.batches import frames_of
 from trainer.data.captions import settled
 from trainer.data.examples import Example
 from trainer.data.randomness import generator_for
+from trainer.data.variants import PLAIN
 from trainer.objectives.diffusion import add_noise, evenly_spread_timesteps, target
 from trainer.objectives.losses import squared_error
 from trainer.training.base_prediction import evaluating
@@ -33,7 +34,7 @@ def validation_loss(parts: TrainParts) -> float:
 def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.Tensor:
     """Errors of one picture at each timestep, `(len(timesteps),)`."""
     schedule, device = parts.noise_schedule, parts.device
-    latents, _ = parts.latents.get(example, False)
+    latents, _ = parts.latents.get(example)
     # Named by the picture, not by its place, so that a picture more or less leaves the others' noise as it was.
     generator = generator_for("validation noise", parts.config.training.seed, example.sha256)
     noise = torch.randn((len(timesteps), *latents.shape), generator=generator).to(device)
@@ -41,7 +42,7 @@ def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.
     latents = latents.to(device).expand_as(noise)
     noisy_latents = add_noise(latents, noise, times, schedule.alphas_cumprod)
     goal = target(schedule.prediction_type, latents, noise, times, schedule.alphas_cumprod)
-    frames = frames_of([example] * len(timesteps), [False] * len(timesteps)).to(device)
+    frames = frames_of([(example, PLAIN)] * len(timesteps)).to(device)
     caption = settled(example.caption, parts.config.data)
     errors: list[torch.Tensor] = []
     size = parts.config.training.batch_size

@@ -8,8 +8,10 @@ from typing import Any
 
 from trainer.cli.flags import add_flags, flag_values
 from trainer.cli.output import ProgressPrinter, follow, print_json
+from trainer.config.concept import parse_concept
 from trainer.config.loading import build_config, load_preset, merge, read_settings
 from trainer.dataset.catalog import DatasetCatalog
+from trainer.dataset.kohya import require_kohya_folders
 from trainer.events import EventWriter, Stopped
 from trainer.jobs import enqueue, launch
 from trainer.library import resolve_lora
@@ -23,6 +25,7 @@ EXAMPLES = """  inkwash train --preset embedded-quick --dataset ink-wash
   inkwash train --preset sd15-style --model.base ~/models/sd15 --dataset ~/pictures --run ~/runs/first --json
   inkwash train --from ink-wash --training.steps 2000       (again, with the settings that a LoRA was trained with)
   inkwash train --preset sd15-style --dataset ~/pictures --training.num_devices 2       (two graphics cards)
+  inkwash train --preset sd15-character --dataset robot --data.concepts "ink-wash; repeats=2" --data.balance concepts
   inkwash train --preset sd15-character --dataset robot --detach      (goes on in the background; see `inkwash jobs`)"""
 
 
@@ -42,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         metavar="FOLDER",
         help="name of a data set, or a folder with pictures (as --data.dataset); its trigger word is taken unless one is set",
+    )
+    parser.add_argument(
+        "--concepts-from",
+        metavar="FOLDER",
+        type=Path,
+        help="train on kohya's folders in this one, such as '10_zib robot': a concept each, with its repeats",
     )
     parser.add_argument(
         "--run", metavar="FOLDER", type=Path, help="where to keep the run (default: a new folder in the data folder)"
@@ -69,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     layers.append(flag_values(arguments))
     if arguments.dataset:
         layers.append({"data": {"dataset": arguments.dataset}})
+    if arguments.concepts_from:
+        layers.append({"data": _concepts_in(arguments.concepts_from)})
     build_config(*layers)  # before anything is looked up: what is typed wrongly is said first
     if arguments.recipe:
         require_parts(build_config(*layers), data)
@@ -85,13 +96,28 @@ def run(arguments: argparse.Namespace) -> int:
     return start_and_follow(new_run, data, arguments)
 
 
+def _concepts_in(folder: Path) -> dict[str, Any]:
+    first, *others = (found.settings() for found in require_kohya_folders(folder))
+    return {**first, "trigger_word": "", "concepts": [{**other, "trigger_word": ""} for other in others]}
+
+
 def with_trigger_word(settings: dict[str, Any], data: DataFolder) -> dict[str, Any]:
-    """The settings with the data set's own trigger word, where they name none. Raises DatasetError: no such data set."""
+    """The settings with the data sets' own trigger words, where they name none. Raises DatasetError: no such data set."""
     chosen = settings.get("data", {})
-    if not isinstance(chosen, dict) or "trigger_word" in chosen:
+    if not isinstance(chosen, dict):
         return settings
-    trigger_word = DatasetCatalog(data).get(str(chosen.get("dataset", ""))).trigger_word
-    return merge(settings, {"data": {"trigger_word": trigger_word}})
+    catalog, found = DatasetCatalog(data), dict[str, Any]()
+    if "trigger_word" not in chosen:
+        found["trigger_word"] = catalog.get(str(chosen.get("dataset", ""))).trigger_word
+    concepts = [parse_concept(concept) for concept in chosen.get("concepts", [])]
+    if concepts:
+        found["concepts"] = [
+            concept
+            if "trigger_word" in concept
+            else concept | {"trigger_word": catalog.get(concept["dataset"]).trigger_word}
+            for concept in concepts
+        ]
+    return merge(settings, {"data": found})
 
 
 def start_and_follow(new_run: Run, data: DataFolder, arguments: argparse.Namespace) -> int:
