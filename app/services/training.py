@@ -157,6 +157,8 @@ class TrainingService:
         num_bytes = self.file_bytes(config)
         if num_bytes:
             parts.append(f"LoRA file about {size(num_bytes)}")
+        elif config.adapter.embedding.num_vectors and not config.adapter.has_lora:
+            parts.append("an embedding of a few kB, without a LoRA")
         return " · ".join(parts)
 
     def file_bytes(self, config: RunConfig) -> int:

@@ -29,6 +29,7 @@ _ESSENTIALS = (
     ("adapter.unet.rank", "adapter.unet.alpha"),
     ("optimizer.unet_learning_rate", "optimizer.text_encoder_learning_rate"),
     ("adapter.text_encoder.rank", "adapter.text_encoder.alpha"),
+    ("adapter.embedding.num_vectors",),
 )
 _DRAFT = "train-form"
 

@@ -1,22 +1,18 @@
-"""LoRA, rsLoRA and LoRA+ through peft: W x + scale * up(down(x)), with up = 0 at the start."""
+"""LoRA, rsLoRA and LoRA+: W x + scale * up(down(x)), with up = 0 at the start."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import cast
 
-import peft
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from trainer.adapters.lora_layer import CastTogether, LoraLayer, weight_shape
 from trainer.adapters.method import chosen_layers, group_factor, grouped, part_settings, rank_notes, take_over
 from trainer.config.adapter import AdapterConfig, TextEncoderLora, UnetLora
 from trainer.lora_files.file import AdapterModule, LoraModule
 from trainer.models.components import Components
-
-_ADAPTER = "default"
 
 
 class LoraMethod:
@@ -36,40 +32,28 @@ class LoraMethod:
         Raises: ConfigError: a chosen set of layers does not exist in this model.
         """
         for part, paths in chosen_layers(components, self._config).items():
-            model = getattr(components, part)
-            peft.inject_adapter_in_model(self._peft_config(part_settings(self._config, part), paths), model, _ADAPTER)
-            found = {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
-            if found.keys() != set(paths):
-                raise RuntimeError(f"peft wrapped {len(found)} layers instead of {len(paths)} in the {part}")
-            self._layers |= {f"{part}.{path}": found[path] for path in sorted(found)}
+            model, settings = getattr(components, part), part_settings(self._config, part)
+            scale = self._config.scale(settings)
+            layers: dict[str, LoraLayer] = {}
+            for path in sorted(paths):
+                base = model.get_submodule(path)
+                layer = LoraLayer(base, settings.rank, scale, self._config.dropout, components.device)
+                model.set_submodule(path, layer)
+                layers[f"{part}.{path}"] = layer
+            CastTogether(model, list(layers.values()), components.dtype)
+            self._layers |= layers
         self._initialise(seed)
-
-    def _peft_config(self, settings: UnetLora | TextEncoderLora, paths: list[str]) -> peft.LoraConfig:
-        return peft.LoraConfig(
-            r=settings.rank,
-            lora_alpha=self._alpha(settings),  # type: ignore[arg-type] - peft divides it, whole or not
-            target_modules=paths,
-            lora_dropout=self._config.dropout,
-            init_lora_weights=False,
-        )
-
-    def _alpha(self, settings: UnetLora | TextEncoderLora) -> float:
-        """The alpha that gives the scale as alpha / rank: files have no other way to say it."""
-        return settings.alpha * math.sqrt(settings.rank) if self._config.method == "rslora" else settings.alpha
 
     def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         for layer in self._layers.values():
-            # peft makes them in the base weight's format; Adam's small steps would vanish in bf16.
-            down, up = (weight.requires_grad_(True) for weight in _weights(layer, torch.float32))
             with torch.no_grad():
-                start = torch.empty(down.shape)
+                start = torch.empty(layer.down.shape)
                 if self._config.init == "orthogonal":
                     nn.init.orthogonal_(start, generator=generator)
                 else:
                     nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
-                down.copy_(start)
-                up.zero_()
+                layer.down.copy_(start)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The trainable weights of each part, sorted by layer: down, then up; with LoRA+ a part's `up` are a group."""
@@ -77,9 +61,8 @@ class LoraMethod:
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         for path, layer in self._layers.items():
-            down, up = _weights(layer)
-            yield f"{path}.down", down
-            yield f"{path}.up", up
+            yield f"{path}.down", layer.down
+            yield f"{path}.up", layer.up
 
     def rate_factor(self, group: str) -> float:
         """LoRA+'s ratio for a group of `up`."""
@@ -103,36 +86,33 @@ class LoraMethod:
         if not self._config.max_norm:
             return
         for layer in self._layers.values():
-            down, up = _weights(layer)
-            rows, columns = down.flatten(1), up.flatten(1)
+            rows, columns = layer.down.flatten(1), layer.up.flatten(1)
             # ‖up down‖² from two small matrices, not from the large one that they make.
             squares = ((columns.T @ columns) * (rows @ rows.T)).sum().clamp(min=0)
-            ratio = (self._config.max_norm / (layer.scaling[_ADAPTER] * squares.sqrt())).clamp(max=1).sqrt()
-            down.mul_(ratio)
-            up.mul_(ratio)
+            ratio = (self._config.max_norm / (layer.scale * squares.sqrt())).clamp(max=1).sqrt()
+            layer.down.mul_(ratio)
+            layer.up.mul_(ratio)
 
     def export_modules(self) -> dict[str, AdapterModule]:
         """The layers with their weights and alpha."""
         modules: dict[str, AdapterModule] = {}
         for path, layer in self._layers.items():
-            down, up = _weights(layer)
-            modules[path] = LoraModule(down.detach(), up.detach(), alpha=float(layer.lora_alpha[_ADAPTER]))
+            down, up = layer.down.detach(), layer.up.detach()
+            settings = part_settings(self._config, path.partition(".")[0])
+            modules[path] = LoraModule(down, up, alpha=self._alpha(settings))
         return modules
+
+    def _alpha(self, settings: UnetLora | TextEncoderLora) -> float:
+        """The alpha that gives the scale as alpha / rank: files have no other way to say it."""
+        return settings.alpha * math.sqrt(settings.rank) if self._config.method == "rslora" else settings.alpha
 
     def notes(self) -> list[str]:
         """Says where a rank is higher than a layer can use."""
         return rank_notes(
             self._config,
-            {path: cast(Tensor, layer.get_base_layer().weight).shape for path, layer in self._layers.items()},
+            {path: weight_shape(layer.base) for path, layer in self._layers.items()},
         )
 
     def outcome(self) -> str:
         """Nothing."""
         return ""
-
-
-def _weights(layer: LoraLayer, dtype: torch.dtype | None = None) -> tuple[nn.Parameter, nn.Parameter]:
-    """The trainable weights (down, up) of a layer, first brought to `dtype` if one is given."""
-    modules = [cast(nn.Module, part[_ADAPTER]) for part in (layer.lora_A, layer.lora_B)]
-    down, up = (cast(nn.Parameter, (module.to(dtype) if dtype else module).weight) for module in modules)
-    return down, up

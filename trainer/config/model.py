@@ -29,5 +29,7 @@ class ModelConfig(BaseChoice):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the frozen base model. `auto` takes bf16 where the device computes in it, else fp16 on a GPU, else fp32; the adapter is always trained in fp32."""
+    quantization: Literal["none", "nf4", "int8", "fp8"] = "none"
+    """How the frozen base model is kept in memory: as it is, in 4 bits (`nf4`, QLoRA: a quarter of bf16), or in 8 (`int8` exacter, `fp8` the format of newer cards). The LoRA is an ordinary one and works on the whole model. `docs/memory.md` has what it costs."""
     clip_skip: Annotated[int, Field(ge=1, le=4)] = 1
     """Which of the text encoder's last layers is read: 1 the last, 2 the one before it (many anime models were made with 2). Use the number that the base model was made with."""

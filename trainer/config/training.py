@@ -20,6 +20,8 @@ class TrainingConfig(Settings):
     """Forward passes per update: works like a larger batch without its memory, and takes longer."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: much less memory, about a third slower."""
+    offload_layers: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the UNet's frozen weights that stay in the computer's memory and come to the graphics card just before they are used: 0.5 frees half of their memory and takes longer. 0: none."""
     max_grad_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Gradients longer than this are shortened to it. 0 turns clipping off."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0

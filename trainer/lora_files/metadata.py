@@ -21,6 +21,8 @@ from trainer.errors import LoraFileError
 
 CONFIG_KEY = "inkwash.config"
 VERSION_KEY = "inkwash.version"
+EMBEDDING_KEY = "inkwash.embedding"
+"""The word with vectors of its own that was trained."""
 _MAX_TAGS = 20
 
 
@@ -61,6 +63,17 @@ class TrainingFacts:
 def build_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
     """All metadata of an exported LoRA, as texts. Nothing in them tells where on the disk something lay."""
     return {**_kohya_entries(config, facts), **_modelspec_entries(config, facts), **_own_entries(config)}
+
+
+def embedding_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
+    """The metadata of the embedding alone, without what is said of layers."""
+    entries = build_metadata(config, facts)
+    architecture = entries["modelspec.architecture"].removesuffix("/lora")
+    return {key: value for key, value in entries.items() if not key.startswith("ss_network_")} | {
+        "modelspec.architecture": f"{architecture}/textual-inversion",
+        "modelspec.title": facts.trigger_word,
+        "modelspec.description": config.note or f"Embedding for {facts.base_name}, trained with Inkwash.",
+    }
 
 
 def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
@@ -172,7 +185,12 @@ def _own_entries(config: RunConfig) -> dict[str, str]:
     data = config.model_dump(mode="json")
     data["data"]["dataset"] = _last_part(config.data.dataset)
     data["model"]["base"] = _last_part(config.model.base)
-    return {CONFIG_KEY: json.dumps(data, ensure_ascii=False), VERSION_KEY: __version__}
+    entries = {CONFIG_KEY: json.dumps(data, ensure_ascii=False), VERSION_KEY: __version__}
+    embedding = config.adapter.embedding
+    if embedding.num_vectors:
+        learned = {"word": config.data.trigger_word, "vectors": embedding.num_vectors, "per_layer": embedding.per_layer}
+        entries[EMBEDDING_KEY] = json.dumps(learned, ensure_ascii=False)
+    return entries
 
 
 def _last_part(name_or_path: str) -> str:

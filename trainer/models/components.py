@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,9 @@ from trainer.base_models import (
 from trainer.config.model import BaseChoice
 from trainer.errors import ConfigError, ModelFileError
 from trainer.models.family import load_family
-from trainer.models.single_file import TEXT_ENCODER_CLASSES, load_single_file, load_vae_file
+from trainer.models.single_file import TEXT_ENCODER_CLASSES, load_folder_part, load_single_file, load_vae_file
+from trainer.models.storage import PLAIN, Placement, WeightStorage
+from trainer.models.words import LearnedWords
 from trainer.paths import DataFolder
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ log = logging.getLogger(__name__)
 class Components:
     """The parts of a base model, frozen, on `device`, with weights of `dtype` (the VAE in fp32 where that is fp16).
 
-    `path` is where they were loaded from, `vae_path` where the VAE was if it came from elsewhere; `text_encoder_2` and its tokenizer are None in families with one encoder.
+    `path` is where they were loaded from, `vae_path` where the VAE was if it came from elsewhere; `text_encoder_2` and its tokenizer are None in families with one encoder. `words` are what prompts can say beyond the tokenizers' words.
     """
 
     family: Family
@@ -61,6 +63,7 @@ class Components:
     vae_path: Path | None = None
     text_encoder_2: CLIPTextModelWithProjection | None = None
     tokenizer_2: CLIPTokenizer | None = None
+    words: LearnedWords = field(default_factory=LearnedWords)
 
     @property
     def text_encoders(self) -> dict[str, CLIPTextModel | CLIPTextModelWithProjection]:
@@ -124,8 +127,16 @@ class Components:
             torch.cuda.empty_cache()
 
 
-def load_components(base: str | BaseChoice, data: DataFolder, device: torch.device, dtype: torch.dtype) -> Components:
+def load_components(
+    base: str | BaseChoice,
+    data: DataFolder,
+    device: torch.device,
+    dtype: torch.dtype,
+    storage: WeightStorage = PLAIN,
+) -> Components:
     """Load a base model by its name in the list or its path, with the settings on it where a BaseChoice is given.
+
+    `storage` says how the weights are kept; what is packed is packed as it is read, weight by weight.
 
     Raises: ModelFileError: there is none, it is incomplete, of another architecture, or its weights do not fit.
         ConfigError: settings that do not go with the model.
@@ -138,7 +149,7 @@ def load_components(base: str | BaseChoice, data: DataFolder, device: torch.devi
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     try:
-        parts = _load_parts(path, info, dtype, vae_path)
+        parts = _load_parts(path, info, Placement(storage, device, dtype), vae_path)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelFileError(
             f"The base model '{info.name}' cannot be loaded: {error}",
@@ -194,12 +205,13 @@ def _probe(components: Components) -> None:
     log.info("%s does not say what it predicts; asked, it answers with %s", components.path, found)
 
 
-def _load_parts(path: Path, info: BaseModelInfo, dtype: torch.dtype, vae_path: Path | None) -> dict[str, Any]:
+def _load_parts(path: Path, info: BaseModelInfo, placement: Placement, vae_path: Path | None) -> dict[str, Any]:
     """The parts of a model, by the names that Components has for them."""
+    dtype = placement.dtype
     if path.is_dir():
-        parts = _load_folder(path, info, dtype, with_vae=vae_path is None)
+        parts = _load_folder(path, info, placement, with_vae=vae_path is None)
     else:
-        parts = load_single_file(path, info.family, dtype, vae_dtype(dtype), with_vae=vae_path is None)
+        parts = load_single_file(path, info.family, placement, vae_dtype(dtype), with_vae=vae_path is None)
         scheduler = {
             "prediction_type": info.traits.prediction_type or "epsilon",
             "rescale_betas_zero_snr": info.traits.zero_terminal_snr,
@@ -216,14 +228,19 @@ def _load_vae(path: Path, family: str, dtype: torch.dtype) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(path, **_options(path, dtype))
 
 
-def _load_folder(folder: Path, info: BaseModelInfo, dtype: torch.dtype, *, with_vae: bool) -> dict[str, Any]:
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **_options(folder / "unet", dtype))
+def _load_folder(folder: Path, info: BaseModelInfo, placement: Placement, *, with_vae: bool) -> dict[str, Any]:
+    dtype, changes = placement.dtype, placement.storage.changes
+    if changes("unet"):
+        unet = load_folder_part(folder / "unet", placement)
+    else:
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", **_options(folder / "unet", dtype))
     parts: dict[str, Any] = {"unet": unet}
     if with_vae:
         parts["vae"] = _load_vae(folder / "vae", info.family, vae_dtype(dtype))
     for name in FAMILY_FACTS[info.family].text_encoders:
         tokenizer = name.replace("text_encoder", "tokenizer")
-        parts[name] = _load_text_encoder(folder / name, dtype)
+        part = folder / name
+        parts[name] = load_folder_part(part, placement) if changes(name) else _load_text_encoder(part, dtype)
         parts[tokenizer] = CLIPTokenizer.from_pretrained(folder / tokenizer, local_files_only=True)
     config = (folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
     return {**parts, "scheduler_config": json.loads(config)}

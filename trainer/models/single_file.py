@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from trainer.base_models import FAMILY_FACTS
+from trainer.base_models import FAMILY_FACTS, weight_file
 from trainer.base_models.detection import TEXT_PREFIXES, UNET_PREFIX, VAE_PREFIXES
 from trainer.errors import Finding, ModelFileError
 from trainer.models.clip_tokenizer import bundled_tokenizer
+from trainer.models.storage import Keeper, Placement
 from trainer.models.stored import StoredTensor, open_tensors
 from trainer.paths import ASSETS
 
@@ -33,21 +35,23 @@ Convert = Callable[[nn.Module, dict[str, Any], dict[str, StoredTensor]], dict[st
 
 
 def load_single_file(
-    path: Path, family: str, dtype: torch.dtype, vae_dtype: torch.dtype, *, with_vae: bool = True
+    path: Path, family: str, placement: Placement, vae_dtype: torch.dtype, *, with_vae: bool = True
 ) -> dict[str, Any]:
-    """The parts of a checkpoint, by the names that Components has for them.
+    """The parts of a checkpoint, by the names that Components has for them, kept as `placement` says.
 
     Each weight is read straight into its place: memory peaks at the loaded weights and one tensor.
 
     Raises: ModelFileError: it is damaged, or its tensors are not those of the family's published models.
     """
-    tensors, folder = open_tensors(path), CONFIGS / family
-    parts: dict[str, Any] = {"unet": build(_empty_unet(folder), _unet(tensors, folder), dtype, path)}
+    tensors, folder, dtype = open_tensors(path), CONFIGS / family, placement.dtype
+    unet_keeper = partial(placement.keeper, part="unet")
+    parts: dict[str, Any] = {"unet": build(_empty_unet(folder), _unet(tensors, folder), dtype, path, unet_keeper)}
     if with_vae:
         parts["vae"] = build(_empty_vae(folder), _vae(tensors, folder), vae_dtype, path)
     for name in FAMILY_FACTS[family].text_encoders:
         encoder = _empty_text_encoder(folder, name)
-        parts[name] = build(encoder, _text_encoder(encoder, tensors, TEXT_PREFIXES[family][name]), dtype, path)
+        weights = _text_encoder(encoder, tensors, TEXT_PREFIXES[family][name])
+        parts[name] = build(encoder, weights, dtype, path, partial(placement.keeper, part=name))
         tokenizer = name.replace("text_encoder", "tokenizer")
         parts[tokenizer] = bundled_tokenizer(folder / tokenizer / "tokenizer_config.json")
     return {**parts, "scheduler_config": _read(folder / "scheduler" / "scheduler_config.json")}
@@ -61,8 +65,29 @@ def load_vae_file(path: Path, family: str, dtype: torch.dtype) -> AutoencoderKL:
     return build(_empty_vae(folder), weights, dtype, path)
 
 
-def build(model: Any, weights: Mapping[str, StoredTensor], dtype: torch.dtype, path: Path) -> Any:
+def load_folder_part(folder: Path, placement: Placement) -> Any:
+    """The UNet or a text encoder of a diffusers folder, weight by weight, kept as `placement` says. Raises ModelFileError."""
+    found = weight_file(folder)
+    stored: dict[str, StoredTensor] = {}
+    for file in found.files if found else ():
+        stored |= open_tensors(file)
+    keeper = partial(placement.keeper, part=folder.name)
+    if folder.name == "unet":
+        return build(_empty(UNet2DConditionModel, folder), stored, placement.dtype, folder, keeper)
+    encoder = _empty_text_encoder(folder.parent, folder.name)
+    return build(encoder, _with_levels(encoder, stored), placement.dtype, folder, keeper)
+
+
+def build(
+    model: Any,
+    weights: Mapping[str, StoredTensor],
+    dtype: torch.dtype,
+    path: Path,
+    make_keeper: Callable[[nn.Module], Keeper | None] = lambda _: None,
+) -> Any:
     """Fill a model that has shapes only. Names and shapes are compared before anything is read.
+
+    What `make_keeper` gives for the model decides how some of its weights are kept.
 
     Raises: ModelFileError: tensors are missing, unknown or of another shape.
     """
@@ -85,7 +110,11 @@ def build(model: Any, weights: Mapping[str, StoredTensor], dtype: torch.dtype, p
             findings=sorted(findings, key=str),
             fix="Get the file again, whole; distilled or enlarged models have to be diffusers folders.",
         )
+    keeper = make_keeper(model)
     for name in wanted:
+        if keeper is not None and (layer := keeper.layer_of(name)) is not None:
+            keeper.fill(layer, given[name].load(keeper.reading_format))
+            continue
         value = given[name].load(dtype)
         # Without its `dtype` the value would be turned back into the empty model's fp32.
         set_module_tensor_to_device(model, name, "cpu", value=value, dtype=dtype, clear_cache=False)
@@ -129,6 +158,10 @@ def _text_encoder(encoder: nn.Module, tensors: Tensors, prefix: str) -> dict[str
         converted = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     else:
         converted = single_file_utils.convert_open_clip_checkpoint(encoder, found, prefix=prefix)
+    return _with_levels(encoder, converted)
+
+
+def _with_levels(encoder: nn.Module, converted: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     # transformers 5 has lost the level `text_model` in one of the two classes.
     if hasattr(encoder, "text_model"):
         return {_with_level(name): tensor for name, tensor in converted.items()}

@@ -28,7 +28,8 @@ def predict(parts: TrainParts, batch: Batch) -> Tensor:
     noisy_latents = add_noise(batch.latents, batch.input_noise, batch.timesteps, parts.noise_schedule.alphas_cumprod)
     with parts.accelerator.autocast():
         conditioning = parts.texts.encode(batch.captions).framed(batch.frames)
-        return parts.components.family.predict(parts.components, noisy_latents, batch.timesteps, conditioning)
+    # Not under autocast: all of the UNet is of one number format, and its norms would be cast to fp32 and back.
+    return parts.components.family.predict(parts.components, noisy_latents, batch.timesteps, conditioning)
 
 
 def base_prediction(parts: TrainParts, batch: Batch) -> Tensor:

@@ -22,6 +22,7 @@ _FREE = (
     "validation.every",
     "training.device",
     "training.num_threads",
+    "training.offload_layers",
     "training.num_devices",
     "model.base",
 )

@@ -15,6 +15,7 @@ from trainer.models.devices import dtype_name
 from trainer.training.averages import weights_in_use
 from trainer.training.distributed import Ranks
 from trainer.training.export import export_lora
+from trainer.training.export_word import embedding_path
 from trainer.training.joining import joined
 from trainer.training.loop import train_loop
 from trainer.training.resume import restore
@@ -24,7 +25,7 @@ from trainer.training.setup import set_up
 def train(context: JobContext) -> dict[str, Any]:
     """Train, or go on training, the run's LoRA, and export it. Called once in each of the run's processes.
 
-    Returns: run, lora, library_path, steps, seconds, validation_loss_first, validation_loss_last.
+    Returns: run, lora, library_path, embedding where a word was learned, steps, seconds, validation_loss_first, validation_loss_last.
     Raises: Cancelled: the user stopped it; there is a checkpoint if a step was done. InkwashError: see the message.
     """
     config = build_config(context.run.config())
@@ -55,10 +56,12 @@ def _train(context: JobContext, config: RunConfig, ranks: Ranks) -> dict[str, An
     if exported is None:
         return {}
     path, library_path = exported
+    alone = embedding_path(parts, path)
     return {
         "run": str(run.folder),
         "lora": str(path),
         "library_path": str(library_path),
+        **({} if alone is None else {"embedding": str(alone)}),
         "steps": state.step,
         "seconds": round(state.elapsed_seconds, 3),
         "validation_loss_first": state.validation[0][1],

@@ -46,10 +46,14 @@ def check_optimizer(context: JobContext, config: RunConfig, device: torch.device
                 message=f"{facts.title} is made for graphics cards; on a processor it is a hundred times slower than AdamW."
             )
         )
-    if facts.finds_rate and config.adapter.unet.rank and config.adapter.text_encoder.rank:
+    adapter = config.adapter
+    if (
+        facts.finds_rate
+        and bool(adapter.unet.rank) + bool(adapter.text_encoder.rank) + bool(adapter.embedding.num_vectors) > 1
+    ):
         context.emit(
             Warned(
-                message=f"{facts.title} finds one learning rate for UNet and text encoder; the rates that are set only say what is trained."
+                message=f"{facts.title} finds one learning rate for all that is trained; the rates that are set only say what is."
             )
         )
 
@@ -116,7 +120,7 @@ def check_sizes(context: JobContext, config: RunConfig, components: Components, 
 def check_captions(context: JobContext, config: RunConfig, components: Components, examples: Sequence[Example]) -> None:
     """Warn of captions whose end the text encoders do not see, and of empty ones."""
     limit = config.data.max_caption_tokens
-    lengths = [count_tokens(components.tokenizer, example.caption) for example in examples]
+    lengths = [_num_tokens(config, components, example.caption) for example in examples]
     cut = [example.name for example, length in zip(examples, lengths, strict=True) if length > limit]
     if cut:
         context.emit(
@@ -132,6 +136,15 @@ def check_captions(context: JobContext, config: RunConfig, components: Component
                 f"they are trained without words: {_list(empty)}"
             )
         )
+
+
+def _num_tokens(config: RunConfig, components: Components, caption: str) -> int:
+    """Tokens of a caption, in which a trigger word with vectors of its own takes a place for each."""
+    count, word, own = count_tokens(components.tokenizer, caption), config.data.trigger_word, config.adapter.embedding
+    if not own.num_vectors:
+        return count
+    longer = own.num_vectors - count_tokens(components.tokenizer, word)
+    return count + caption.casefold().count(word.casefold()) * longer
 
 
 def check_disk(context: JobContext, config: RunConfig, num_trained: int) -> None:

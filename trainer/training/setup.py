@@ -18,7 +18,6 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from trainer.adapters.method import AdapterMethod, build_method
 from trainer.config.run import RunConfig
 from trainer.data.batches import BatchMaker, BatchOrder
-from trainer.data.captions import varies
 from trainer.data.examples import Example, make_examples, split_examples
 from trainer.data.latents import LatentCache
 from trainer.data.randomness import stream_seed
@@ -29,6 +28,7 @@ from trainer.events import Warned
 from trainer.jobs import JobContext
 from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, pick_device, pick_dtype
+from trainer.models.neutral import skip_neutral_divisions
 from trainer.models.text import CHUNK_TOKENS, PromptOptions
 from trainer.objectives.diffusion import PredictionType
 from trainer.objects import load_object
@@ -47,6 +47,7 @@ from trainer.training.preflight import (
     read_pictures,
 )
 from trainer.training.state import NoiseSchedule, TrainParts
+from trainer.training.storage import keeps_text_encoders, weight_storage
 
 log = logging.getLogger(__name__)
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -61,10 +62,11 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     device = ranks.device(pick_device(config.training.device))
     check_optimizer(context, config, device)
     dtype = pick_dtype(config.model.precision, device)
+    storage = weight_storage(config, device)
     _prepare_torch(config, device)
     dataset, pictures = ranks.main_first(partial(read_pictures, context, config, data))
     context.stage("Loading the base model")
-    components = load_components(config.model, data, device, dtype)
+    components = load_components(config.model, data, device, dtype, storage)
     noise_schedule = _noise_schedule(components)
     examples = make_examples(pictures, config.data, config.data.trigger_word)
     check_sizes(context, config, components, examples)
@@ -76,7 +78,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     texts = ranks.main_first(partial(_make_texts, context, config, data, components, [*examples, *class_pictures]))
     if device.type != "cpu":
         components.move_away("vae", *([] if texts.needs_encoder else components.text_encoders))
-    adapter = build_method(config.adapter)
+    adapter = build_method(config.adapter, config.data.trigger_word)
     adapter.attach(components, stream_seed("adapter", config.training.seed))
     # Where cards differ, so may the last bits of what each computed as a start (PiSSA's SVD).
     if ranks.count > 1:
@@ -163,7 +165,7 @@ def _make_texts(
     context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
 ) -> Texts:
     options = PromptOptions(config.model.clip_skip, config.data.max_caption_tokens // CHUNK_TOKENS)
-    if config.adapter.text_encoder.rank or varies(config.data):
+    if keeps_text_encoders(config):
         return LiveTexts(components, options)
     store = TensorStore(data.cache / "texts")
     name = "".join(components.fingerprint(part) for part in components.text_encoders)
@@ -190,8 +192,9 @@ def _batches(
 
 
 def _set_modes(config: RunConfig, components: Components) -> None:
-    """Training mode where dropout and gradient checkpointing need it."""
+    """Training mode where dropout and gradient checkpointing need it; nothing computed that changes nothing."""
     components.unet.train()
+    skip_neutral_divisions(components.unet)
     trained = components.text_encoders.values() if config.adapter.text_encoder.rank else ()
     for encoder in trained:
         encoder.train()

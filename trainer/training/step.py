@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from trainer.config.embedding import GROUP as EMBEDDING
 from trainer.data.batches import Batch
 from trainer.data.randomness import stream_seed
 from trainer.errors import Finding, NonFiniteLossError
@@ -35,25 +36,40 @@ class StepResult:
 def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
     """Do step number `step` (from 1). Raises NonFiniteLossError, at the latest when `guard` is next asked."""
     parts.optimizer.zero_grad()
+    embedding = parts.config.adapter.embedding
+    parts.components.words.is_held = not embedding.learns(EMBEDDING, step, parts.total_steps)
     loss, prior_loss, pictures = _accumulate_gradients(parts, step)
     penalty = parts.adapter.penalty()
     if penalty is not None:
         parts.accelerator.backward(penalty)
     parts.ranks.average(parts.trainable, [loss] if prior_loss is None else [loss, prior_loss])
     max_norm = parts.config.training.max_grad_norm or math.inf
-    grad_norm = parts.accelerator.clip_grad_norm_(parts.trainable, max_norm)
+    grad_norm = parts.accelerator.clip_grad_norm_(_learning(parts, step), max_norm)
     if grad_norm is None:
         raise RuntimeError("accelerate gave no gradient norm")
     result = StepResult(step, loss, prior_loss, grad_norm.detach(), pictures)
     guard.watch(parts, result)
-    factor = multiplier(parts.config.schedule, step, parts.total_steps)
     for group in parts.optimizer.param_groups:
-        group["lr"] = learning_rate(parts, group["name"]) * factor
+        group["lr"] = rate_at(parts, group["name"], step)
     parts.optimizer.step()
     parts.adapter.after_step(step, parts.total_steps)
     if parts.average is not None:
         parts.average.update()
     return result
+
+
+def _learning(parts: TrainParts, step: int) -> list[torch.nn.Parameter]:
+    """The weights that a step changes. Gradients of others count in the optimizer's means, not in the length that is clipped."""
+    embedding = parts.config.adapter.embedding
+    groups = parts.adapter.parameter_groups().items()
+    return [weight for name, weights in groups if embedding.learns(name, step, parts.total_steps) for weight in weights]
+
+
+def rate_at(parts: TrainParts, group: str, step: int) -> float:
+    """The learning rate of a group in a step: with its schedule, and 0 where it rests (`adapter.embedding.phase`)."""
+    if not parts.config.adapter.embedding.learns(group, step, parts.total_steps):
+        return 0.0
+    return learning_rate(parts, group) * multiplier(parts.config.schedule, step, parts.total_steps)
 
 
 def learning_rate(parts: TrainParts, group: str) -> float:

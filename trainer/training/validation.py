@@ -49,8 +49,6 @@ def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.
         chunk = slice(start, start + size)
         with parts.accelerator.autocast():
             conditioning = parts.texts.encode([caption] * len(timesteps[chunk])).framed(frames[chunk])
-            model_pred = parts.components.family.predict(
-                parts.components, noisy_latents[chunk], times[chunk], conditioning
-            )
+        model_pred = parts.components.family.predict(parts.components, noisy_latents[chunk], times[chunk], conditioning)
         errors.append(squared_error(model_pred, goal[chunk]))
     return torch.cat(errors)
