@@ -392,6 +392,10 @@ def test_launchers_on_two_machines_start_a_prepared_run_together(
             "training": {"gradient_checkpointing": True},
         },
         {"adapter": {"init": "pissa"}},
+        {
+            "adapter": {"embedding": {"num_vectors": 2, "phase": "first"}},
+            "optimizer": {"embedding_learning_rate": 1e-2},
+        },
     ],
 )
 def test_every_kind_of_run_learns_on_two_devices_what_it_learns_on_one(
