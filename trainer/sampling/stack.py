@@ -22,6 +22,8 @@ from trainer.sampling.words import bundled_words, embedding_word
 _CACHE_BYTES = 2 << 30
 """How much of LoRAs that are not in use is kept in main memory, so that they need not be read again."""
 
+_CACHED_NUMBERS = 1 << 17
+
 _Stamp = tuple[str, int, int]
 """What tells that a file is unchanged: path, modification time in ns, size."""
 _Recipe = tuple[tuple[_Stamp, float], ...]
@@ -70,7 +72,6 @@ class LoraStack:
         self._originals: dict[str, Tensor] = {}
         self._merged: dict[str, _Recipe] = {}
         self._sums: dict[str, LayerSum] = {}
-        self._scratch: dict[torch.device, Tensor] = {}
 
     @property
     def unknown(self) -> dict[str, tuple[str, ...]]:
@@ -122,7 +123,12 @@ class LoraStack:
                 wanted.setdefault(path, []).append((stamp, strength))
         self._components.words.set("stack", [word for stamp in used for word in self._words[stamp]])
         with torch.no_grad():
-            return sum(self._apply(path, tuple(wanted.get(path, ()))) for path in self._merged.keys() | wanted.keys())
+            changed = sum(
+                self._apply(path, tuple(wanted.get(path, ()))) for path in self._merged.keys() | wanted.keys()
+            )
+        if not entries:
+            self._originals.clear()
+        return changed
 
     def clear(self) -> None:
         """Take every LoRA out."""
@@ -163,7 +169,8 @@ class LoraStack:
             return False
         weight = self._weights[path]
         if not recipe:
-            weight.copy_(self._originals.pop(path))
+            # Kept until the stack is empty: another LoRA will want it, and fresh memory is slow.
+            weight.copy_(self._originals[path])
             del self._merged[path], self._sums[path]
             return True
         if path not in self._originals:
@@ -173,19 +180,9 @@ class LoraStack:
         if layer is None or layer.key != stamps:
             modules = [self._files[stamp].modules[path] for stamp in stamps]
             layer = self._sums[path] = LayerSum(modules, weight.device, stamps)
-        layer.merge(weight, self._originals[path].to(weight.device), [s for _, s in recipe], self._buffer(weight))
+        layer.merge(weight, self._originals[path].to(weight.device), [s for _, s in recipe])
         self._merged[path] = recipe
         return True
-
-    def _buffer(self, weight: Tensor) -> Tensor | None:
-        """Room for a weight in float32, used again and again: fresh memory costs more than the product."""
-        if weight.dtype == torch.float32:
-            return None
-        buffer = self._scratch.get(weight.device)
-        if buffer is None or buffer.numel() < weight.numel():
-            largest = max(other.numel() for other in self._weights.values())
-            buffer = self._scratch[weight.device] = torch.empty(largest, device=weight.device)
-        return buffer[: weight.numel()].view(weight.shape[0], -1)
 
 
 class LayerSum:
@@ -206,7 +203,7 @@ class LayerSum:
         self._up = torch.cat([up.to(device) for up, _ in found], 1) if found else None
         self._down = torch.cat([down.to(device) for _, down in found]) if found else None
 
-    def merge(self, weight: Tensor, original: Tensor, strengths: Sequence[float], buffer: Tensor | None = None) -> None:
+    def merge(self, weight: Tensor, original: Tensor, strengths: Sequence[float]) -> None:
         """Set `weight` to `original + Σ strength * ΔW`, each ΔW that of the original weight alone.
 
         Low-rank changes are one product over all ranks together. The sum does not depend on the order of the parts,
@@ -217,7 +214,6 @@ class LayerSum:
                 `(out,)`; rounded to its own number format once, at the end.
             original: of the same shape and number format, on the same device.
             strengths: one for each module.
-            buffer: `(out, in * kernel)` float32 to compute in, where the weight is of another format.
         """
         start = original
         for index, module in self._others:
@@ -227,14 +223,19 @@ class LayerSum:
             return
         scales = [s for s, rank in zip(strengths, self._ranks, strict=True) for _ in range(rank)]
         up = self._up * torch.tensor(scales, device=self._up.device)
-        if weight.dtype == torch.float32 and weight.is_contiguous():
-            # Straight into place: a temporary of the weight's size costs as much as the product.
-            torch.addmm(start.flatten(1), up, self._down, out=weight.view(weight.shape[0], -1))
-        elif buffer is not None:
-            buffer.copy_(start.flatten(1))
-            weight.copy_(buffer.addmm_(up, self._down).view(weight.shape))
-        else:
+        if not weight.is_contiguous():
             weight.copy_(torch.addmm(start.float().flatten(1), up, self._down).reshape(weight.shape))
+            return
+        rows, columns = up.shape[0], self._down.shape[1]
+        # In pieces that stay in the processor's cache: up to a third faster.
+        step = max(1, _CACHED_NUMBERS // columns) if weight.device.type == "cpu" else rows
+        flat, origin = weight.view(rows, columns), start.reshape(rows, columns)
+        for first in range(0, rows, step):
+            piece = slice(first, first + step)
+            if weight.dtype == torch.float32:
+                torch.addmm(origin[piece], up[piece], self._down, out=flat[piece])
+            else:
+                flat[piece] = torch.addmm(origin[piece].float(), up[piece], self._down)
 
 
 def _bounded(known: dict[_Stamp, Match], used: dict[_Stamp, Match]) -> dict[_Stamp, Match]:
