@@ -65,6 +65,11 @@ class FrozenLayer(nn.Module):
         """What is kept of the weight, where it is kept."""
         return {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
 
+    @property
+    def is_away(self) -> bool:
+        """Whether what is kept of the weight is kept off the device."""
+        return self._courier is not None
+
     def dequantized_weight(self) -> Tensor:
         """The weight as the layer computes with it, in its number format, on the device."""
         packed = self.kept() if self._courier is None else self._courier.fetch(self)
