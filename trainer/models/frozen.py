@@ -5,7 +5,7 @@ Nothing but the input's shape and the layer itself is kept for the backward pass
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class FrozenLayer(nn.Module):
         self.shape, self.dtype = base.weight.shape, dtype
         self._packing = PACKINGS[packing]
         self._courier: Courier | None = None
-        self.register_parameter("bias", base.bias)
+        self.register_parameter("bias", cast("nn.Parameter | None", base.bias))
         self.train(base.training)
 
     def fill(self, weight: Tensor) -> None:
@@ -134,7 +134,7 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, layer: FrozenConv2d) -> Tensor:
         ctx.layer, ctx.dtype, ctx.shape = layer, inputs.dtype, inputs.shape
-        options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        options: Any = (layer.stride, layer.padding, layer.dilation, layer.groups)
         return functional.conv2d(inputs, layer.dequantized_weight(), layer.bias, *options)
 
     @staticmethod
