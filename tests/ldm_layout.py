@@ -106,7 +106,7 @@ def full_size(family: str) -> dict[str, State]:
     folder = single_file.CONFIGS / family
     models: dict[str, nn.Module] = {"unet": single_file._empty_unet(folder), "vae": single_file._empty_vae(folder)}
     for name in FAMILY_FACTS[family].text_encoders:
-        models[name] = single_file._empty_text_encoder(folder, name)
+        models[name] = single_file.empty_text_encoder(folder, name)
     return {part: {k: v.to("meta") for k, v in model.state_dict().items()} for part, model in models.items()}
 
 

@@ -203,7 +203,7 @@ def test_the_full_key_sets_convert_completely(family: str) -> None:
     folder = single_file.CONFIGS / family
     converted = {"unet": single_file._unet(stored, folder), "vae": single_file._vae(stored, folder)}
     for name, prefix in single_file.TEXT_PREFIXES[family].items():
-        encoder = single_file._empty_text_encoder(folder, name)
+        encoder = single_file.empty_text_encoder(folder, name)
         converted[name] = single_file._text_encoder(encoder, stored, prefix)
     for name, state in parts.items():
         assert {key: value.shape for key, value in converted[name].items()} == {k: v.shape for k, v in state.items()}

@@ -19,6 +19,7 @@ from trainer.lora_files.file import AdapterModule
 from trainer.lora_files.layouts import facts_of
 from trainer.lora_files.targets import TARGETS, kind_label
 from trainer.models.components import Components
+from trainer.models.devices import without_autocast
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class ChangedLayer(nn.Module):
         """The changed layer's output; further arguments (a LoRA scale of old) are for other layers."""
         weight = self.base.weight
         # Mixed precision would compute the product of the factors in 16 bits.
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight.device):
             delta = self.change.delta_weight(weight)
             if self.training and self._dropout:
                 # Times 0 rather than left out: every weight has a gradient in every step.

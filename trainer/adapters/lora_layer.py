@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from trainer.adapters.lora_products import conv_change, linear_change
+from trainer.models.devices import without_autocast
 
 PLAIN_TENSORS: set[type] = {nn.Parameter, Tensor}
 """Classes of weights with which a product is nothing but a product; those of quantised weights are others."""
@@ -72,7 +73,7 @@ class LoraLayer(nn.Module):
         outputs = base(inputs)
         if drops:
             inputs = functional.dropout(inputs, self._dropout)
-        with torch.autocast(inputs.device.type, enabled=False):
+        with without_autocast(inputs.device):
             inputs, down, up = (tensor.to(outputs.dtype) for tensor in (inputs, down, up))
             return _beside(base, outputs, inputs, down, up, self.scale)
 
@@ -103,6 +104,8 @@ def _is_plain(base: nn.Module, inputs: Tensor) -> bool:
     if type(weight) not in PLAIN_TENSORS or weight.dtype != inputs.dtype or weight.requires_grad:
         return False
     device = inputs.device.type
+    if device == "meta":
+        return True
     return not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) == inputs.dtype
 
 

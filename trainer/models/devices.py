@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 
 from trainer.errors import ConfigError, ResourceError
@@ -71,6 +74,11 @@ def has_fast_bf16(device: torch.device) -> bool:
     except (RuntimeError, TypeError):
         # Older macOS has no bf16 on its GPU and says so only when asked to compute.
         return False
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context without mixed precision; the meta device, on which memory is counted, has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

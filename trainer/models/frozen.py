@@ -5,7 +5,7 @@ Nothing but the input's shape and the layer itself is kept for the backward pass
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class FrozenLayer(nn.Module):
         self.shape, self.dtype = base.weight.shape, dtype
         self._packing = PACKINGS[packing]
         self._courier: Courier | None = None
-        self.register_parameter("bias", base.bias)
+        self.register_parameter("bias", cast("nn.Parameter | None", base.bias))
         self.train(base.training)
 
     def fill(self, weight: Tensor) -> None:
@@ -64,6 +64,11 @@ class FrozenLayer(nn.Module):
     def kept(self) -> dict[str, Tensor]:
         """What is kept of the weight, where it is kept."""
         return {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
+
+    @property
+    def is_away(self) -> bool:
+        """Whether what is kept of the weight is kept off the device."""
+        return self._courier is not None
 
     def dequantized_weight(self) -> Tensor:
         """The weight as the layer computes with it, in its number format, on the device."""
@@ -129,7 +134,7 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, layer: FrozenConv2d) -> Tensor:
         ctx.layer, ctx.dtype, ctx.shape = layer, inputs.dtype, inputs.shape
-        options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        options: Any = (layer.stride, layer.padding, layer.dilation, layer.groups)
         return functional.conv2d(inputs, layer.dequantized_weight(), layer.bias, *options)
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +33,19 @@ class Carrier(Protocol):
         ...
 
 
+class _Place(NamedTuple):
+    """A use of a layer. In the backward pass, where forward passes may be repeated, another follows it than in the forward pass."""
+
+    in_backward: bool
+    before: FrozenLayer | None
+    layer: FrozenLayer
+
+
+def _is_backward() -> bool:
+    # How torch.utils.checkpoint tells it.
+    return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class Offloader:
     """Brings the tensors of the layers that are kept away, and those that were needed next the last time ahead of time.
 
@@ -45,8 +58,8 @@ class Offloader:
         self.device = device
         self._carrier = carrier or (_CudaCarrier(device) if device.type == "cuda" else _PlainCarrier(device))
         self._arriving: OrderedDict[FrozenLayer, Arrival] = OrderedDict()
-        self._next: dict[tuple[FrozenLayer | None, FrozenLayer], FrozenLayer] = {}
-        self._last: tuple[FrozenLayer | None, FrozenLayer | None] = (None, None)
+        self._next: dict[_Place, _Place] = {}
+        self._place: _Place | None = None
 
     def keep(self, tensor: Tensor) -> Tensor:
         """The tensor in the computer's memory."""
@@ -54,25 +67,22 @@ class Offloader:
 
     def fetch(self, layer: FrozenLayer) -> dict[str, Tensor]:
         """The layer's packed tensors on the device."""
-        before, last = self._last
-        if last is not None:
-            # By the last two, which tells the forward pass from the backward pass.
-            self._next[before, last] = layer
-        self._last = (last, layer)
+        before = self._place
+        self._place = _Place(_is_backward(), before.layer if before else None, layer)
+        if before is not None:
+            self._next[before] = self._place
         arrival = self._arriving.pop(layer, None) or self._carrier.send(layer.kept())
         tensors = arrival.ready()
         self._send_ahead()
         return tensors
 
     def _send_ahead(self) -> None:
-        before, last = self._last
-        wanted: list[FrozenLayer] = []
+        place, wanted = self._place, list[FrozenLayer]()
         for _ in range(_AHEAD):
-            follower = None if last is None else self._next.get((before, last))
-            if follower is None:
+            place = None if place is None else self._next.get(place)
+            if place is None:
                 break
-            before, last = last, follower
-            wanted.append(follower)
+            wanted.append(place.layer)
         for layer in [layer for layer in self._arriving if layer not in wanted]:
             del self._arriving[layer]
         for layer in wanted:

@@ -49,7 +49,7 @@ def load_single_file(
     if with_vae:
         parts["vae"] = build(_empty_vae(folder), _vae(tensors, folder), vae_dtype, path)
     for name in FAMILY_FACTS[family].text_encoders:
-        encoder = _empty_text_encoder(folder, name)
+        encoder = empty_text_encoder(folder, name)
         weights = _text_encoder(encoder, tensors, TEXT_PREFIXES[family][name])
         parts[name] = build(encoder, weights, dtype, path, partial(placement.keeper, part=name))
         tokenizer = name.replace("text_encoder", "tokenizer")
@@ -73,8 +73,8 @@ def load_folder_part(folder: Path, placement: Placement) -> Any:
         stored |= open_tensors(file)
     keeper = partial(placement.keeper, part=folder.name)
     if folder.name == "unet":
-        return build(_empty(UNet2DConditionModel, folder), stored, placement.dtype, folder, keeper)
-    encoder = _empty_text_encoder(folder.parent, folder.name)
+        return build(empty_part(UNet2DConditionModel, folder), stored, placement.dtype, folder, keeper)
+    encoder = empty_text_encoder(folder.parent, folder.name)
     return build(encoder, _with_levels(encoder, stored), placement.dtype, folder, keeper)
 
 
@@ -122,19 +122,21 @@ def build(
 
 
 def _empty_unet(folder: Path) -> UNet2DConditionModel:
-    return _empty(UNet2DConditionModel, folder / "unet")
+    return empty_part(UNet2DConditionModel, folder / "unet")
 
 
 def _empty_vae(folder: Path) -> AutoencoderKL:
-    return _empty(AutoencoderKL, folder / "vae")
+    return empty_part(AutoencoderKL, folder / "vae")
 
 
-def _empty(model_class: Any, folder: Path) -> Any:
+def empty_part(model_class: Any, folder: Path) -> Any:
+    """A UNet or VAE of shapes alone, by the configuration in this folder."""
     with init_empty_weights():
         return model_class.from_config(_read(folder / "config.json"))
 
 
-def _empty_text_encoder(folder: Path, name: str) -> Any:
+def empty_text_encoder(folder: Path, name: str) -> Any:
+    """A text encoder of shapes alone, by the configuration in the folder of that name."""
     config = CLIPTextConfig(**_read(folder / name / "config.json"))
     with init_empty_weights():
         return TEXT_ENCODER_CLASSES[name](config)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from trainer.cli.flags import add_flags, flag_values
 from trainer.cli.output import ProgressPrinter, follow, print_json
 from trainer.config.concept import parse_concept
-from trainer.config.loading import build_config, load_preset, merge, read_settings
+from trainer.config.loading import build_config, load_preset, merge, nest, read_settings
+from trainer.config.run import RunConfig
 from trainer.dataset.catalog import DatasetCatalog
 from trainer.dataset.kohya import require_kohya_folders
+from trainer.errors import ConfigError
 from trainer.events import EventWriter, Stopped
 from trainer.jobs import enqueue, launch
 from trainer.library import resolve_lora
 from trainer.lora_recipe import require_parts, training_settings
+from trainer.memory import MemoryReport, memory_report, parse_size
 from trainer.paths import PRESETS, DataFolder, data_folder
 from trainer.runs import Run, create_run
 
@@ -26,6 +30,7 @@ EXAMPLES = """  inkwash train --preset embedded-quick --dataset ink-wash
   inkwash train --from ink-wash --training.steps 2000       (again, with the settings that a LoRA was trained with)
   inkwash train --preset sd15-style --dataset ~/pictures --training.num_devices 2       (two graphics cards)
   inkwash train --preset sd15-character --dataset robot --data.concepts "ink-wash; repeats=2" --data.balance concepts
+  inkwash train --preset sdxl-style --model.base sdxl.safetensors --dataset ~/pictures --fit 8GB --estimate
   inkwash train --preset sd15-character --dataset robot --detach      (goes on in the background; see `inkwash jobs`)"""
 
 
@@ -62,6 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only make the run's folder and print it, for a cluster's scheduler to start (docs/many-devices.md)",
     )
+    parser.add_argument(
+        "--fit",
+        metavar="MEMORY",
+        help="change what costs least until the training fits into this much memory of the device, such as 8GB; says what and why",
+    )
+    parser.add_argument(
+        "--estimate", action="store_true", help="only say how much memory the training will need, part by part"
+    )
     add_flags(parser)
 
 
@@ -84,6 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.recipe:
         require_parts(build_config(*layers), data)
     config = build_config(with_trigger_word(merge(*layers), data))
+    if arguments.fit or arguments.estimate:
+        report = _report(config, data, arguments)
+        if arguments.estimate:
+            return 0
+        config = build_config(nest(report.settings))
     title = config.save.name or Path(config.data.dataset).name or "training"
     new_run = create_run(data, "train", title, config.model_dump(mode="json"), arguments.run)
     if arguments.prepare:
@@ -99,6 +117,24 @@ def run(arguments: argparse.Namespace) -> int:
 def _concepts_in(folder: Path) -> dict[str, Any]:
     first, *others = (found.settings() for found in require_kohya_folders(folder))
     return {**first, "trigger_word": "", "concepts": [{**other, "trigger_word": ""} for other in others]}
+
+
+def _report(config: RunConfig, data: DataFolder, arguments: argparse.Namespace) -> MemoryReport:
+    """Estimate the memory, make the settings fit where that is asked for, and print what was found."""
+    try:
+        budget = parse_size(arguments.fit) if arguments.fit else None
+    except ValueError:
+        raise ConfigError(
+            f"'{arguments.fit}' is no amount of memory.", where="--fit", fix="Write it as 8GB or 6000MB."
+        ) from None
+    report = memory_report(config, data, budget)
+    if arguments.json and arguments.estimate:
+        print_json(asdict(report))
+    else:
+        printer = ProgressPrinter()
+        for line in report.lines():
+            printer.line(line)
+    return report
 
 
 def with_trigger_word(settings: dict[str, Any], data: DataFolder) -> dict[str, Any]:
