@@ -96,6 +96,7 @@ class TrainTab:
                 interactive=True,
             )
             self._form.place("data.concepts")
+            self._fewer = gr.Button("Remove the last", size="sm", elem_id="train-fewer-concepts")
 
     def _build_timesteps(self) -> None:
         first = {path: self._form.shown_first(path) for path in self._form.specs if path.startswith("objective.")}
@@ -137,6 +138,7 @@ class TrainTab:
         self._more.input(handler(self._add_concept), [self._more, concepts], [self._more, concepts], **quiet).success(
             check, **checked
         )
+        self._fewer.click(handler(self._remove_concept), concepts, concepts, **quiet).success(check, **checked)
         links.dataset_for_train.change(
             handler(self._receive_dataset), links.dataset_for_train, widgets, **quiet
         ).success(check, **checked)
@@ -187,6 +189,10 @@ class TrainTab:
         spec = self._form.specs["data.concepts"]
         records = [*from_widget(spec, rows), *self._service.concept_values(name)]
         return gr.update(value=None), gr.update(value=to_widget(spec, records))
+
+    def _remove_concept(self, rows: list[list[Any]]) -> Any:
+        spec = self._form.specs["data.concepts"]
+        return gr.update(value=to_widget(spec, from_widget(spec, rows)[:-1]))
 
     def _receive_dataset(self, letter: Letter | None) -> dict[Any, Any]:
         if not letter:

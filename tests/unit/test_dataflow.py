@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from app.services.training import TrainingService
 from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
+from trainer.cli.commands.train import with_trigger_word
 from trainer.config.concept import ConceptConfig
 from trainer.config.data import DataConfig
 from trainer.config.loading import build_config
@@ -29,8 +31,10 @@ from trainer.data.showings import Showings
 from trainer.data.tensor_store import TensorStore
 from trainer.data.variants import PLAIN, Variant, Variants
 from trainer.dataset.buckets import Bucket, crop_box, fit_picture, frame, room
+from trainer.dataset.kohya import require_kohya_folders
 from trainer.dataset.masks import MaskFacts
 from trainer.dataset.scan import scan_folder
+from trainer.dataset.store import DatasetStore
 from trainer.errors import ConfigError, DatasetError, Finding, RunError
 from trainer.events import CheckpointSaved, Event
 from trainer.lora_files.header import read_header
@@ -277,6 +281,68 @@ def test_a_concept_is_written_as_a_text_or_a_table() -> None:
     found = build_config({"data": {"concepts": ["ink wash; trigger_word=zsy; weight=0.5", {"dataset": "b"}]}})
     assert found.data.concepts[0] == ConceptConfig(dataset="ink wash", trigger_word="zsy", weight=0.5)
     assert found.data.concepts[1] == ConceptConfig(dataset="b")
+
+
+def test_kohyas_folders_become_concepts(tmp_path: Path) -> None:
+    picture(tmp_path / "10_zib robot" / "a.png")
+    picture(tmp_path / "5_cat" / "b.png")
+    (tmp_path / "3_empty").mkdir()
+    picture(tmp_path / "other" / "c.png")
+    found = [folder.settings() for folder in require_kohya_folders(tmp_path)]
+    assert found == [
+        {"dataset": str(tmp_path / "10_zib robot"), "repeats": 10, "instance_prompt": "zib robot"},
+        {"dataset": str(tmp_path / "5_cat"), "repeats": 5, "instance_prompt": "cat"},
+    ]
+    assert TrainingService(DataFolder(tmp_path / "data")).concept_values(str(tmp_path)) == found
+    with pytest.raises(DatasetError, match="10_zib robot"):
+        require_kohya_folders(tmp_path / "other")
+
+
+def test_the_command_line_takes_concepts_with_the_trigger_words_of_their_data_sets(tmp_path: Path) -> None:
+    data = DataFolder(tmp_path / "data")
+    picture(tmp_path / "p" / "a.png")
+    store = DatasetStore(data)
+    store.create_from("robots", [tmp_path / "p"], trigger_word="zib")
+    store.create_from("cats", [tmp_path / "p"], trigger_word="kol")
+    given = {"data": {"dataset": "robots", "concepts": ["cats; repeats=2"]}}
+    found = build_config(with_trigger_word(given, data)).data
+    assert (found.trigger_word, found.concepts[0].trigger_word, found.concepts[0].repeats) == ("zib", "kol", 2)
+    own = {"data": {"dataset": "robots", "trigger_word": "", "concepts": [{"dataset": "cats", "trigger_word": "x"}]}}
+    found = build_config(with_trigger_word(own, data)).data
+    assert (found.trigger_word, found.concepts[0].trigger_word) == ("", "x")
+
+
+@pytest.mark.parametrize("form", ["folder", "files"])
+def test_masks_come_in_with_their_pictures_under_the_names_that_those_get(tmp_path: Path, form: str) -> None:
+    source = tmp_path / "source"
+    picture(source / "a.png", caption="one")
+    mask(source / "a.mask.png", (64, 64), (0, 0, 32, 64))
+    picture(source / "b.png", colour="blue")
+    if form == "folder":
+        mask(source / "masks" / "b.png", (64, 64), (0, 0, 64, 32))
+    store = DatasetStore(DataFolder(tmp_path / "data"))
+    picture(tmp_path / "first" / "a.png", colour="green", caption="green")
+    store.create_from("set", [tmp_path / "first"])
+    report = store.add_files("set", [source] if form == "folder" else sorted(source.iterdir()))
+    assert sorted(report.added) == ["a 2.png", "b.png"]
+    assert report.num_masks == (2 if form == "folder" else 1)
+    found = {facts.name: facts.mask.path.name if facts.mask else "" for facts in store.scan("set").pictures}
+    assert found == {
+        "a.png": "",
+        "a 2.png": "a 2-masklabel.png",
+        "b.png": "b-masklabel.png" if form == "folder" else "",
+    }
+    # A mask that comes later finds its picture; one that is there already stays.
+    late = mask(tmp_path / "late" / "a-masklabel.png", (64, 64), (0, 0, 9, 9))
+    assert store.add_files("set", [late]).num_masks == 1
+    before = (store.get("set").folder / "a-masklabel.png").read_bytes()
+    again = store.add_files("set", [mask(tmp_path / "later" / "a-masklabel.png", (64, 64), (0, 0, 64, 64))])
+    assert [finding.message for finding in again.left_out] == ["is a mask, and a.png has one already"]
+    assert (store.get("set").folder / "a-masklabel.png").read_bytes() == before
+    assert store.get("set").num_pictures == 3
+    trash = store.remove_picture("set", "a.png")
+    assert trash is not None
+    assert [path.name for path in sorted(trash.parent.glob("a*"))] == ["a-masklabel.png", "a.png", "a.txt"]
 
 
 # --- sizes, cuts and colours ---------------------------------------------------------------------------------------

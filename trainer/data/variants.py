@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance
 from trainer.config.data import DataConfig
 from trainer.data.examples import Example
 from trainer.data.randomness import generator_for
-from trainer.dataset.buckets import Offset, fit_picture, room
+from trainer.dataset.buckets import Bucket, Offset, fit_picture, room
 
 Jitter = tuple[float, float, float]
 """Factors of brightness, contrast and saturation."""
@@ -52,23 +52,33 @@ class Variants:
     def __init__(self, data: DataConfig, seed: int) -> None:
         self._data = data
         self._seed = seed
+        self._known: dict[tuple[str, Bucket, tuple[int, int]], tuple[list[Offset | None], list[Jitter | None]]] = {}
 
     def of(self, example: Example) -> tuple[Variant, ...]:
         """All that can be drawn for a picture, each once."""
+        offsets, jitters = self._choices(example)
         found = [
             Variant(flipped, offset, jitter)
-            for offset in self._offsets(example)
-            for jitter in self._jitters(example)
+            for offset in offsets
+            for jitter in jitters
             for flipped in ((False, True) if self._data.horizontal_flip else (False,))
         ]
         return tuple(dict.fromkeys(found))
 
     def draw(self, example: Example, flipped: bool, *stream: int | str) -> Variant:
         """One of them, drawn from `stream`; whether it is mirrored is drawn elsewhere."""
-        offsets, jitters = self._offsets(example), self._jitters(example)
-        generator = generator_for("variant", *stream)
-        crop, colour = (int(torch.randint(len(each), (), generator=generator)) for each in (offsets, jitters))
+        offsets, jitters = self._choices(example)
+        crop = colour = 0
+        if len(offsets) > 1 or len(jitters) > 1:
+            generator = generator_for("variant", *stream)
+            crop, colour = (int(torch.randint(len(each), (), generator=generator)) for each in (offsets, jitters))
         return Variant(flipped and self._data.horizontal_flip, offsets[crop], jitters[colour])
+
+    def _choices(self, example: Example) -> tuple[list[Offset | None], list[Jitter | None]]:
+        key = example.sha256, example.bucket, example.size
+        if key not in self._known:
+            self._known[key] = self._offsets(example), self._jitters(example)
+        return self._known[key]
 
     def _offsets(self, example: Example) -> list[Offset | None]:
         widest = room(*example.size, example.bucket)

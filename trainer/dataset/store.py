@@ -218,10 +218,7 @@ class DatasetStore(DatasetCatalog):
         bin_folder = self._data.trash / f"{info.name} (pictures)"
         bin_folder.mkdir(parents=True, exist_ok=True)
         target = unused_path(bin_folder / path.name)
-        beside = [] if _siblings(path) else [(file, file.suffix) for file in caption_files(path)]
-        mask = sort_masks(list(path.parent.iterdir())).masks.get(path)
-        if mask is not None and not _siblings(path):
-            beside.append((mask, f"{MASK_ENDINGS[0]}{mask.suffix}"))
+        beside = [] if _siblings(path) else _files_of(path)
         shutil.move(path, target)
         for file, ending in beside:
             shutil.move(file, unused_path(target.with_name(f"{target.stem}{ending}")))
@@ -323,7 +320,15 @@ def _caption_title(captions: Mapping[str, str]) -> str:
 
 def _siblings(path: Path) -> list[Path]:
     """Other pictures that share the caption file of `path`."""
-    return [other for other in path.parent.iterdir() if other.stem == path.stem and is_picture_name(other)]
+    alike = [other for other in path.parent.iterdir() if other.stem == path.stem and is_picture_name(other)]
+    return [other for other in alike if other != path]
+
+
+def _files_of(path: Path) -> list[tuple[Path, str]]:
+    """The captions and the mask beside a picture, each with how its name ends after the picture's."""
+    found = [(file, file.suffix) for file in caption_files(path)]
+    mask = sort_masks(list(path.parent.iterdir())).masks.get(path)
+    return found if mask is None else [*found, (mask, f"{MASK_ENDINGS[0]}{mask.suffix}")]
 
 
 def _checked_trigger_word(word: str) -> str:
