@@ -340,8 +340,8 @@ def test_masks_come_in_with_their_pictures_under_the_names_that_those_get(tmp_pa
     assert [finding.message for finding in again.left_out] == ["is a mask, and a.png has one already"]
     assert (store.get("set").folder / "a-masklabel.png").read_bytes() == before
     assert store.get("set").num_pictures == 3
-    trash = store.remove_picture("set", "a.png")
-    assert trash is not None
+    store.remove_pictures("set", ["a.png"])
+    (trash,) = store.discard_left_out("set")
     assert [path.name for path in sorted(trash.parent.glob("a*"))] == ["a-masklabel.png", "a.png", "a.txt"]
 
 

@@ -18,6 +18,7 @@ from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 from trainer.training.averages import weights_in_use
 from trainer.training.base_prediction import base_prediction, predict
+from trainer.training.distributed import Ranks
 from trainer.training.setup import _accelerate, _batches, set_up
 from trainer.training.state import TrainParts
 from trainer.training.step import FiniteGuard, train_step
@@ -57,7 +58,7 @@ def losses(base: tuple[TrainParts, dict[str, Any]], changes: dict[str, Any]) -> 
         config=config,
         accelerator=accelerator,
         optimizer=optimizer,
-        batches=_batches(config, parts.split.training, parts.latents, "instance", 1),
+        batches=_batches(config, parts.split.training, parts.latents, "instance", 1, Ranks()),
         average=WeightAverage(parts.trainable, config.training.ema_decay) if config.training.ema_decay else None,
     )
     guard = FiniteGuard(deferred=False)

@@ -92,7 +92,7 @@ def test_shares_of_a_batch_are_the_batch_in_pieces() -> None:
     def batch(part: tuple[int, int]) -> tuple[Any, FakeLatents]:
         latents: Any = FakeLatents()
         order = BatchOrder([example.bucket for example in examples], 6, 1, "instance", 42)
-        maker = BatchMaker(examples, order, latents, settings.data, settings.objective, part)
+        maker = BatchMaker(examples, order, latents, settings.data, settings.objective, part=part)
         assert len(maker.names(3)) == 6
         return maker.make(3, "instance", 42, 4, 0), latents
 
