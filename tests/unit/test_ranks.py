@@ -17,6 +17,7 @@ from trainer.config.run import RunConfig
 from trainer.config.training import TrainingConfig
 from trainer.data.batches import BatchMaker, BatchOrder
 from trainer.data.examples import Example
+from trainer.data.variants import Variant
 from trainer.dataset.buckets import Bucket
 from trainer.errors import Cancelled, ConfigError, ResourceError, RunError
 from trainer.paths import DataFolder
@@ -72,9 +73,9 @@ class FakeLatents:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def get(self, example: Example, flipped: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def get(self, example: Example, variant: Variant) -> tuple[torch.Tensor, torch.Tensor]:
         self.asked.append(example.name)
-        return torch.full((4, 2, 2), float(flipped)), torch.ones(4, 2, 2)
+        return torch.full((4, 2, 2), float(variant.flipped)), torch.ones(4, 2, 2)
 
 
 def test_shares_of_a_batch_are_the_batch_in_pieces() -> None:
