@@ -157,7 +157,9 @@ def inkwash_arguments(rest):
 
 
 def pytest_arguments(rest, root=ROOT):
-    """Arguments for `python` that run the tests; `tests/` unless the user names a path."""
+    """Arguments for `python` that run the tests: all of them in `tests/__main__.py`'s way, or as pytest's options say."""
+    if not rest:
+        return ["-m", "tests"]
     named = any(not item.startswith("-") and os.path.exists(os.path.join(root, item.split("::")[0])) for item in rest)
     return ["-m", "pytest"] + ([] if named else ["tests/"]) + list(rest)
 

@@ -26,6 +26,11 @@ _WORDS = {"unet": "UNet", "snr": "SNR", "clip": "CLIP"}
 LABELS = {
     "model.base": "Base model",
     "data.dataset": "Data set",
+    "data.concepts": "Further concepts",
+    "data.weight": "Weight of this data set",
+    "data.resolutions": "Further resolutions, one a line",
+    "data.bucket_no_upscale": "Do not enlarge small pictures",
+    "data.prior.dataset": "Class pictures of your own",
     "data.prior.class_prompt": "Class prompt",
     "data.prior.source": "What is kept",
     "data.prior.num_class_images": "Number of class pictures",
@@ -36,7 +41,16 @@ LABELS = {
     "adapter.text_encoder.targets": "Text-encoder layers",
     "adapter.text_encoder.rank": "Text-encoder rank",
     "adapter.text_encoder.alpha": "Text-encoder alpha",
+    "adapter.embedding.num_vectors": "Vectors of the trigger word",
+    "adapter.embedding.init_text": "Words that the vectors start from",
+    "adapter.embedding.phase": "When the LoRA learns",
+    "adapter.embedding.first_share": "Share of the steps with vectors alone",
+    "adapter.embedding.stop_share": "Share of the steps in which vectors learn",
+    "adapter.embedding.per_layer": "Vectors for each layer (P+)",
+    "adapter.embedding.norm_pull": "Pull of the vectors' length",
+    "adapter.embedding.bundle": "Vectors in the LoRA file, too",
     "optimizer.text_encoder_learning_rate": "Text-encoder learning rate",
+    "optimizer.embedding_learning_rate": "Learning rate of the trigger word's vectors",
     "schedule.kind": "Shape",
     "validation.every": "Validate every … steps",
     "preview.prompts": "Sample prompts",
@@ -50,6 +64,7 @@ LABELS = {
     "save.export_every": "Export every … steps",
     "save.precision": "Number format of the file",
     "model.precision": "Number format of the base model",
+    "training.num_devices": "Graphics cards",
     "training.num_threads": "CPU threads",
     "training.ema_decay": "Average of the weights (EMA decay)",
     "optimizer.name": "Optimizer",
@@ -80,6 +95,7 @@ GROUP_TITLES = {
     "adapter.lokr": "LoKr",
     "adapter.oft": "OFT and BOFT",
     "adapter.adalora": "AdaLoRA",
+    "adapter.embedding": "Vectors for the trigger word (pivotal tuning)",
     "objective": "Noise and loss",
     "optimizer": "Optimizer",
     "optimizer.prodigy": "Prodigy",
@@ -134,6 +150,8 @@ def make_widget(spec: FieldSpec, prefix: str, value: Any = None, **options: Any)
         return gr.Checkbox(shown, **common)
     if spec.kind == "choice":
         return gr.Dropdown(list(spec.choices), value=shown, **common)
+    if spec.columns:
+        return _table(spec, shown, common)
     if spec.kind == "list":
         return gr.Textbox(shown, **{"lines": 4, **common})
     if spec.kind == "str" or _is_text_number(spec):
@@ -142,19 +160,41 @@ def make_widget(spec: FieldSpec, prefix: str, value: Any = None, **options: Any)
     return gr.Number(shown, **common)
 
 
+_DATATYPES: dict[str, Any] = {"int": "number", "float": "number", "bool": "bool"}
+
+
+def _table(spec: FieldSpec, rows: list[list[Any]], common: dict[str, Any]) -> gr.Dataframe:
+    """A list of records as a table, a row each; it has no place for the help."""
+    options = {name: value for name, value in common.items() if name != "info"}
+    return gr.Dataframe(
+        rows,
+        headers=[column.title for column in spec.columns],
+        datatype=[_DATATYPES.get(column.kind, "str") for column in spec.columns],
+        column_count=len(spec.columns),
+        column_limits=(len(spec.columns), len(spec.columns)),
+        type="array",
+        wrap=True,
+        **options,
+    )
+
+
 def _is_text_number(spec: FieldSpec) -> bool:
     return spec.kind == "int" and spec.maximum is not None and spec.maximum > _JS_SAFE_INTEGER
 
 
 def to_widget(spec: FieldSpec, value: Any) -> Any:
     """A setting as its widget shows it."""
+    if spec.columns:
+        return [[record.get(column.name, column.default) for column in spec.columns] for record in value]
     if spec.kind == "list":
-        return "\n".join(value)
+        return "\n".join(str(item) for item in value)
     return str(value) if _is_text_number(spec) else value
 
 
 def from_widget(spec: FieldSpec, value: Any) -> Any:
     """What the widget holds as a setting, not yet validated: an empty number field is an empty text, which is refused."""
+    if spec.columns:
+        return _records(spec, value or [])
     if spec.kind == "list":
         return [line.strip() for line in str(value or "").splitlines() if line.strip()]
     if spec.kind in ("int", "float"):
@@ -167,6 +207,16 @@ def from_widget(spec: FieldSpec, value: Any) -> Any:
             return int(text) if re.fullmatch(r"[+-]?\d{1,30}", text) else text
         return value
     return "" if value is None and spec.kind == "str" else value
+
+
+def _records(spec: FieldSpec, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+    """The rows of a table as records. Rows without a text in their first cell are no records; empty cells are defaults."""
+    records = []
+    for row in rows:
+        cells = {column.name: from_widget(column, cell) for column, cell in zip(spec.columns, row, strict=False)}
+        if str(cells[spec.columns[0].name]).strip():
+            records.append({name: cell for name, cell in cells.items() if cell not in ("", None)})
+    return records
 
 
 class Form:
@@ -258,8 +308,10 @@ class Form:
         updates: dict[Component, Any] = {}
         for path in {*messages, *marked} & self.widgets.keys():
             spec = self.specs[path]
-            text = f"⚠ {messages[path]}" if path in messages else info(spec)
-            updates[self.widgets[path]] = gr.update(info=text, elem_classes=["has-error"] if path in messages else [])
+            place, usual = ("label", label(spec)) if spec.columns else ("info", info(spec))
+            text = f"⚠ {messages[path]}" if path in messages else usual
+            classes = ["has-error"] if path in messages else []
+            updates[self.widgets[path]] = gr.update(**{place: text, "elem_classes": classes})
         return updates, sorted(messages)
 
     def path_of(self, finding: Finding) -> str:

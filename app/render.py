@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from app.services.jobs import History, JobRow
+from app.services.stack_rows import about, row_from
 from trainer.errors import InkwashError
 from trainer.runs import Run, RunState
 from trainer.units import duration, size
@@ -306,6 +307,8 @@ def recipe(settings: Mapping[str, Any]) -> str:
     lines.insert(3, ("Size", f"{settings.get('width')} × {settings.get('height')}"))
     for lora in settings.get("loras", ()):
         weights = f"UNet {lora['unet_weight']:g}, text encoder {lora['text_encoder_weight']:g}"
+        if more := about(row_from(lora)):
+            weights += f", {more}"
         lines.append(("LoRA", f"{Path(str(lora['file'])).name} ({weights})"))
     inner = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in lines)
     return f'<dl class="recipe">{inner}</dl>'

@@ -16,6 +16,7 @@ from pydantic import BaseModel  # noqa: E402
 from trainer import errors, events  # noqa: E402
 from trainer.cli.main import COMMANDS, load_command  # noqa: E402
 from trainer.config.compare import CompareConfig  # noqa: E402
+from trainer.config.concept import ConceptConfig  # noqa: E402
 from trainer.config.cut import WeightedLora  # noqa: E402
 from trainer.config.fields import FieldSpec, describe  # noqa: E402
 from trainer.config.generate import GenerateConfig, StackedLora  # noqa: E402
@@ -66,7 +67,8 @@ def settings_page() -> str:
     return (
         f"{MADE}# Settings\n\nOne schema is the source of the form, the command line's flags (`--adapter.unet.rank 16`), the preset "
         "files (TOML) and the recipe in an exported file. Order: defaults, then preset, then your file, then flags or form.\n\n"
-        f"## Presets\n\n{presets}\n## Training\n\n{_settings_of(RunConfig)}\n## Generation\n\n{_settings_of(GenerateConfig)}\n"
+        f"## Presets\n\n{presets}\n## Training\n\n{_settings_of(RunConfig)}\n"
+        f"### Each further concept (`data.concepts`)\n\n{_settings_of(ConceptConfig)}\n## Generation\n\n{_settings_of(GenerateConfig)}\n"
         f"### Each LoRA of a stack\n\n{_settings_of(StackedLora)}\n## Before and after\n\n{_settings_of(CompareConfig)}"
         f"\n{_tools()}"
     )

@@ -1,8 +1,9 @@
-"""The LoRA library: a folder of `.safetensors` files, each with a preview beside it. Nothing here imports torch."""
+"""The library: a folder of `.safetensors` files, LoRAs and embeddings, each with a preview beside it. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from trainer.files import (
     write_atomically,
     write_json,
 )
+from trainer.lora_files.embedding_info import inspect_embedding
 from trainer.lora_files.inspect import LoraInfo, inspect_lora
 from trainer.paths import DataFolder
 
@@ -62,6 +64,13 @@ class LibraryEntry:
         return self.info.trigger_words if self.info else ()
 
     @property
+    def size_text(self) -> str:
+        """How large what it learned is: its rank, or an embedding's vectors; empty where neither says anything."""
+        if self.info is not None and self.info.is_embedding:
+            return f"embedding, {self.info.num_vectors} vector{'' if self.info.num_vectors == 1 else 's'}"
+        return f"rank {self.rank}" if self.rank else ""
+
+    @property
     def rank(self) -> int:
         """Its highest rank; 0 where it cannot be used."""
         return max(self.info.ranks, default=0) if self.info else 0
@@ -99,6 +108,19 @@ def get_lora(data: DataFolder, name: str) -> LibraryEntry:
     return _entry(data, _library_file(data, name))
 
 
+def named_embeddings(data: DataFolder, *texts: str) -> list[LibraryEntry]:
+    """The library's embeddings whose names stand in one of the texts, newest first; the name is the file's."""
+    said = "\n".join(texts)
+    paths = [
+        path
+        for path in data.loras.rglob(f"*{SUFFIX}")
+        if re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", said, re.IGNORECASE)
+    ]
+    entries = [_entry(data, path) for path in paths if not _is_hidden(data, path)]
+    found = [entry for entry in entries if entry.info is not None and entry.info.is_embedding]
+    return sorted(found, key=lambda entry: (-entry.modified, entry.name))
+
+
 def resolve_lora(data: DataFolder, name_or_path: str | Path) -> Path:
     """The file that is meant: a name in the library, or the path of a `.safetensors` file.
 
@@ -122,7 +144,7 @@ def import_lora(data: DataFolder, path: Path, name: str = "") -> LibraryEntry:
 
     Raises: LoraFileError: it is no LoRA that Inkwash can use. ResourceError: the disk is full.
     """
-    info = inspect_lora(path)
+    info = inspect_file(path)
     for entry in list_loras(data):
         if entry.size_bytes == info.size_bytes and file_sha256(entry.path) == info.sha256:
             return entry
@@ -240,10 +262,15 @@ def _header(path: Path, size: int, modified_ns: int) -> LoraInfo | LoraFileError
         for old in [other for other in _headers if other[0] == str(path)]:
             del _headers[old]
         try:
-            _headers[key] = inspect_lora(path, with_hash=False)
+            _headers[key] = inspect_file(path, with_hash=False)
         except LoraFileError as error:
             _headers[key] = error
     return _headers[key]
+
+
+def inspect_file(path: Path, *, with_hash: bool = True) -> LoraInfo:
+    """A LoRA's or an embedding's header; arguments and errors as of `inspect_lora`."""
+    return inspect_embedding(path, with_hash=with_hash) or inspect_lora(path, with_hash=with_hash)
 
 
 def _companions(file: Path) -> list[Path]:

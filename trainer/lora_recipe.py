@@ -30,10 +30,14 @@ def training_settings(lora: Path) -> dict[str, Any]:
 def require_parts(config: RunConfig, data: DataFolder) -> None:
     """Raise ConfigError where this computer has not the data set or the base model that settings from elsewhere name."""
     missing: list[Finding] = []
-    try:
-        DatasetCatalog(data).get(config.data.dataset)
-    except InkwashError as error:
-        missing.append(Finding("data.dataset", error.message))
+    named = {"data.dataset": config.data.dataset}
+    named |= {f"data.concepts.{at}.dataset": concept.dataset for at, concept in enumerate(config.data.concepts)}
+    named |= {"data.prior.dataset": config.data.prior.dataset} if config.data.prior.dataset else {}
+    for path, name in named.items():
+        try:
+            DatasetCatalog(data).get(name)
+        except InkwashError as error:
+            missing.append(Finding(path, error.message))
     try:
         resolve_base(config.model.base, data)
     except InkwashError as error:

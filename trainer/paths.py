@@ -36,6 +36,11 @@ class DataFolder:
         return self.root / "loras"
 
     @property
+    def stacks(self) -> Path:
+        """Saved stacks of LoRAs (JSON)."""
+        return self.root / "stacks"
+
+    @property
     def models(self) -> Path:
         """Base models as diffusers folders."""
         return self.root / "models"

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from pydantic import ValidationError
 
 from trainer import __version__
-from trainer.config.generate import GenerateConfig
+from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError
 from trainer.files import write_atomically
 
@@ -48,7 +48,7 @@ class Recipe:
     def infotext(self) -> str:
         """The text that A1111 and its relatives read and write."""
         config = self.config
-        tags = "".join(f" <lora:{_name(lora.file)}:{_weights(lora)}>" for lora in config.loras if lora.is_on)
+        tags = "".join(f" {_tag(lora, config.num_inference_steps)}" for lora in config.loras if lora.is_on)
         lines = [config.prompt + tags]
         if config.negative_prompt:
             lines.append(f"Negative prompt: {config.negative_prompt}")
@@ -115,9 +115,15 @@ def _name(file: str) -> str:
     return name.removesuffix(".safetensors")
 
 
-def _weights(lora: Any) -> str:
-    same = lora.unet_weight == lora.text_encoder_weight
-    return f"{lora.unet_weight:g}" if same else f"{lora.text_encoder_weight:g}:{lora.unet_weight:g}"
+def _tag(lora: StackedLora, num_steps: int) -> str:
+    """The tag, with what A1111 and lora-block-weight read in their own words."""
+    unet, text = lora.unet_weight, lora.text_encoder_weight
+    # Two plain weights are UNet and text encoder in some programs and the reverse in others: names leave no doubt.
+    parts = [_name(lora.file), f"{unet:g}" if unet == text else f"te={text:g}:unet={unet:g}"]
+    parts += [f"lbw={lora.blocks}"] if lora.blocks else []
+    if (lora.start, lora.end) != (0.0, 1.0):
+        parts.append(f"step={round(lora.start * num_steps)}-{round(lora.end * num_steps)}")
+    return f"<lora:{':'.join(parts)}>"
 
 
 def _quoted(text: str) -> str:

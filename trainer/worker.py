@@ -1,4 +1,7 @@
-"""The process of a job: `python -m trainer.worker RUN`, or `--serve DATA` for the kind that stays warm."""
+"""The process of a job: `python -m trainer.worker RUN`, or `--serve DATA` for the kind that stays warm.
+
+On several devices `accelerate launch … -m trainer.worker RUN` starts it once for each (`trainer.ranks`).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from types import FrameType
 from trainer.errors import Cancelled, InkwashError, ResourceError, RunError, is_out_of_memory
 from trainer.events import EventWriter, Failed, Finished, Stopped
 from trainer.files import sweep_partial
-from trainer.jobs import JOBS, JobContext, needs_device, start_next, warm_lock_path
+from trainer.jobs import JOBS, JobContext, needs_device, start_next, warm_lock_path, worker_environment
 from trainer.locks import FileLock
 from trainer.objects import load_object
 from trainer.paths import DataFolder
+from trainer.ranks import FollowingRun, Place, main_lock_path, num_devices, own_place, watch, work_on_ranks
 from trainer.runs import Run, RunState, list_runs
 
 log = logging.getLogger(__name__)
@@ -26,34 +30,65 @@ WARM_SECONDS = 600.0
 _POLL_SECONDS = 0.2
 
 
-def work(run: Run) -> int:
-    """Do a run's job in this process: the one place where every failure becomes an event. Returns the exit code."""
+def work(run: Run, *, is_asked: bool = False) -> int:
+    """Do a run's job if it waits for that, or `is_asked` by hand. Returns the exit code."""
     with FileLock(run.lock_path, wait_seconds=5, busy_message="Another process is working on this run."):
-        if not run.is_waiting():
+        if not (is_asked or run.is_waiting()):
             return 0  # another process was faster, and did it
         sweep_partial(run.folder)
-        emit = EventWriter(run.events_path)
         run.taken()
-        context = JobContext(run, emit)
-        try:
-            result = load_object(JOBS[run.info().kind].implementation)(context)
-            emit(Finished(result=result or {}))
-            return 0
-        except Cancelled:
-            emit(Stopped(step=_last_step(run)))
-            return 0
-        except InkwashError as error:
-            log.exception("The job failed")
-            emit(Failed(error=error.to_dict()))
-            return error.exit_code
-        except BaseException as error:
-            log.exception("The job failed unexpectedly")
-            told = _translate(error, run)
-            emit(Failed(error=told.to_dict()))
-            return told.exit_code
-        finally:
-            emit.close()
-            run.clear_requests()
+        if num_devices(run) > 1 and own_place().count == 1:
+            return work_on_ranks(run)
+        return _do_job(run)
+
+
+def _do_job(run: Run) -> int:
+    """Do a run's job in this process: the one place where every failure becomes an event. Returns the exit code."""
+    emit = EventWriter(run.events_path)
+    context = JobContext(run, emit)
+    try:
+        result = load_object(JOBS[run.info().kind].implementation)(context)
+        emit(Finished(result=result or {}))
+        return 0
+    except Cancelled:
+        emit(Stopped(step=_last_step(run)))
+        return 0
+    except InkwashError as error:
+        log.exception("The job failed")
+        emit(Failed(error=error.to_dict()))
+        return error.exit_code
+    except BaseException as error:
+        log.exception("The job failed unexpectedly")
+        told = _translate(error, run)
+        emit(Failed(error=told.to_dict()))
+        return told.exit_code
+    finally:
+        emit.close()
+        run.clear_requests()
+
+
+def work_as_rank(run: Run, place: Place, *, is_asked: bool) -> int:
+    """Do this process's part of a run on several devices. Returns the exit code."""
+    over = watch(run, place)
+    try:
+        if place.index:
+            return _follow(FollowingRun(run.folder))
+        with FileLock(main_lock_path(run), wait_seconds=5, busy_message="Another process is working on this run."):
+            return _do_job(run) if place.starter else work(run, is_asked=is_asked)
+    finally:
+        over.set()
+
+
+def _follow(run: FollowingRun) -> int:
+    """What a process does that is not the main one: the same job, but it writes nothing and reports nothing."""
+    try:
+        load_object(JOBS[run.info().kind].implementation)(JobContext(run, lambda event: None))
+        return 0
+    except Cancelled:
+        return 0
+    except InkwashError as error:
+        log.exception("The job failed")
+        return error.exit_code
 
 
 def _last_step(run: Run) -> int:
@@ -114,11 +149,19 @@ def _redirect_output(path: Path) -> None:
     os.close(descriptor)
 
 
-def _stop_on_signals(run: Run) -> None:
-    """SIGTERM and Ctrl-C ask for a graceful stop; a second one ends the process at once."""
+def _stop_on_signals(run: Run, place: Place) -> None:
+    """SIGTERM and Ctrl-C ask for a graceful stop; a second one ends the process at once.
+
+    Of several processes each is signalled by whoever signals, and again by their launcher, which also ends them if that
+    takes too long: only the main process listens, and once.
+    """
+    if place.index:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if run.has_request("stop"):
+        if run.has_request("stop") and place.count == 1:
             os._exit(128 + number)
         run.request("stop")
 
@@ -131,17 +174,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainer.worker")
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--serve", type=Path)
+    parser.add_argument("--start", action="store_true", help="start or resume the run, though it is not in the queue")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    place = own_place()
+    which = f"device {place.index + 1}: " if place.count > 1 else ""
+    log_format = f"%(asctime)s %(levelname)s {which}%(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=log_format, stream=sys.stderr)
     if options.serve:
         data = DataFolder(options.serve)
         code = serve(data)
         _start_next_quietly(data)
         return code
+    for name, value in worker_environment().items():
+        os.environ.setdefault(name, value)  # those of a scheduler do not have it
     run = Run(options.run)
     data = run.data_folder()
-    _stop_on_signals(run)
-    code = work(run)
+    _stop_on_signals(run, place)
+    if place.count > 1:
+        return work_as_rank(run, place, is_asked=options.start)
+    code = work(run, is_asked=options.start)
     _start_next_quietly(data)
     return code
 

@@ -6,15 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.services.stack_rows import Found, Row, from_prompt, row_from, row_values, to_prompt
 from trainer.base_models import BaseModelInfo, list_base_models
 from trainer.config.generate import GenerateConfig
 from trainer.config.loading import build_generate_config
-from trainer.errors import InkwashError, LoraFileError
+from trainer.errors import ConfigError, Finding, InkwashError, LoraFileError
 from trainer.jobs import enqueue
 from trainer.library import SUFFIX, LibraryEntry, get_lora, list_loras
+from trainer.lora_lookup import find_tags, with_tagged_loras
+from trainer.lora_tags import read_tags
 from trainer.paths import DataFolder
 from trainer.recipe import read_recipe
 from trainer.runs import create_run
+from trainer.stacks import SavedStack, delete_stack, import_stack, list_stacks, load_stack, save_stack, stack_file
+
+_USUAL_STEPS = 20
 
 
 class GenerationService:
@@ -64,18 +70,60 @@ class GenerationService:
         """Prompts that the base model knows."""
         return next((info.example_prompts for info in self.bases() if info.name == name), ())
 
-    def check(self, values: Mapping[str, Any], stack: Sequence[Mapping[str, Any]]) -> GenerateConfig:
-        """The settings, validated. Raises ConfigError with one finding a fault, LoraFileError."""
-        loras = [
-            {
-                "file": str(get_lora(self._data, str(entry["name"])).path),
-                "unet_weight": entry["unet"],
-                "text_encoder_weight": entry["text"],
-                "is_on": entry["on"],
-            }
-            for entry in stack
-        ]
-        return build_generate_config({**values, "loras": loras})
+    def check(self, values: Mapping[str, Any], stack: Sequence[Row]) -> GenerateConfig:
+        """The settings, validated; LoRAs that the prompt names are on the stack, and no longer in the prompt.
+
+        Raises: ConfigError with one finding a fault, LoraFileError.
+        """
+        prompt = str(values.get("prompt", ""))
+        found, findings = self._tags(prompt, values.get("num_inference_steps"))
+        if findings:
+            raise ConfigError("The prompt has a LoRA tag that cannot be used.", findings=findings)
+        rows = from_prompt(stack, found, is_whole=True)
+        loras = [{**row_values(row), "file": str(get_lora(self._data, str(row["name"])).path)} for row in rows]
+        words = read_tags(prompt).words
+        return with_tagged_loras(build_generate_config({**values, "prompt": words, "loras": loras}), self._data)
+
+    def rows_of_prompt(self, prompt: str, rows: Sequence[Row], num_steps: Any) -> list[Row]:
+        """The stack as the tags of a prompt that is being typed have it."""
+        found, findings = self._tags(prompt, num_steps)
+        return from_prompt(rows, found, is_whole=not findings)
+
+    def prompt_of_rows(self, prompt: str, rows: Sequence[Row], num_steps: Any, *, is_whole: bool = False) -> str:
+        """The prompt with its tags saying what the rows say; where they are all, without the tags of no row."""
+        return to_prompt(prompt, rows, self._tags(prompt, num_steps)[0], is_whole=is_whole)
+
+    def _tags(self, prompt: str, num_steps: Any) -> tuple[Found, list[Finding]]:
+        if "<" not in prompt:
+            return [], []
+        steps = int(num_steps) if isinstance(num_steps, int | float) and num_steps >= 1 else _USUAL_STEPS
+        found, findings = find_tags(self._data, read_tags(prompt), steps)
+        return found, [finding for _, finding in findings]
+
+    def stacks(self) -> list[str]:
+        """Names of the saved stacks."""
+        return list_stacks(self._data)
+
+    def save_stack(self, name: str, rows: Sequence[Row]) -> str:
+        """Save the stack under a name. Returns the name as it was taken. Raises ConfigError."""
+        loras = build_generate_config({"loras": [{**row_values(row), "file": row["name"]} for row in rows]}).loras
+        return save_stack(self._data, name, loras).stem
+
+    def load_stack(self, name: str) -> SavedStack:
+        """A saved stack. Raises ConfigError."""
+        return load_stack(self._data, name)
+
+    def import_stack(self, path: Path) -> SavedStack:
+        """Take in a shared stack. Raises ConfigError."""
+        return import_stack(self._data, path)
+
+    def delete_stack(self, name: str) -> None:
+        """Move a saved stack to the trash. Raises ConfigError."""
+        delete_stack(self._data, name)
+
+    def stack_file(self, name: str) -> Path:
+        """The file of a saved stack, to share. Raises ConfigError."""
+        return stack_file(self._data, name)
 
     def start(self, config: GenerateConfig) -> str:
         """Put a generation in the queue. Returns the run's id."""
@@ -96,14 +144,7 @@ class GenerationService:
             if name is None:
                 missing.append(Path(entry["file"]).name)
                 continue
-            stack.append(
-                {
-                    "name": name,
-                    "unet": entry.get("unet_weight", 1.0),
-                    "text": entry.get("text_encoder_weight", 1.0),
-                    "on": entry.get("is_on", True),
-                }
-            )
+            stack.append(row_from({**entry, "file": name}))
         return values, stack, missing
 
     def recipe_or_reason(self, path: Path) -> tuple[dict[str, Any] | None, str]:

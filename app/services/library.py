@@ -159,16 +159,25 @@ def facts(info: LoraInfo) -> list[tuple[str, str]]:
     guess = " (guessed from its captions)" if info.trigger_words_are_guessed else ""
     rows = [
         ("Trigger words", ", ".join(info.trigger_words) + guess if info.trigger_words else "none given"),
+        ("Learned words", _learned(info)),
         ("Rank", _numbers(info.ranks)),
         ("Alpha", _numbers(info.alphas)),
         ("Base model", info.base_model),
         ("Made for", info.family),
         ("Changes", ", ".join(parts)),
         ("Steps", f"{info.steps:,}" if info.steps else ""),
-        ("Numbers", f"{info.num_parameters:,} in {info.num_modules} layers, {info.dtype}"),
+        ("Numbers", f"{info.num_parameters:,} in {info.num_modules} layers, {info.dtype}" if info.num_modules else ""),
         ("Description", info.description),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _learned(info: LoraInfo) -> str:
+    """The words that the file has vectors for."""
+    if not info.embeddings:
+        return ""
+    vectors = f"{info.num_vectors} vector{'' if info.num_vectors == 1 else 's'}"
+    return f"{', '.join(info.embeddings)} ({vectors if info.is_embedding else f'bundled, {vectors}'})"
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -180,7 +189,7 @@ def _label(entry: LibraryEntry) -> str:
     if entry.info is None:
         return f"✕ {entry.name}"
     words = ", ".join(entry.trigger_words)
-    return " · ".join(part for part in (entry.name, words, f"rank {entry.rank}") if part)
+    return " · ".join(part for part in (entry.name, words, entry.size_text) if part)
 
 
 def _ink_drops(digest: bytes) -> Image.Image:

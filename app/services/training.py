@@ -15,6 +15,7 @@ from trainer.config.loading import Preset, build_config, flatten, list_presets, 
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
+from trainer.dataset.kohya import kohya_folders
 from trainer.dataset.store import DatasetInfo, DatasetStore
 from trainer.errors import ConfigError, DatasetError, Finding, InkwashError, LoraFileError, ModelFileError
 from trainer.jobs import enqueue
@@ -83,6 +84,13 @@ class TrainingService:
         except DatasetError:
             return {"data.dataset": name}
 
+    def concept_values(self, name: str) -> list[dict[str, Any]]:
+        """What adding a data set, or a folder laid out as kohya's scripts want it, adds to the concepts."""
+        folders = kohya_folders(Path(name).expanduser())
+        if folders:
+            return [folder.settings() for folder in folders]
+        return [{"dataset": name, "trigger_word": self.dataset_values(name).get("data.trigger_word", "")}]
+
     def base_values(self, name: str) -> dict[str, Any]:
         """What choosing a base model sets in the form: its own resolution, and bucket sides that go with it."""
         found = next((info for info in self.bases() if info.name == name), None)
@@ -112,11 +120,17 @@ class TrainingService:
     def _dataset_findings(self, config: RunConfig) -> list[Finding]:
         if not config.data.dataset:
             return [Finding("data.dataset", "choose a data set; the Dataset tab makes one of your pictures")]
+        chosen = [("data.dataset", config.data.dataset)]
+        chosen += [(f"data.concepts.{at}.dataset", each.dataset) for at, each in enumerate(config.data.concepts)]
+        chosen += [("data.prior.dataset", config.data.prior.dataset)] if config.data.prior.dataset else []
+        return [finding for path, name in chosen for finding in self._findings_of(path, name)]
+
+    def _findings_of(self, path: str, name: str) -> list[Finding]:
         try:
-            if not self._datasets.get(config.data.dataset).num_pictures:
-                return [Finding("data.dataset", "this data set has no pictures that can be used")]
+            if not self._datasets.get(name).num_pictures:
+                return [Finding(path, f"the data set '{name}' has no pictures that can be used")]
         except InkwashError as error:
-            return [Finding("data.dataset", error.message)]
+            return [Finding(path, error.message)]
         return []
 
     def _base_findings(self, config: RunConfig) -> list[Finding]:
@@ -145,18 +159,26 @@ class TrainingService:
     def plan_text(self, config: RunConfig) -> str:
         """What the settings amount to, in one line."""
         try:
-            num_pictures = self._datasets.get(config.data.dataset).num_pictures if config.data.dataset else 0
+            names = [concept.dataset for concept in config.data.all_concepts] if config.data.dataset else []
+            counts = [self._datasets.get(name).num_pictures for name in names]
         except InkwashError:
-            num_pictures = 0
+            counts = []
+        num_pictures = sum(counts)
         parts = []
-        showings = config.training.steps * config.training.batch_size * config.training.gradient_accumulation
+        showings = config.training.steps * config.training.global_batch_size * config.training.gradient_accumulation
         if num_pictures:
-            epochs = showings / (num_pictures * config.data.repeats)
-            parts.append(f"{num_pictures} pictures")
-            parts.append(f"about {_count(epochs)} epochs, each picture shown {_count(showings / num_pictures)} times")
+            epochs = showings / _showings_an_epoch(config, counts)
+            concepts = f" of {len(counts)} concepts" if len(counts) > 1 else ""
+            parts.append(f"{num_pictures} pictures{concepts}")
+            often = "on average " if len(counts) > 1 else ""
+            parts.append(
+                f"about {_count(epochs)} epochs, each picture shown {often}{_count(showings / num_pictures)} times"
+            )
         num_bytes = self.file_bytes(config)
         if num_bytes:
             parts.append(f"LoRA file about {size(num_bytes)}")
+        elif config.adapter.embedding.num_vectors and not config.adapter.has_lora:
+            parts.append("an embedding of a few kB, without a LoRA")
         return " · ".join(parts)
 
     def file_bytes(self, config: RunConfig) -> int:
@@ -204,6 +226,14 @@ def _is_unet_target(name: str, shape: tuple[int, ...], targets: str) -> bool:
     if targets in _UNET_TARGETS:
         return _ends(name, _UNET_TARGETS[targets])
     return targets == "all+conv" or len(shape) == 2
+
+
+def _showings_an_epoch(config: RunConfig, counts: list[int]) -> int:
+    """How many pictures are shown in an epoch, of concepts with these numbers of pictures."""
+    repeats = [concept.repeats for concept in config.data.all_concepts]
+    shown = [max(counts)] * len(counts) if config.data.balance == "concepts" else counts
+    each = sum(count * times for count, times in zip(shown, repeats, strict=True))
+    return each * len(config.data.all_resolutions)
 
 
 def _count(number: float) -> str:

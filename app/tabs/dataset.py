@@ -1,7 +1,9 @@
-"""The Dataset tab: choose or make a data set, see what is in it and what is wrong, write captions beside the pictures."""
+"""The Dataset tab: choose or make a data set, and work on it in sections."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -10,17 +12,22 @@ from app import render
 from app.links import Links, send
 from app.messages import handler, note
 from app.services.context import Services
-from app.services.datasets import TEMPLATES, DatasetService, DatasetView, PictureView
+from app.services.datasets import TEMPLATES, DatasetService
 from app.tabs import dataset_html
+from app.tabs.dataset_page import DatasetPage, news
+from trainer.dataset.history import Change
 from trainer.dataset.importing import ImportReport
+from trainer.dataset.scan import Progress
 
 TITLE = "Dataset"
+SECTIONS = ("pictures",)
+"""What can be done with the pictures: files `app/tabs/dataset_<name>.py`, each with TITLE and build(services, page)."""
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}
 
 
 class DatasetTab:
-    """One page's Dataset tab. What is chosen lives in the browser: the list's value and the hidden name of the picture."""
+    """One page's Dataset tab. What is chosen lives in the browser."""
 
     def __init__(self, services: Services, links: Links) -> None:
         self._service = DatasetService(services.data)
@@ -31,11 +38,9 @@ class DatasetTab:
                 self._lay_out_making()
                 self._lay_out_changing()
             with gr.Column(scale=5, min_width=310):
-                self._lay_out_pictures()
-                self._lay_out_viewer()
+                self._page = self._lay_out_sections(services)
         self._wire_choice()
         self._wire_making()
-        self._wire_pictures()
 
     # --- layout --------------------------------------------------------------------------------------------------
 
@@ -97,7 +102,13 @@ class DatasetTab:
                 interactive=True,
             )
             self._fill = gr.Button("Caption all that have none", variant="primary", elem_id="dataset-fill", **_SMALL)
+        with gr.Row():
+            self._undo = gr.Button("↶ Undo", elem_id="dataset-undo", **_SMALL)
+            self._redo = gr.Button("↷ Redo", elem_id="dataset-redo", **_SMALL)
         self._restore = gr.Button("Use left-out pictures again", visible=False, elem_id="dataset-restore", **_SMALL)
+        self._discard = gr.Button(
+            "Move left-out pictures to the trash", visible=False, elem_id="dataset-discard", **_SMALL
+        )
         self._delete = gr.Button("Delete data set…", visible=False, elem_id="dataset-delete", **_SMALL)
         with gr.Column(visible=False, elem_id="dataset-delete-ask") as self._ask:
             self._ask_text = gr.HTML("", padding=False)
@@ -105,82 +116,38 @@ class DatasetTab:
                 self._delete_yes = gr.Button("Delete", variant="stop", elem_id="dataset-delete-yes", **_SMALL)
                 self._delete_no = gr.Button("Keep it", elem_id="dataset-delete-no", **_SMALL)
 
-    def _lay_out_pictures(self) -> None:
-        self._summary = gr.HTML("", elem_id="dataset-summary", padding=False)
-        self._problems = gr.HTML("", elem_id="dataset-problems", padding=False, visible=False)
-        self._gallery = gr.Gallery(
-            label="Pictures",
-            show_label=False,
-            columns=5,
-            height="auto",
-            object_fit="cover",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="dataset-gallery",
-            elem_classes="picture-grid",
-        )
-        self._page = gr.State(0)
-        with gr.Row(visible=False, elem_id="dataset-pager") as self._pager:
-            self._page_back = gr.Button("← Page", elem_id="dataset-page-back", **_SMALL)
-            self._page_text = gr.HTML("", padding=False)
-            self._page_on = gr.Button("Page →", elem_id="dataset-page-on", **_SMALL)
-
-    def _lay_out_viewer(self) -> None:
-        with gr.Row(visible=False, equal_height=False, elem_id="dataset-viewer") as self._viewer:
-            with gr.Column(scale=3, min_width=280):
-                self._image = gr.Image(
-                    show_label=False,
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    height=420,
-                    elem_id="dataset-image",
-                    elem_classes="picture-large",
-                )
-            with gr.Column(scale=3, min_width=280):
-                self._facts = gr.HTML("", elem_id="dataset-facts", padding=False)
-                # In the browser, not in a gr.State: saving on blur must name the picture that the text was written for.
-                self._picture = gr.Textbox("", elem_id="dataset-picture", elem_classes="kept-in-browser")
-                self._caption = gr.Textbox(
-                    "",
-                    label="Caption",
-                    info="Saved when you press Enter or leave the field.",
-                    lines=1,
-                    max_lines=8,
-                    elem_id="dataset-caption",
-                    interactive=True,
-                )
-                with gr.Row():
-                    self._back = gr.Button("← Previous", elem_id="dataset-back", **_SMALL)
-                    self._on = gr.Button("Save and next →", variant="primary", elem_id="dataset-next", **_SMALL)
-                self._remove = gr.Button("Take out of the data set", elem_id="dataset-remove", **_SMALL)
+    def _lay_out_sections(self, services: Services) -> DatasetPage:
+        summary = gr.HTML("", elem_id="dataset-summary", padding=False)
+        problems = gr.HTML("", elem_id="dataset-problems", padding=False, visible=False)
+        page = DatasetPage(self._choice, gr.State(0.0), gr.State(SECTIONS[0]), summary, problems)
+        modules = {name: importlib.import_module(f"app.tabs.dataset_{name}") for name in SECTIONS}
+        with gr.Tabs(elem_id="dataset-sections"):
+            for name, module in modules.items():
+                with gr.Tab(module.TITLE, id=name, elem_id=f"dataset-section-{name}") as page.section:
+                    module.build(services, page)
+        page.section = None
+        return page
 
     # --- wiring --------------------------------------------------------------------------------------------------
 
     @property
     def _set_parts(self) -> list[Any]:
         return [
-            *(self._about, self._trigger, self._train, self._add_open, self._restore, self._delete, self._ask),
-            *(self._ask_text, *self._page_parts, *self._summary_parts, *self._viewer_parts),
+            *(self._about, self._trigger, self._train, self._add_open, self._restore, self._discard, self._delete),
+            *(self._ask, self._ask_text, *self._page.summary_parts),
         ]
-
-    @property
-    def _page_parts(self) -> list[Any]:
-        return [self._gallery, self._page, self._pager, self._page_text]
-
-    @property
-    def _summary_parts(self) -> list[Any]:
-        return [self._summary, self._problems]
-
-    @property
-    def _viewer_parts(self) -> list[Any]:
-        return [self._viewer, self._image, self._facts, self._picture, self._caption]
 
     def _wire_choice(self) -> None:
         self._links.on_show(self._offer, [self._choice], [self._choice])
-        shown: dict[str, Any] = {"outputs": self._set_parts, "show_progress_on": [self._gallery]}
-        self._choice.change(handler(self._open), self._choice, **shown)
-        self._again.click(handler(self._open), self._choice, **shown)
+        changed = self._page.changed
+        shown: dict[str, Any] = {"show_progress_on": [self._page.summary]}
+        for event in (self._choice.change, self._again.click):
+            event(handler(self._open), self._choice, [*self._set_parts, changed], **shown)
+        changed.change(handler(self._describe), self._choice, self._set_parts, show_progress="hidden")
+        for button, step in ((self._undo, self._service.store.undo), (self._redo, self._service.store.redo)):
+            button.click(
+                handler(lambda name, step=step: _step(name, step)), self._choice, changed, show_progress="hidden"
+            )
         for event in (self._trigger.blur, self._trigger.submit):
             event(handler(self._set_trigger), [self._choice, self._trigger], None, **_QUIET)
         # In the queue: outside of it gradio does not tell the page that a gr.State has changed, so no letter would arrive.
@@ -190,15 +157,14 @@ class DatasetTab:
             [self._links.dataset_for_train, self._links.tabs],
             show_progress="hidden",
         )
-        self._restore.click(handler(self._bring_back), self._choice, None, show_progress="hidden").success(
-            handler(self._open), self._choice, **shown
-        )
+        self._restore.click(handler(self._bring_back), self._choice, changed, show_progress="hidden")
+        self._discard.click(handler(self._discard_files), self._choice, changed, show_progress="hidden")
         self._delete.click(lambda: gr.update(visible=True), None, self._ask, **_QUIET)
         self._delete_no.click(lambda: gr.update(visible=False), None, self._ask, **_QUIET)
         self._delete_yes.click(handler(self._trash), self._choice, [self._choice, self._ask], show_progress="hidden")
 
     def _wire_making(self) -> None:
-        shown: dict[str, Any] = {"outputs": self._set_parts, "show_progress_on": [self._gallery]}
+        changed = self._page.changed
         self._drop_folder.upload(lambda files: files, self._drop_folder, self._drop, **_QUIET)
         # Hidden: gradio would lay an error over the fields, and hide what was typed.
         unseen: dict[str, Any] = {"show_progress": "hidden"}
@@ -212,37 +178,9 @@ class DatasetTab:
         for event in (self._link.click, self._link_path.submit):
             event(handler(self._use_folder), self._link_path, [self._choice, self._link_path], **unseen)
         self._add.upload(
-            handler(self._add_files), [self._choice, self._add], [self._choice, self._add], **unseen
-        ).success(handler(self._open), self._choice, **shown)
-        self._fill.click(handler(self._fill_captions), [self._choice, self._template], None, **unseen).success(
-            handler(self._open), self._choice, **shown
+            handler(self._add_files), [self._choice, self._add], [self._choice, self._add, changed], **unseen
         )
-
-    def _wire_pictures(self) -> None:
-        for button, step in ((self._page_back, -1), (self._page_on, 1)):
-            button.click(
-                handler(lambda name, page, step=step: self._turn(name, page + step)),
-                [self._choice, self._page],
-                self._page_parts,
-                show_progress_on=[self._gallery],
-            )
-        self._gallery.select(handler(self._look), [self._choice, self._page], self._viewer_parts, **_QUIET)
-        written = [self._choice, self._picture, self._caption]
-        for event in (self._caption.blur, self._caption.submit):
-            event(handler(self._save), written, self._summary_parts, **_QUIET)
-        for button, step in ((self._back, -1), (self._on, 1)):
-            button.click(
-                handler(lambda name, picture, caption, step=step: self._save_and_go(name, picture, caption, step)),
-                written,
-                [*self._viewer_parts, *self._summary_parts],
-                **_QUIET,
-            )
-        self._remove.click(
-            handler(self._take_out),
-            [self._choice, self._picture, self._page],
-            [self._choice, *self._page_parts, *self._summary_parts, *self._viewer_parts, self._restore],
-            show_progress="hidden",
-        )
+        self._fill.click(handler(self._fill_captions), [self._choice, self._template], changed, **unseen)
 
     # --- choosing ------------------------------------------------------------------------------------------------
 
@@ -252,9 +190,13 @@ class DatasetTab:
         return gr.update(choices=choices, value=chosen if chosen in names else next(iter(names), None))
 
     def _open(self, name: str | None, progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:  # noqa: B008 - gradio's way
+        shown = self._describe(name, lambda done, total: progress((done, total), desc="Looking at the pictures"))
+        return {**shown, self._page.changed: news()}
+
+    def _describe(self, name: str | None, progress: Progress | None = None) -> dict[Any, Any]:
         if not name:
-            return {self._summary: render.empty("No data set is chosen.")}
-        view = self._service.view(name, lambda done, total: progress((done, total), desc="Looking at the pictures"))
+            return {self._page.summary: render.empty("No data set is chosen.")}
+        view = self._service.view(name, progress)
         info = view.info
         return {
             self._about: dataset_html.about(view),
@@ -262,12 +204,11 @@ class DatasetTab:
             self._train: gr.update(interactive=bool(view.scan.usable)),
             self._add_open: gr.update(visible=info.is_own),
             self._restore: gr.update(visible=bool(view.num_excluded)),
+            self._discard: gr.update(visible=bool(view.num_excluded) and info.is_own),
             self._delete: gr.update(visible=not info.is_bundled),
             self._ask: gr.update(visible=False),
             self._ask_text: dataset_html.deletion(view),
-            **self._show_page(view, 0),
-            **self._show_summary(view),
-            **self._show_picture(self._service.picture(view, 0)),
+            **self._page.show_summary(view),
         }
 
     def _set_trigger(self, name: str | None, word: str) -> None:
@@ -275,8 +216,13 @@ class DatasetTab:
             self._service.store.set_trigger_word(name, word)
             note("The trigger word is saved.")
 
-    def _bring_back(self, name: str) -> None:
+    def _bring_back(self, name: str) -> float:
         self._service.store.restore_pictures(name)
+        return news()
+
+    def _discard_files(self, name: str) -> float:
+        note(f"{len(self._service.store.discard_left_out(name))} pictures are in the trash folder.")
+        return news()
 
     def _trash(self, name: str) -> tuple[Any, Any]:
         self._service.store.delete(name)
@@ -295,84 +241,23 @@ class DatasetTab:
     def _use_folder(self, path: str) -> tuple[Any, str]:
         return self._offer(self._service.store.link(path).name), ""
 
-    def _add_files(self, name: str, files: list[str] | None) -> tuple[Any, None]:
+    def _add_files(self, name: str, files: list[str] | None) -> tuple[Any, None, float]:
         _tell(self._service.store.add_files(name, files or []))
-        return self._offer(name), None
+        return self._offer(name), None, news()
 
-    def _fill_captions(self, name: str, template: str) -> None:
+    def _fill_captions(self, name: str, template: str) -> float:
         number = self._service.caption_missing(name, template)
         note(f"{number} captions written." if number else "Every picture has a caption already.")
-
-    # --- pictures ------------------------------------------------------------------------------------------------
-
-    def _turn(self, name: str, page: int) -> dict[Any, Any]:
-        return self._show_page(self._service.view(name), page)
-
-    def _look(self, name: str, page: int, event: gr.SelectData) -> dict[Any, Any]:
-        view = self._service.view(name)
-        return self._show_picture(self._service.picture(view, self._service.on_page(page, _tile_index(event))))
-
-    def _save(self, name: str | None, picture: str, caption: str) -> Any:
-        if not name or not picture or not self._service.save_caption(name, picture, caption):
-            return gr.skip()
-        return self._show_summary(self._service.view(name))
-
-    def _save_and_go(self, name: str, picture: str, caption: str, step: int) -> dict[Any, Any]:
-        self._service.save_caption(name, picture, caption)
-        view = self._service.view(name)
-        shown = self._service.picture(view, view.index_of(picture) + step)
-        return {**self._show_picture(shown), **self._show_summary(view)}
-
-    def _take_out(self, name: str, picture: str, page: int) -> dict[Any, Any]:
-        index = self._service.view(name).index_of(picture)
-        trashed = self._service.store.remove_picture(name, picture)
-        note(
-            "The picture is in the trash folder." if trashed else "The picture is left out; its file stays where it is."
-        )
-        view = self._service.view(name)
-        return {
-            self._choice: self._offer(name),
-            **self._show_page(view, page),
-            **self._show_summary(view),
-            **self._show_picture(self._service.picture(view, min(index, max(0, len(view.pictures) - 1)))),
-            self._restore: gr.update(visible=bool(view.num_excluded)),
-        }
-
-    # --- showing -------------------------------------------------------------------------------------------------
-
-    def _show_page(self, view: DatasetView, page: int) -> dict[Any, Any]:
-        page = max(0, min(page, view.num_pages - 1))
-        return {
-            self._gallery: gr.update(value=self._service.tiles(view, page), selected_index=None),
-            self._page: page,
-            self._pager: gr.update(visible=view.num_pages > 1),
-            self._page_text: f'<div class="page-text">{page + 1} of {view.num_pages}</div>',
-        }
-
-    def _show_summary(self, view: DatasetView) -> dict[Any, Any]:
-        rows = view.problem_rows()
-        title = f'<div class="section-title">{render.text(view.info.title)}</div>'
-        line = f'<div class="plan-line" role="status">{render.text(view.summary)}</div>'
-        return {
-            self._summary: title + line,
-            self._problems: gr.update(value=dataset_html.problem_list(rows), visible=bool(rows)),
-        }
-
-    def _show_picture(self, shown: PictureView | None) -> dict[Any, Any]:
-        if shown is None:
-            return {self._viewer: gr.update(visible=False), self._picture: "", self._caption: "", self._image: None}
-        facts = shown.facts
-        return {
-            self._viewer: gr.update(visible=True),
-            self._image: str(shown.image) if shown.image else None,
-            self._facts: dataset_html.picture_facts(shown),
-            self._picture: facts.name,
-            self._caption: facts.caption or "",
-        }
+        return news()
 
 
-def _tile_index(event: gr.SelectData) -> int:
-    return event.index[0] if isinstance(event.index, (list, tuple)) else event.index
+def _step(name: str, step: Callable[[str], Change | None]) -> Any:
+    change = step(name)
+    if change is None:
+        note("There is nothing more to undo or redo.")
+        return gr.skip()
+    note(f"{change.title}: taken back." if step.__name__ == "undo" else f"{change.title}: done again.")
+    return news()
 
 
 def _tell(report: ImportReport) -> None:

@@ -15,7 +15,9 @@ from app.messages import handler, note
 from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.jobs import JobRow
+from app.tabs.lora_settings import RowSettings
 from app.tabs.lora_stack import LoraStackEditor, Row, new_row
+from app.tabs.saved_stacks import SavedStacks
 from trainer.config.base import Level
 from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
@@ -58,6 +60,8 @@ class GenerateTab:
         self._prompt: gr.Textbox = form.place("prompt", lines=3, placeholder="What the picture shows", info=None)
         form.place("negative_prompt", info=None, placeholder="What it should not show")
         self._stack = LoraStackEditor(self._service, self._links.tab, self._prompt)
+        self._row_settings = RowSettings(self._service, self._stack)
+        self._saved = SavedStacks(self._service, self._stack)
         base = form.specs["base"]
         self._base = form.adopt(
             "base",
@@ -122,6 +126,9 @@ class GenerateTab:
             "trigger_mode": "always_last",
             **_QUIET,
         }
+        stack.connect(form.widgets["num_inference_steps"])
+        self._row_settings.wire()
+        self._saved.wire()
         check = handler(self._check)
         gr.on([*form.events(), stack.rows.change], check, **checked)
         poll: dict[str, Any] = {
@@ -147,7 +154,7 @@ class GenerateTab:
         ).success(check, **checked)
         refill = [*form.outputs(), stack.rows, stack.version]
         links.page.load(handler(self._fill_draft), {stack.version}, refill, **_QUIET)
-        links.on_show(self._refresh, None, [self._base, stack.picker])
+        links.on_show(self._refresh, None, [self._base, stack.picker, self._saved.picker])
         self._gallery.select(
             handler(self._choose), self._paths, [self._recipe, self._recipe_settings, self._back], **_QUIET
         )
@@ -170,11 +177,11 @@ class GenerateTab:
             return gr.skip()
         return self._form.fill(self._service.base_values(str(Letter(*letter).content)))
 
-    def _refresh(self) -> tuple[Any, Any]:
+    def _refresh(self) -> tuple[Any, Any, Any]:
         bases = [
             (f"{base.label}{' (cannot be used)' if base.problem else ''}", base.name) for base in self._service.bases()
         ]
-        return gr.update(choices=bases), self._stack.choices()
+        return gr.update(choices=bases), self._stack.choices(), self._saved.choices()
 
     def _values(self, raw: dict[Any, Any]) -> dict[str, Any]:
         return self._form.read(raw)
@@ -312,7 +319,7 @@ class GenerateTab:
         if not isinstance(draft, dict) or not isinstance(draft.get("values"), dict):
             return gr.skip()
         names = {entry.name for entry in self._service.loras()}
-        rows = [row for row in draft.get("rows", []) if isinstance(row, dict) and row.get("name") in names]
+        rows = [new_row(**row) for row in draft.get("rows", []) if isinstance(row, dict) and row.get("name") in names]
         filled = self._form.fill(draft["values"])
         return {**filled, self._stack.rows: rows, self._stack.version: raw[self._stack.version] + 1}
 

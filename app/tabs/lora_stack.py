@@ -1,50 +1,25 @@
 """A stack of LoRAs (Generate, Tools): any number of rows, each with its switch, weights and place.
 
 The state holds the truth. Widgets write into it as they change, and rows are drawn anew only when rows come, go or
-move: redrawing on every change would take a slider from under the hand.
+move: redrawing on every change would take a slider from under the hand. Where there is a prompt, its tags and the rows
+say the same (`app.services.stack_rows`).
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from app.messages import handler, note
 from app.services.generation import GenerationService
+from app.services.stack_rows import Row, about, moved, new_row, with_value, without
 from trainer.units import size
 
+__all__ = ["LoraStackEditor", "Row", "moved", "new_row", "with_value", "without"]
 MIN_WEIGHT, MAX_WEIGHT = -2.0, 2.0
 # Queued: the browser hears of a changed State from queued events only.
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-Row = dict[str, Any]
-
-
-def new_row(name: str, unet: float = 1.0, text: float = 1.0, on: bool = True) -> Row:
-    """A row of the stack."""
-    return {"id": secrets.token_hex(4), "name": name, "unet": unet, "text": text, "on": on}
-
-
-def with_value(rows: Sequence[Row], row_id: str, key: str, value: Any) -> list[Row]:
-    """The stack with one value of one row changed."""
-    return [{**row, key: value} if row["id"] == row_id else row for row in rows]
-
-
-def moved(rows: Sequence[Row], row_id: str, by: int) -> list[Row]:
-    """The stack with one row moved up (-1) or down (1)."""
-    result = list(rows)
-    index = next((i for i, row in enumerate(result) if row["id"] == row_id), -1)
-    target = index + by
-    if index >= 0 and 0 <= target < len(result):
-        result[index], result[target] = result[target], result[index]
-    return result
-
-
-def without(rows: Sequence[Row], row_id: str) -> list[Row]:
-    """The stack with one row taken off."""
-    return [row for row in rows if row["id"] != row_id]
 
 
 class LoraStackEditor:
@@ -53,7 +28,7 @@ class LoraStackEditor:
     Args:
         service: the library.
         tab: where it stands.
-        prompt: what trigger words are put into; None for a stack without a prompt.
+        prompt: what trigger words are put into, and whose tags are the stack's; None for a stack without a prompt.
         prefix: of the HTML ids.
         about: what stands below the label.
     """
@@ -69,8 +44,10 @@ class LoraStackEditor:
         self._service = service
         self._prompt = prompt
         self._prefix = prefix
+        self._steps: Any = None
         self.rows = gr.State([])
         self.version = gr.State(0)
+        self.selected = gr.State("")
         with gr.Row(equal_height=True):
             self.picker = gr.Dropdown(
                 [],
@@ -87,6 +64,52 @@ class LoraStackEditor:
         self.picker.select(
             handler(self._add), [self.picker, self.rows, self.version], [self.rows, self.version, self.picker], **_QUIET
         )
+
+    def connect(self, steps: Any) -> None:
+        """Let the rows follow what is typed in the prompt; `steps` is the form's number of sampling steps, which tags count in."""
+        self._steps = steps
+        if self._prompt is not None:
+            self._prompt.input(
+                handler(self._typed),
+                [self._prompt, self.rows, self.version, *self._step_inputs()],
+                [self.rows, self.version],
+                trigger_mode="always_last",
+                **_QUIET,
+            )
+
+    def _step_inputs(self) -> list[Any]:
+        return [] if self._steps is None else [self._steps]
+
+    def _typed(self, prompt: str, rows: list[Row], version: int, steps: Any = None) -> tuple[Any, Any]:
+        """Typing in the prompt: the rows follow its tags."""
+        if "<" not in prompt and not any(row.get("tag") for row in rows):
+            return gr.skip(), gr.skip()
+        new = self._service.rows_of_prompt(prompt, rows, steps)
+        return (gr.skip(), gr.skip()) if new == rows else (new, version + 1)
+
+    def change(self, function: Any, *, is_whole: bool = False) -> Any:
+        """A handler `(value, rows) -> rows` of a widget as one that also brings the prompt's tags to say the same.
+
+        Its inputs are the widget and `linked()`, its outputs `linked_outputs()`. With `is_whole`, tags that have no row
+        are taken out of the prompt.
+        """
+
+        def changed(value: Any, rows: list[Row], prompt: str = "", steps: Any = None) -> Any:
+            new = function(value, rows)
+            if self._prompt is None:
+                return new
+            text = self._service.prompt_of_rows(prompt, new, steps, is_whole=is_whole) if "<" in prompt else prompt
+            return new, (gr.skip() if text == prompt else text)
+
+        return handler(changed)
+
+    def linked(self) -> list[Any]:
+        """What a handler of `change` gets after its widget."""
+        return [self.rows] if self._prompt is None else [self.rows, self._prompt, *self._step_inputs()]
+
+    def linked_outputs(self) -> list[Any]:
+        """What a handler of `change` answers."""
+        return [self.rows] if self._prompt is None else [self.rows, self._prompt]
 
     def choices(self) -> Any:
         """An update of the list of the library."""
@@ -109,18 +132,17 @@ class LoraStackEditor:
         row_id, prefix = row["id"], self._prefix
         with gr.Column(elem_classes=["lora-row"], elem_id=f"{prefix}-row-{index}", min_width=200):
             with gr.Row(equal_height=True):
+                words = f" · {about(row)}" if about(row) else ""
                 on = gr.Checkbox(
-                    row["on"], label=row["name"], interactive=True, container=False, elem_id=f"{prefix}-on-{index}"
+                    row["on"],
+                    label=f"{row['name']}{words}",
+                    interactive=True,
+                    container=False,
+                    elem_id=f"{prefix}-on-{index}",
                 )
-                up = gr.Button(
-                    "↑", size="sm", elem_classes=["small-button"], elem_id=f"{prefix}-up-{index}", min_width=38
-                )
-                down = gr.Button(
-                    "↓", size="sm", elem_classes=["small-button"], elem_id=f"{prefix}-down-{index}", min_width=38
-                )
-                off = gr.Button(
-                    "✕", size="sm", elem_classes=["small-button"], elem_id=f"{prefix}-remove-{index}", min_width=38
-                )
+                more = self._button("⋯", f"more-{index}") if self._prompt is not None else None
+                up, down = self._button("↑", f"up-{index}"), self._button("↓", f"down-{index}")
+                off = self._button("✕", f"remove-{index}")
             with gr.Row(equal_height=True):
                 unet = self._slider("UNet weight", row["unet"], f"{prefix}-unet-{index}")
                 text = self._slider("Text-encoder weight", row["text"], f"{prefix}-text-{index}")
@@ -134,12 +156,26 @@ class LoraStackEditor:
                         insert.click(self._inserter(word), self._prompt, self._prompt, **_QUIET)
         for widget, key in ((on, "on"), (unet, "unet"), (text, "text")):
             widget.change(
-                self._setter(row_id, key), [widget, self.rows], self.rows, trigger_mode="always_last", **_QUIET
+                self.change(lambda value, rows, key=key: with_value(rows, row_id, key, value)),
+                [widget, *self.linked()],
+                self.linked_outputs(),
+                trigger_mode="always_last",
+                **_QUIET,
             )
         change: dict[str, Any] = {"inputs": [self.rows, self.version], "outputs": [self.rows, self.version], **_QUIET}
         up.click(lambda rows, version: (moved(rows, row_id, -1), version + 1), **change)
         down.click(lambda rows, version: (moved(rows, row_id, 1), version + 1), **change)
-        off.click(lambda rows, version: (without(rows, row_id), version + 1), **change)
+        off.click(
+            self.change(lambda _version, rows: without(rows, row_id), is_whole=True),
+            [self.version, *self.linked()],
+            self.linked_outputs(),
+            **_QUIET,
+        ).then(lambda version: version + 1, self.version, self.version, **_QUIET)
+        if more is not None:
+            more.click(lambda chosen: "" if chosen == row_id else row_id, self.selected, self.selected, **_QUIET)
+
+    def _button(self, sign: str, name: str) -> gr.Button:
+        return gr.Button(sign, size="sm", elem_classes=["small-button"], elem_id=f"{self._prefix}-{name}", min_width=38)
 
     def _slider(self, title: str, value: float, element: str) -> gr.Slider:
         low, high = min(MIN_WEIGHT, value), max(MAX_WEIGHT, value)
@@ -147,9 +183,6 @@ class LoraStackEditor:
         return gr.Slider(
             low, high, value=value, step=0.05, label=title, interactive=True, elem_id=element, min_width=140
         )
-
-    def _setter(self, row_id: str, key: str) -> Any:
-        return handler(lambda value, rows: with_value(rows, row_id, key, value))
 
     def _inserter(self, word: str) -> Any:
         def insert(prompt: str) -> str:
@@ -161,6 +194,5 @@ class LoraStackEditor:
 
 
 def _choice_title(entry: Any) -> str:
-    rank = f"rank {entry.rank}" if entry.rank else ""
-    about = ", ".join(part for part in (rank, entry.base_model, size(entry.size_bytes)) if part)
+    about = ", ".join(part for part in (entry.size_text, entry.base_model, size(entry.size_bytes)) if part)
     return f"{entry.name} ({about})"

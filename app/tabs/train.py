@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import render
-from app.form import Form, element_id, info, label
+from app.form import Form, element_id, from_widget, info, label, to_widget
 from app.links import Letter, Links
 from app.messages import handler, note
 from app.services.context import Services
@@ -29,6 +29,7 @@ _ESSENTIALS = (
     ("adapter.unet.rank", "adapter.unet.alpha"),
     ("optimizer.unet_learning_rate", "optimizer.text_encoder_learning_rate"),
     ("adapter.text_encoder.rank", "adapter.text_encoder.alpha"),
+    ("adapter.embedding.num_vectors",),
 )
 _DRAFT = "train-form"
 
@@ -68,6 +69,7 @@ class TrainTab:
             with gr.Row(equal_height=False):
                 for path in pair:
                     form.place(path, min_width=150)
+        self._build_concepts()
         form.place("preview.prompts", lines=3)
         rest = [spec.path for spec in form.specs.values() if spec.level is Level.BASIC]
         for path in rest:
@@ -80,6 +82,21 @@ class TrainTab:
             self._problems = gr.HTML("", elem_id="train-problems", padding=False)
             self._start = gr.Button("Start training", variant="primary", elem_id="train-start")
         self._marked = gr.State([])
+
+    def _build_concepts(self) -> None:
+        spec = self._form.specs["data.concepts"]
+        with gr.Accordion("More concepts in the same LoRA", open=False, elem_id="train-concepts-open"):
+            self._more = gr.Dropdown(
+                [],
+                value=None,
+                allow_custom_value=True,
+                label="Add a data set",
+                info=f"{info(spec)} Also the path of a folder, or of one with kohya's folders in it (10_robot, 5_cat).",
+                elem_id="train-more-concepts",
+                interactive=True,
+            )
+            self._form.place("data.concepts")
+            self._fewer = gr.Button("Remove the last", size="sm", elem_id="train-fewer-concepts")
 
     def _build_timesteps(self) -> None:
         first = {path: self._form.shown_first(path) for path in self._form.specs if path.startswith("objective.")}
@@ -117,6 +134,11 @@ class TrainTab:
         self._preset.input(handler(self._fill_preset), self._preset, widgets, **quiet).success(check, **checked)
         self._dataset.input(handler(self._fill_dataset), self._dataset, widgets, **quiet).success(check, **checked)
         self._base.input(handler(self._fill_base), self._base, widgets, **quiet).success(check, **checked)
+        concepts = form.widgets["data.concepts"]
+        self._more.input(handler(self._add_concept), [self._more, concepts], [self._more, concepts], **quiet).success(
+            check, **checked
+        )
+        self._fewer.click(handler(self._remove_concept), concepts, concepts, **quiet).success(check, **checked)
         links.dataset_for_train.change(
             handler(self._receive_dataset), links.dataset_for_train, widgets, **quiet
         ).success(check, **checked)
@@ -126,7 +148,7 @@ class TrainTab:
         links.base_for_train.change(handler(self._receive_base), links.base_for_train, widgets, **quiet).success(
             check, **checked
         )
-        links.on_show(self._refresh, None, [self._preset, self._base, self._dataset])
+        links.on_show(self._refresh, None, [self._preset, self._base, self._dataset, self._more])
         # The draft first, so that a reload does not lose what was typed; then what is wrong with it.
         links.page.load(handler(self._fill_draft), None, widgets, **quiet).success(check, **checked)
         self._start.click(
@@ -138,11 +160,11 @@ class TrainTab:
             trigger_mode="once",
         ).success(handler(self._view.poll_now), self._view.poll_inputs, self._view.poll_outputs, **quiet)
 
-    def _refresh(self) -> tuple[Any, Any, Any]:
+    def _refresh(self) -> tuple[Any, ...]:
         presets = [(preset.title, preset.name) for preset in self._service.presets()]
         bases = [(_with_problem(base.label, base.problem), base.name) for base in self._service.bases()]
         datasets = [(f"{item.title} ({item.num_pictures})", item.name) for item in self._service.datasets()]
-        return gr.update(choices=presets), gr.update(choices=bases), gr.update(choices=datasets)
+        return gr.update(choices=presets), gr.update(choices=bases), *[gr.update(choices=datasets)] * 2
 
     def _fill_draft(self) -> dict[Any, Any]:
         draft = self._settings.get(_DRAFT)
@@ -153,12 +175,24 @@ class TrainTab:
             return gr.skip()
         values = self._service.preset_values(name)
         # What is yours stays: a preset is about how, not about what.
-        own = ("data.dataset", "data.trigger_word", "save.name", "preview.prompts", "note")
+        own = ("data.dataset", "data.trigger_word", "data.concepts", "data.prior.dataset")
+        own += ("save.name", "preview.prompts", "note")
         return self._form.fill({path: value for path, value in values.items() if path not in own})
 
     def _fill_dataset(self, name: str | None) -> dict[Any, Any]:
         values = self._service.dataset_values(name or "")
         return self._form.fill({path: value for path, value in values.items() if path != "data.dataset"}) or gr.skip()
+
+    def _add_concept(self, name: str | None, rows: list[list[Any]]) -> tuple[Any, Any]:
+        if not name:
+            return gr.skip(), gr.skip()
+        spec = self._form.specs["data.concepts"]
+        records = [*from_widget(spec, rows), *self._service.concept_values(name)]
+        return gr.update(value=None), gr.update(value=to_widget(spec, records))
+
+    def _remove_concept(self, rows: list[list[Any]]) -> Any:
+        spec = self._form.specs["data.concepts"]
+        return gr.update(value=to_widget(spec, from_widget(spec, rows)[:-1]))
 
     def _receive_dataset(self, letter: Letter | None) -> dict[Any, Any]:
         if not letter:

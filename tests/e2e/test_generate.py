@@ -66,7 +66,7 @@ def test_pictures_and_their_recipes_make_the_same_pictures_again(data: DataFolde
     assert not (run.folder / job.PREVIEW_NAME).exists()
     for path, pixels in zip(result["pictures"], content(result), strict=True):
         recipe = read_recipe(Path(path))
-        assert recipe["loras"] == [{**lora, "is_on": True}]
+        assert recipe["loras"] == [{**lora, "is_on": True, "blocks": "", "start": 0.0, "end": 1.0}]
         again, _, _ = generate(data, **recipe | {"device": "cpu", "precision": "fp32"})
         assert max_difference(content(again)[0], pixels) <= 1
 
@@ -87,6 +87,28 @@ def test_loras_weights_and_switches_matter(data: DataFolder) -> None:
     assert len(set(pictures.values())) == len(stacks)
     off = [{"file": "ink", "is_on": False}, {"file": "gone", "is_on": False}]
     assert content(generate(data, loras=off)[0])[0] == pictures["none"]
+
+
+def test_tags_blocks_and_steps_make_the_pictures_of_the_same_settings(data: DataFolder) -> None:
+    def picture(**settings: Any) -> bytes:
+        return content(generate(data, **settings)[0])[0]
+
+    half = {"file": "ink", "unet_weight": 0.8, "text_encoder_weight": 0.5, "blocks": "OUTALL", "end": 0.5}
+    plain = {"file": "ink", "unet_weight": 0.8, "text_encoder_weight": 0.5}
+    words = generate(data)[2].config()["prompt"]
+    by_settings = picture(loras=[half])
+    assert picture(prompt=f"{words} <lora:ink:0.8:0.5:blocks=OUTALL:steps=0-0.5>") == by_settings
+    others = [
+        picture(),
+        picture(loras=[plain]),
+        picture(loras=[{**half, "blocks": ""}]),
+        picture(loras=[{**half, "end": 1.0}]),
+    ]
+    assert len({by_settings, *others}) == 5
+    assert picture(loras=[half]) == by_settings
+    for word, prompt in (("no LoRA 'inky'", "<lora:inky:1>"), ("not closed", "a <lora:ink")):
+        with pytest.raises(ConfigError, match=word):
+            generate(data, prompt=prompt)
 
 
 def test_progress_is_told_with_an_eta_and_rough_views(data: DataFolder) -> None:

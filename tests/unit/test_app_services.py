@@ -238,6 +238,10 @@ def test_the_plan_counts_epochs_and_showings(data: DataFolder) -> None:
     text = service.plan_text(config)
     assert f"{info.num_pictures} pictures" in text
     assert f"shown {400 / info.num_pictures:,.0f} times" in text
+    doubled = config.training.model_copy(update={"num_devices": 2})
+    assert f"shown {800 / info.num_pictures:,.0f} times" in service.plan_text(
+        config.model_copy(update={"training": doubled})
+    )
 
 
 @pytest.mark.parametrize("name", [preset.name for preset in TrainingService(DataFolder(Path("none"))).presets()])

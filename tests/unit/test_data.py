@@ -23,6 +23,7 @@ from trainer.data.latents import LatentCache, to_pixels
 from trainer.data.randomness import generator_for, stream_seed
 from trainer.data.tensor_store import TensorStore, content_key
 from trainer.data.texts import CachedTexts, LiveTexts
+from trainer.data.variants import PLAIN, Variant, Variants
 from trainer.dataset.buckets import Bucket, frame
 from trainer.dataset.scan import scan_folder
 from trainer.errors import DatasetError, ResourceError
@@ -35,6 +36,14 @@ SETTINGS = DataConfig(resolution=SIDE, bucket_step=16, trigger_word="zib", capti
 
 def ignore(done: int, total: int) -> None:
     """Progress that nobody watches."""
+
+
+def plain(examples: list[Example]) -> list[tuple[Example, Variant]]:
+    return [(example, PLAIN) for example in examples]
+
+
+def both(example: Example) -> list[tuple[Example, Variant]]:
+    return [(example, PLAIN), (example, Variant(flipped=True))]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +115,8 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 
 def make_maker(components: Components, examples: list[Example], cache: Path, settings: DataConfig) -> BatchMaker:
     latents = LatentCache(TensorStore(cache), components, "vae")
-    latents.prepare(examples, with_flipped=settings.horizontal_flip, progress=ignore)
+    variants = Variants(settings, 0)
+    latents.prepare([(example, variant) for example in examples for variant in variants.of(example)], ignore)
     order = BatchOrder([example.bucket for example in examples], 2, 1, "test", 0)
     return BatchMaker(examples, order, latents, settings, ObjectiveConfig())
 
@@ -120,8 +130,8 @@ def test_a_latent_is_never_paired_with_another_pictures_caption(
         height = 96 if int(example.name[8]) % 2 == 0 else 64
         assert Image.open(example.path).height == height
         cache = LatentCache(TensorStore(tmp_path / example.name), components, "vae")
-        cache.prepare([example], with_flipped=True, progress=ignore)
-        truth[example.caption] = [cache.get(example, flipped) for flipped in (False, True)]
+        cache.prepare(both(example), ignore)
+        truth[example.caption] = [cache.get(*shown) for shown in both(example)]
     maker = make_maker(components, examples, tmp_path / "all", SETTINGS.model_copy(update={"horizontal_flip": True}))
     seen = set()
     for number in range(40):
@@ -138,15 +148,13 @@ def test_renaming_a_picture_does_not_mix_up_the_cache(
     components: Components, examples: list[Example], tmp_path: Path
 ) -> None:
     cache = LatentCache(TensorStore(tmp_path), components, "vae")
-    cache.prepare(examples, with_flipped=False, progress=ignore)
+    cache.prepare(plain(examples), ignore)
     swapped = [replace(examples[0], name=examples[2].name), replace(examples[2], name=examples[0].name)]
-    assert cache.prepare(swapped, with_flipped=False, progress=ignore) == 0
-    assert torch.equal(cache.get(swapped[0], False)[0], cache.get(examples[0], False)[0])
-    assert cache.key(examples[0], False) != cache.key(examples[0], True)
-    assert cache.key(examples[0], False) != cache.key(replace(examples[0], bucket=Bucket(32, 32)), False)
-    assert cache.key(examples[0], False) != LatentCache(TensorStore(tmp_path), components, "other").key(
-        examples[0], False
-    )
+    assert cache.prepare(plain(swapped), ignore) == 0
+    assert torch.equal(cache.get(swapped[0])[0], cache.get(examples[0])[0])
+    assert cache.key(examples[0]) != cache.key(examples[0], Variant(flipped=True))
+    assert cache.key(examples[0]) != cache.key(replace(examples[0], bucket=Bucket(32, 32)))
+    assert cache.key(examples[0]) != LatentCache(TensorStore(tmp_path), components, "other").key(examples[0])
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "garbage"])
@@ -155,16 +163,16 @@ def test_damaged_latents_are_made_again(
 ) -> None:
     store = TensorStore(tmp_path)
     cache = LatentCache(store, components, "vae")
-    assert cache.prepare(examples, with_flipped=False, progress=ignore) == 7
-    path = store.path(cache.key(examples[3], False))
+    assert cache.prepare(plain(examples), ignore) == 7
+    path = store.path(cache.key(examples[3]))
     whole = path.read_bytes()
     if damage == "flipped":
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     else:
         path.write_bytes(whole[:-10] if damage == "truncated" else b"garbage" * 9)
     again = LatentCache(store, components, "vae")
-    assert again.prepare(examples, with_flipped=False, progress=ignore) == 1
-    assert torch.equal(again.get(examples[3], False)[0], cache.get(examples[3], False)[0])
+    assert again.prepare(plain(examples), ignore) == 1
+    assert torch.equal(again.get(examples[3])[0], cache.get(examples[3])[0])
     assert path.read_bytes() == whole
 
 
@@ -172,7 +180,7 @@ def test_latents_removed_while_training_are_an_error_with_a_remedy(
     components: Components, examples: list[Example], tmp_path: Path
 ) -> None:
     with pytest.raises(ResourceError, match=r"picture-0\.png"):
-        LatentCache(TensorStore(tmp_path), components, "vae").get(examples[0], False)
+        LatentCache(TensorStore(tmp_path), components, "vae").get(examples[0])
 
 
 def test_a_picture_that_changes_while_preparing_is_refused(
@@ -182,7 +190,7 @@ def test_a_picture_that_changes_while_preparing_is_refused(
     other.write_bytes(examples[1].path.read_bytes())
     cache = LatentCache(TensorStore(tmp_path / "cache"), components, "vae")
     with pytest.raises(DatasetError, match="changed"):
-        cache.prepare([replace(examples[0], path=other)], with_flipped=False, progress=ignore)
+        cache.prepare(plain([replace(examples[0], path=other)]), ignore)
 
 
 def test_flipped_latents_are_those_of_the_mirrored_picture(
@@ -190,10 +198,10 @@ def test_flipped_latents_are_those_of_the_mirrored_picture(
 ) -> None:
     cache = LatentCache(TensorStore(tmp_path), components, "vae")
     square = next(example for example in examples if example.bucket == Bucket(SIDE, SIDE))
-    cache.prepare([square], with_flipped=True, progress=ignore)
+    cache.prepare(both(square), ignore)
     pixels = to_pixels(Image.open(square.path).convert("RGB")).flip(-1)
     expected, _ = components.family.encode_images(components, pixels[None])
-    torch.testing.assert_close(cache.get(square, True)[0], expected[0])
+    torch.testing.assert_close(cache.get(square, Variant(flipped=True))[0], expected[0])
 
 
 def test_pixels_span_minus_one_to_one() -> None:

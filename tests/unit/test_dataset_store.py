@@ -266,7 +266,7 @@ def test_changes_go_to_known_sets_only(store: DatasetStore, name: str) -> None:
         lambda: store.set_caption(name, "a.png", "x"),
         lambda: store.set_trigger_word(name, "x"),
         lambda: store.add_files(name, ["x.png"]),
-        lambda: store.remove_picture(name, "a.png"),
+        lambda: store.remove_pictures(name, ["a.png"]),
     ):
         with pytest.raises(DatasetError, match="no data set"):
             change()
@@ -280,7 +280,7 @@ def test_pictures_are_those_of_the_set_only(
     (data.root / "other").mkdir()
     zoo.good(data.root / "other" / "a.png")
     before = state(data.root)
-    for change in (lambda: store.remove_picture(NAME, picture), lambda: store.set_caption(NAME, picture, "x")):
+    for change in (lambda: store.remove_pictures(NAME, [picture]), lambda: store.set_caption(NAME, picture, "x")):
         with pytest.raises(DatasetError, match="not in the data set"):
             change()
     assert state(data.root) == before
@@ -341,7 +341,7 @@ def test_a_linked_folder_is_never_touched(store: DatasetStore, data: DataFolder,
     assert (info.is_linked, info.folder, info.num_pictures) == (True, pictures, 3)
     store.set_caption(info.name, "a.png", "mine")
     store.set_trigger_word(info.name, "zsy")
-    assert store.remove_picture(info.name, "sub/a.png") is None
+    store.remove_pictures(info.name, ["sub/a.png"])
     assert {facts.name: facts.caption for facts in store.scan(info.name).pictures} == {
         "a.png": "mine",
         "山 水.png": "mountains",
@@ -403,7 +403,7 @@ def test_bundled_sets_keep_their_files_and_take_changes_in_the_record(store: Dat
     first, second = (facts.name for facts in store.scan(info.name).pictures[:2])
     store.set_caption(info.name, first, "changed")
     store.set_trigger_word(info.name, "other words")
-    store.remove_picture(info.name, second)
+    store.remove_pictures(info.name, [second])
     scan = store.scan(info.name)
     assert scan.pictures[0].caption == "changed"
     assert second not in [facts.name for facts in scan.pictures]
@@ -430,8 +430,13 @@ def test_what_is_removed_or_deleted_lies_in_the_trash_whole(
 ) -> None:
     info, _ = store.create_from(NAME, [pictures])
     store.set_caption(NAME, "山 水.png", "by hand")
-    trashed = store.remove_picture(NAME, "山 水.png")
-    assert trashed is not None
+    files = state(info.folder)
+    store.remove_pictures(NAME, ["山 水.png"])
+    assert {path: digest for path, digest in state(info.folder).items() if path in files and path.endswith("g")} == {
+        path: digest for path, digest in files.items() if path.endswith("g")
+    }
+    assert [facts.name for facts in store.scan(NAME).pictures] == ["a 2.png", "a.png"]
+    (trashed,) = store.discard_left_out(NAME)
     assert trashed.is_relative_to(data.trash)
     assert trashed.with_suffix(".txt").read_text(encoding="utf-8") == "by hand"
     assert [facts.name for facts in store.scan(NAME).pictures] == ["a 2.png", "a.png"]
@@ -470,3 +475,89 @@ def test_zip_entries_are_bounded_by_what_their_list_says(tmp_path: Path) -> None
     with pytest.raises(DatasetError, match="incomplete or damaged"):
         archives.unpack_zip(path, tmp_path / "out")
     assert sum(file.stat().st_size for file in (tmp_path / "out").rglob("*.png")) <= 1000
+
+
+# --- history -----------------------------------------------------------------------------------------------------
+
+
+def _shown(store: DatasetStore, name: str) -> tuple[str, dict[str, str | None]]:
+    return store.get(name).trigger_word, {facts.name: facts.caption for facts in store.scan(name).pictures}
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_everything_can_be_undone_and_done_again_in_another_process(
+    store: DatasetStore, data: DataFolder, pictures: Path, tmp_path: Path, is_linked: bool
+) -> None:
+    name = store.link(pictures).name if is_linked else store.create_from(NAME, [pictures])[0].name
+    first = store.scan(name).pictures[0].name
+    states = [_shown(store, name)]
+    more = zoo.good(tmp_path / "more.png", seed=77)
+    changes: list[Callable[[], object]] = [
+        lambda: store.set_caption(name, first, "a red boat"),
+        lambda: store.set_captions(
+            name, {facts.name: "all alike" for facts in store.scan(name).pictures}, "Made alike"
+        ),
+        lambda: store.remove_pictures(name, [first]),
+        lambda: store.set_trigger_word(name, "zsy"),
+        lambda: store.restore_pictures(name),
+    ]
+    if not is_linked:
+        changes.append(lambda: store.add_files(name, [more]))
+    for change in changes:
+        change()
+        states.append(_shown(store, name))
+    assert len(set(map(str, states))) == len(states)
+    for expected in reversed(states[:-1]):
+        assert DatasetStore(data).undo(name) is not None
+        assert _shown(store, name) == expected
+    assert store.undo(name) is None
+    for expected in states[1:]:
+        assert DatasetStore(data).redo(name) is not None
+        assert _shown(store, name) == expected
+    assert store.redo(name) is None
+
+
+def test_a_new_change_takes_the_place_of_what_was_undone(store: DatasetStore) -> None:
+    name = store.list()[0].name
+    picture = store.scan(name).pictures[0].name
+    for caption in ("one", "two", "three"):
+        store.set_caption(name, picture, caption)
+    store.undo(name)
+    store.undo(name)
+    store.set_caption(name, picture, "other")
+    changes, position = store.history(name)
+    assert ([change.patches[0].after for change in changes], position) == (["one", "other"], 2)
+    assert not store.change(name, "Nothing", {("captions", picture): "other"})
+    assert store.redo(name) is None
+
+
+def test_an_earlier_state_is_shown_as_a_difference_and_brought_back(store: DatasetStore) -> None:
+    name = store.list()[0].name
+    first, second = (facts.name for facts in store.scan(name).pictures[:2])
+    before = _shown(store, name)
+    store.set_caption(name, first, "one")
+    store.remove_pictures(name, [second])
+    patches = store.changes_since(name, 0)
+    assert {(patch.document, patch.key, patch.after) for patch in patches} == {
+        ("captions", first, "one"),
+        ("excluded", second, True),
+    }
+    assert store.go_back(name, 0)
+    assert _shown(store, name) == before
+    assert store.undo(name) is not None
+    assert store.scan(name).pictures[0].caption == "one"
+    with pytest.raises(DatasetError, match="no such earlier state"):
+        store.go_back(name, 99)
+
+
+def test_a_history_cut_off_in_its_last_line_goes_on(store: DatasetStore, data: DataFolder) -> None:
+    name = store.list()[0].name
+    picture = store.scan(name).pictures[0].name
+    store.set_caption(name, picture, "one")
+    lines = data.datasets / name / "history.jsonl"
+    lines.write_bytes(lines.read_bytes() + b'{"title": "Cap')
+    assert [change.title for change in store.history(name)[0]] == [f"Caption of {picture}"]
+    store.set_caption(name, picture, "two")
+    assert [change.patches[0].after for change in store.history(name)[0]] == ["one", "two"]
+    store.undo(name)
+    assert store.caption_of(name, picture) == "one"

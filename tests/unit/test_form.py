@@ -13,6 +13,7 @@ from app.page import build_page
 from app.services.context import Services
 from app.tabs import train
 from trainer.config.base import Level
+from trainer.config.concept import ConceptConfig
 from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
 from trainer.config.loading import build_config, flatten
@@ -94,10 +95,34 @@ def test_changed_settings_survive_the_form() -> None:
         "schedule.kind": "linear",
         "optimizer.unet_learning_rate": 3e-5,
         "note": "wörter",
+        "data.resolutions": [768, 1024],
+        "data.concepts": [
+            ConceptConfig(dataset="a", trigger_word="zib", repeats=3, weight=0.5, use_captions=False).model_dump()
+        ],
     }
     raw = {w: to_widget(form.specs[path], (values | changed)[path]) for path, w in form.widgets.items()}
     read = flatten(build_config(form.read(raw)))
     assert {path: read[path] for path in changed} == changed
+
+
+def test_a_table_of_concepts_takes_rows_as_a_browser_sends_them() -> None:
+    form = full_form()
+    spec = form.specs["data.concepts"]
+    rows = [
+        ["robot", "zib", 2, "", "", None, True],
+        ["", "", "", "", "", "", ""],
+        ["cat", "", "3", 0.5, "a cat", "", False],
+    ]
+    assert from_widget(spec, rows) == [
+        {"dataset": "robot", "trigger_word": "zib", "repeats": 2, "use_captions": True},
+        {"dataset": "cat", "repeats": 3, "weight": 0.5, "instance_prompt": "a cat", "use_captions": False},
+    ]
+    assert from_widget(spec, []) == from_widget(spec, None) == []
+    updates, marked = form.mark([Finding("data.concepts.1.dataset", "is not there")], [])
+    assert marked == ["data.concepts"]
+    assert updates[form.widgets["data.concepts"]]["label"] == "⚠ is not there"
+    updates, _ = form.mark([], marked)
+    assert updates[form.widgets["data.concepts"]]["label"] == "Further concepts"
 
 
 @pytest.mark.parametrize(

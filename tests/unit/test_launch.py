@@ -395,6 +395,7 @@ def test_arguments_pass_through() -> None:
 
 def test_test_runs_pytest_on_the_tests_folder_or_what_is_named(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
+    assert launch.pytest_arguments([], str(tmp_path)) == ["-m", "tests"]
     assert launch.pytest_arguments(["-k", "disk"], str(tmp_path)) == ["-m", "pytest", "tests/", "-k", "disk"]
     assert launch.pytest_arguments(["tests::x", "-x"], str(tmp_path)) == ["-m", "pytest", "tests::x", "-x"]
 

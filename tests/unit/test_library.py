@@ -58,9 +58,9 @@ def test_search_needs_all_words_anywhere(data: DataFolder) -> None:
 
 def test_headers_are_read_once_until_the_file_changes(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
-    real = library.inspect_lora
+    real = library.inspect_file
     monkeypatch.setattr(
-        library, "inspect_lora", lambda path, **options: (reads.append(path.name), real(path, **options))[1]
+        library, "inspect_file", lambda path, **options: (reads.append(path.name), real(path, **options))[1]
     )
     library.list_loras(data)
     library.list_loras(data)

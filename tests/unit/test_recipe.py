@@ -23,7 +23,7 @@ CONFIG = GenerateConfig.model_validate(
         "device": "cpu",
         "loras": [
             {"file": "/home/somebody/loras/ink.safetensors", "unet_weight": 0.8, "text_encoder_weight": 0.8},
-            {"file": "two", "unet_weight": 1.0, "text_encoder_weight": 0.25},
+            {"file": "two", "unet_weight": 1.0, "text_encoder_weight": 0.25, "blocks": "MIDD", "start": 0.2},
             {"file": "off", "is_on": False},
         ],
     }
@@ -59,7 +59,7 @@ def test_no_path_of_the_computer_is_in_the_file(picture: Path) -> None:
 def test_the_infotext_is_what_other_tools_read(picture: Path) -> None:
     lines = read_infotext(picture).split("\n")
     assert lines[0].startswith("日本 house, <b>bold</b>")
-    assert lines[1] == "second line <lora:ink:0.8> <lora:two:0.25:1>"
+    assert lines[1] == "second line <lora:ink:0.8> <lora:two:te=0.25:unet=1:lbw=MIDD:step=4-20>"
     assert lines[2] == "Negative prompt: blurry"
     assert lines[3].startswith(
         'Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 1099511627779, Size: 64x96, Model: "Base, 1.5", Clip skip: 2'

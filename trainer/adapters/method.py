@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from trainer.config.adapter import AdapterConfig, TextEncoderLora, UnetLora
+from trainer.config.adapter import METHODS, PIVOTAL, AdapterConfig, TextEncoderLora, UnetLora
 from trainer.errors import ConfigError, Finding, RunError
 from trainer.lora_files.file import AdapterModule
 from trainer.models.components import Components
@@ -25,7 +25,7 @@ class AdapterMethod(Protocol):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The trainable weights by group, in a fixed order.
 
-        A group is a part ("unet", "text_encoder"), or a part and, after a blank, what of it has a rate of its own.
+        A group is a part ("unet", "text_encoder"), learned vectors ("embedding"), or a part and, after a blank, what of it has a rate of its own.
         """
         ...
 
@@ -62,9 +62,13 @@ class AdapterMethod(Protocol):
         ...
 
 
-def build_method(config: AdapterConfig) -> AdapterMethod:
-    """The method that an adapter's settings name."""
-    return load_object(config.implementation)(config)
+def build_method(config: AdapterConfig, trigger_word: str = "") -> AdapterMethod:
+    """The method that an adapter's settings name; the trigger word is only needed where it gets vectors of its own."""
+    if not config.embedding.num_vectors:
+        return load_object(config.implementation)(config)
+    # Any method can be without layers, and this one without more.
+    inner = load_object(config.implementation if config.has_lora else METHODS["lora"].implementation)(config)
+    return load_object(PIVOTAL)(config, inner, trigger_word)
 
 
 def part_settings(config: AdapterConfig, part: str) -> UnetLora | TextEncoderLora:

@@ -47,7 +47,10 @@ _OTHER_MODELS: tuple[tuple[tuple[str, ...], str], ...] = (
         ("\nlora_", ".lora_up.", ".lora_down.", ".lora_A.", ".lora_B.", ".hada_w", ".lokr_w"),
         "a LoRA: put it into the library instead",
     ),
-    (("\nemb_params", "\nstring_to_param", "\nclip_l\n", "\nclip_g\n"), "a textual-inversion embedding"),
+    (
+        ("\nemb_params", "\nstring_to_param", "\nclip_l\n", "\nclip_g\n", "\ninkwash.per_layer."),
+        "a textual-inversion embedding",
+    ),
 )
 _CROSS_KEY = re.compile(rf"^{re.escape(UNET_PREFIX)}input_blocks\.\d+\.1\.transformer_blocks\.0\.attn2\.to_k\.weight$")
 

@@ -13,7 +13,20 @@ from trainer import __version__
 from trainer.cli.output import print_json
 from trainer.errors import InkwashError
 
-COMMANDS = ("ui", "demo", "train", "resume", "generate", "jobs", "lora", "model", "dataset", "preset", "doctor")
+COMMANDS = (
+    "ui",
+    "demo",
+    "train",
+    "resume",
+    "generate",
+    "stack",
+    "jobs",
+    "lora",
+    "model",
+    "dataset",
+    "preset",
+    "doctor",
+)
 
 
 class Command(Protocol):

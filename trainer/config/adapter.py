@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trainer.config.base import BASIC, Settings, foreign_settings
+from trainer.config.embedding import EmbeddingSettings
 
 Method = Literal["lora", "rslora", "loraplus", "dora", "adalora", "loha", "lokr", "oft", "boft", "ia3"]
 UnetTargets = Literal["attention", "attention+mlp", "all-linear", "all+conv"]
@@ -116,6 +117,13 @@ class AdapterConfig(Settings):
     """OFT and BOFT only."""
     adalora: AdaloraSettings = AdaloraSettings()
     """AdaLoRA only."""
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    """Vectors of its own for the trigger word."""
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether any layer is trained."""
+        return bool(self.unet.rank or self.text_encoder.rank)
 
     @property
     def implementation(self) -> str:
@@ -152,6 +160,7 @@ class MethodFacts:
 _LORA = "trainer.adapters.lora:LoraMethod"
 _OFT = "trainer.adapters.oft:build"
 PRINCIPAL = "trainer.adapters.principal:build"
+PIVOTAL = "trainer.adapters.pivotal:PivotalMethod"
 PLAIN = ("lora", "rslora", "loraplus")
 METHODS: dict[str, MethodFacts] = {
     "lora": MethodFacts(_LORA, "LoRA"),
@@ -197,7 +206,7 @@ def _start(config: AdapterConfig) -> str:
 def _rank_faults(config: AdapterConfig) -> list[tuple[str, str]]:
     faults: list[tuple[str, str]] = []
     parts = {"unet": config.unet, "text_encoder": config.text_encoder}
-    if not any(part.rank for part in parts.values()):
+    if not config.has_lora and not config.embedding.num_vectors:
         faults.append(
             ("adapter.unet.rank", "nothing would be trained: give the UNet or the text encoder a rank above 0")
         )

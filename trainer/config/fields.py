@@ -37,6 +37,8 @@ class FieldSpec:
     excludes_maximum: bool = False
     multiple_of: float | None = None
     choices: tuple[Any, ...] = ()
+    columns: tuple[FieldSpec, ...] = ()
+    """Of a list of records: the settings of each."""
     applies_when: tuple[str, str] | None = None
     """(path, value) of the tag that this field's group hangs on, where the group is one of several variants."""
 
@@ -136,9 +138,15 @@ def _spec(path: str, info: FieldInfo, group: str, group_help: str, applies: tupl
         label=hint.label,
         names=hint.names,
         choices=choices,
+        columns=tuple(column for item in get_args(info.annotation) for column in _columns(item)),
         applies_when=applies,
         **values,
     )
+
+
+def _columns(item: Any) -> Iterator[FieldSpec]:
+    for model in _models(item):
+        yield from describe(model)
 
 
 _NOTHING: dict[str, Any] = {"bool": False, "int": 0, "float": 0.0, "str": "", "choice": "", "list": []}

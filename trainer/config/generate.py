@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from trainer.blocks import parse_blocks
 from trainer.config.base import BASIC, Settings
 from trainer.config.model import BaseChoice
 
@@ -24,8 +25,27 @@ class StackedLora(Settings):
     """How strongly it changes the UNet; 0 not at all, 1 as trained; may be negative."""
     text_encoder_weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
     """How strongly it changes the text encoder."""
+    blocks: Annotated[str, Field(max_length=1000)] = ""
+    """Weights of the UNet's blocks: a preset such as MIDD, a list of 12, 17, 20 or 26 numbers, or blocks by name
+    (down1:0.5,mid:0). Empty: all alike."""
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """From which share of the sampling steps on it works."""
+    end: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Up to which share of the sampling steps it works."""
     is_on: bool = True
     """Whether it is used."""
+
+    @field_validator("blocks")
+    @classmethod
+    def _blocks_can_be_read(cls, text: str) -> str:
+        parse_blocks(text)
+        return text
+
+    @model_validator(mode="after")
+    def _steps_are_in_order(self) -> StackedLora:
+        if self.start >= self.end:
+            raise ValueError(f"its steps end at {self.end:g}, before they start at {self.start:g}")
+        return self
 
 
 class GenerateConfig(BaseChoice):

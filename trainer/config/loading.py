@@ -199,6 +199,10 @@ def _did_you_mean(path: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+_OWN_DATA = ("data.dataset", "data.concepts", "data.prior.dataset")
+"""What a run is about, not how it is done: no part of a preset."""
+
+
 def write_preset(config: RunConfig, folder: Path, name: str, description: str = "") -> Path:
     """Write the settings that differ from the defaults, each with its help as a comment. Returns the file's path."""
     document = tomlkit.document()
@@ -208,7 +212,7 @@ def write_preset(config: RunConfig, folder: Path, name: str, description: str = 
     document.add(PRESET_KEY, about)
     values, tables = flatten(config), {"": document}
     for spec in describe():
-        if values[spec.path] == spec.default or spec.path == "data.dataset":
+        if values[spec.path] == spec.default or spec.path in _OWN_DATA:
             continue
         parent = spec.path.rpartition(".")[0]
         table = _table(tables, parent)

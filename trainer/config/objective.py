@@ -31,6 +31,10 @@ class ObjectiveConfig(Settings):
     """Strength of the p2 weighting: 0.5 is mild, 1 strong."""
     p2_k: Annotated[float, Field(gt=0, le=100)] = 1.0
     """Stabiliser of the p2 weighting 1 / (k + SNR)^gamma; 1 is the paper's."""
+    mask_floor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """With data.masks: how much the background counts against the subject. 0: not at all, which can let it fall apart; 0.1 keeps it in shape; 1 is no mask."""
+    mask_normalised: bool = False
+    """With data.masks: divide each picture's loss by its masked share, so that a small subject counts as much as a large one."""
     noise_offset: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Adds a constant offset to the noise of each channel, so that very dark and very light pictures can be learned. 0.05 to 0.1 for styles with large white or black areas."""
     pyramid_noise_levels: Annotated[int, Field(ge=0, le=10)] = 0

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trainer.config.base import BASIC, Settings, foreign_settings
+from trainer.config.embedding import GROUP as EMBEDDING
 
 OptimizerName = Literal[
     "adamw",
@@ -83,8 +84,10 @@ class OptimizerConfig(Settings):
     """Learning rate of the UNet's LoRA. Too high burns the pictures in, too low changes nothing; 1e-4 is the usual start for SD 1.5. 0 leaves it as it is. Prodigy finds its own: any rate above 0 then only says that it is trained."""
     text_encoder_learning_rate: Annotated[float, BASIC, Field(ge=0, le=1)] = 2e-5
     """Learning rate of the text encoder's LoRA; a fifth to a tenth of the UNet's is usual. Without effect while the text encoder's rank is 0."""
+    embedding_learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    """Learning rate of the trigger word's own vectors. Without effect while adapter.embedding.num_vectors is 0."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Pulls the LoRA's weights towards zero a little in each step."""
+    """Pulls the LoRA's weights towards zero a little in each step; learned vectors are left alone."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Memory of the gradient's mean. For the AdamW kinds and Prodigy."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -111,8 +114,9 @@ class OptimizerConfig(Settings):
         return self.facts.implementation
 
     def learning_rate(self, part: str) -> float:
-        """The full rate of a part of the model (all text encoders have the same), or the factor of a rate that is found."""
-        rate = self.unet_learning_rate if part == "unet" else self.text_encoder_learning_rate
+        """The full rate of a part of the model (all text encoders have the same) or of learned vectors ("embedding"), or the factor of a rate that is found."""
+        rates = {"unet": self.unet_learning_rate, EMBEDDING: self.embedding_learning_rate}
+        rate = rates.get(part, self.text_encoder_learning_rate)
         return self.prodigy.factor if self.facts.finds_rate and rate > 0 else rate
 
 

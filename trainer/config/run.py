@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from trainer.config.adapter import AdapterConfig, adapter_faults
 from trainer.config.base import Settings
-from trainer.config.data import DataConfig
+from trainer.config.data import DataConfig, data_faults
+from trainer.config.embedding import embedding_faults
 from trainer.config.model import ModelConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.optimizer import OptimizerConfig, ScheduleConfig, optimizer_faults
@@ -58,14 +59,10 @@ def _impossible(config: RunConfig) -> list[tuple[str, str]]:
     """Combinations of valid settings that cannot be run, as (field path, message with the remedy)."""
     faults = [*adapter_faults(config.adapter), *optimizer_faults(config.optimizer, config.schedule)]
     faults += _averages(config)
+    faults += embedding_faults(config.adapter.embedding, config.data.trigger_word, has_lora=config.adapter.has_lora)
     if config.objective.min_timestep >= config.objective.max_timestep:
         faults.append(("objective.min_timestep", "must be lower than objective.max_timestep"))
-    if config.data.buckets and config.data.bucket_step > config.data.resolution:
-        faults.append(("data.bucket_step", "must not be larger than data.resolution"))
-    if not config.data.use_captions and not (config.data.instance_prompt or config.data.trigger_word):
-        faults.append(
-            ("data.instance_prompt", "without captions every picture needs it: write one, or turn data.use_captions on")
-        )
+    faults += data_faults(config.data)
     return faults
 
 

@@ -30,8 +30,15 @@ class TrainingConfig(Settings):
     """The same seed, settings and pictures give the same LoRA on the same machine."""
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
     """Where to compute. `auto` takes the fastest that is there."""
+    num_devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Graphics cards that train together, each with `batch_size` pictures: an update sees batch size × devices pictures, as if the batch were that much larger. On the CPU, processes."""
     num_threads: Annotated[int, Field(ge=0, le=256)] = 0
     """CPU threads; 0 lets torch decide."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Pictures of one forward pass on all devices."""
+        return self.batch_size * self.num_devices
 
 
 class ValidationConfig(Settings):

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from trainer.config.data import DataConfig
 from trainer.config.objective import ObjectiveConfig
-from trainer.data.captions import varied
+from trainer.data.captions import one_of, varied
 from trainer.data.examples import Example
 from trainer.data.latents import LatentCache
+from trainer.data.masks import MaskCache
 from trainer.data.randomness import generator_for
+from trainer.data.showings import Showings
+from trainer.data.variants import Variant, Variants
 from trainer.dataset.buckets import Bucket
 from trainer.objectives.diffusion import (
     draw_timesteps,
@@ -24,6 +27,7 @@ from trainer.objectives.diffusion import (
     pyramid_noise,
     sample_latents,
 )
+from trainer.objectives.masking import area_weights
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Batch:
         input_noise: what is put into the pictures: `noise`, unless that is perturbed.
         timesteps: int64 `(batch,)`.
         frames: how the pictures were cut, float32 `(batch, 6)`; see `trainer.dataset.buckets.frame`.
+        weights: of the loss on each picture, float32 `(batch,)`.
+        area: of the loss on each latent, float32 `(batch, 1, h, w)`; None where all count alike.
     """
 
     examples: tuple[Example, ...]
@@ -46,39 +52,47 @@ class Batch:
     input_noise: Tensor
     timesteps: Tensor
     frames: Tensor
+    weights: Tensor
+    area: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
         tensors = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("latents", "noise", "input_noise", "timesteps", "frames")
+            for name in ("latents", "noise", "input_noise", "timesteps", "frames", "weights")
         }
-        return replace(self, **tensors)
+        area = None if self.area is None else self.area.to(device, non_blocking=True)
+        return replace(self, **tensors, area=area)
 
 
 class BatchOrder:
-    """The endless sequence of batches over one set of pictures: each epoch shows every picture `repeats` times.
+    """The endless sequence of batches over one set of pictures: each epoch shows every picture as often as it should be.
 
     A bucket's last batch is filled up with pictures of the same bucket, so that all batches are full.
 
     Args:
         buckets: the bucket of each picture.
         batch_size: pictures a batch.
-        repeats: showings of each picture in an epoch.
+        shown: showings of each picture in an epoch: a number for all, or what says it for each.
         stream: names the order's random stream, with the run's seed in it.
     """
 
-    def __init__(self, buckets: Sequence[Bucket], batch_size: int, repeats: int, *stream: int | str) -> None:
+    def __init__(self, buckets: Sequence[Bucket], batch_size: int, shown: int | Showings, *stream: int | str) -> None:
         self._members: dict[Bucket, list[int]] = defaultdict(list)
         for index, bucket in enumerate(buckets):
             self._members[bucket].append(index)
         self._batch_size = batch_size
-        self._repeats = repeats
+        self._shown = shown
         self._stream = stream
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
+        counts = self._counts(0)
         self.batches_per_epoch = sum(
-            math.ceil(len(members) * repeats / batch_size) for members in self._members.values()
+            math.ceil(sum(counts[index] for index in members) / batch_size) for members in self._members.values()
         )
+
+    def _counts(self, epoch: int) -> Sequence[int]:
+        size = sum(map(len, self._members.values()))
+        return [self._shown] * size if isinstance(self._shown, int) else self._shown.counts(epoch)
 
     def batch(self, number: int) -> list[int]:
         """Indices of the pictures of the `number`-th batch (from 0) since the start of the run."""
@@ -89,9 +103,12 @@ class BatchOrder:
 
     def _arrange(self, epoch: int) -> list[list[int]]:
         generator = generator_for("order", *self._stream, epoch)
+        counts = self._counts(epoch)
         batches: list[list[int]] = []
         for bucket in sorted(self._members):
-            shown = self._members[bucket] * self._repeats
+            members = self._members[bucket]
+            rounds = range(max(counts[index] for index in members))
+            shown = [index for round_ in rounds for index in members if counts[index] > round_]
             order = [shown[index] for index in torch.randperm(len(shown), generator=generator).tolist()]
             for start in range(0, len(order), self._batch_size):
                 batches.append([order[(start + offset) % len(order)] for offset in range(self._batch_size)])
@@ -99,7 +116,20 @@ class BatchOrder:
 
 
 class BatchMaker:
-    """Puts micro-batches together from cached latents."""
+    """Puts micro-batches together from cached latents.
+
+    With several processes each draws all that is random in the batch of all, and takes its `part` of it (its number, how
+    many there are): what is learned does not depend on how many share the work.
+
+    Args:
+        examples: the pictures.
+        order: of those.
+        latents: of all their variants.
+        data, objective: the settings.
+        seed: of the run, from which the variants follow.
+        masks: of all their variants, where the loss is masked.
+        part: the process's number, and how many there are.
+    """
 
     def __init__(
         self,
@@ -108,8 +138,15 @@ class BatchMaker:
         latents: LatentCache,
         data: DataConfig,
         objective: ObjectiveConfig,
+        *,
+        seed: int = 0,
+        masks: MaskCache | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        self._part = part
         self._examples = examples
+        self._variants = Variants(data, seed)
+        self._masks = masks
         self._latents = latents
         self._data = data
         self._objective = objective
@@ -124,22 +161,45 @@ class BatchMaker:
         flips = torch.rand(size, generator=generator) < 0.5
         drops = torch.rand(size, generator=generator) < self._data.caption_dropout
         captions = [
-            varied(example.caption, self._data, generator, *stream, index) for index, example in enumerate(examples)
+            varied(one_of(example.all_captions, *stream, index), self._data, generator, *stream, index)
+            for index, example in enumerate(examples)
         ]
-        flipped = (flips & self._data.horizontal_flip).tolist()
-        pairs = [self._latents.get(example, flip) for example, flip in zip(examples, flipped, strict=True)]
+        own = self._own(size)
+        shown = [
+            (example, self._variants.draw(example, flip, *stream, index))
+            for index, (example, flip) in enumerate(zip(examples, flips.tolist(), strict=True))
+        ][own]
+        pairs = [self._latents.get(example, variant) for example, variant in shown]
         mean, std = (torch.stack(column) for column in zip(*pairs, strict=True))
-        latents = sample_latents(mean, std, torch.randn(mean.shape, generator=generator))
-        noise = self._noise(mean.shape, generator, *stream)
+        shape = (size, *mean.shape[1:])
+        latents = sample_latents(mean, std, torch.randn(shape, generator=generator)[own])
+        noise = self._noise(shape, generator, *stream)
+        texts = ["" if drop else text for text, drop in zip(captions, drops.tolist(), strict=True)]
         return Batch(
-            examples=tuple(examples),
-            captions=tuple("" if drop else text for text, drop in zip(captions, drops.tolist(), strict=True)),
+            examples=tuple(examples[own]),
+            captions=tuple(texts[own]),
             latents=latents,
-            noise=noise,
-            input_noise=self._perturbed(noise, *stream),
-            timesteps=draw_timesteps(size, self._objective, generator),
-            frames=frames_of(examples, flipped),
+            noise=noise[own],
+            input_noise=self._perturbed(noise, *stream)[own],
+            timesteps=draw_timesteps(size, self._objective, generator)[own],
+            frames=frames_of(shown),
+            weights=torch.tensor([example.weight for example, _ in shown], dtype=torch.float32),
+            area=self._area(shown),
         )
+
+    def names(self, number: int) -> list[str]:
+        """The pictures of the `number`-th batch, those of all processes."""
+        return [self._examples[index].name for index in self.order.batch(number)]
+
+    def _own(self, size: int) -> slice:
+        index, count = self._part
+        return slice(size * index // count, size * (index + 1) // count)
+
+    def _area(self, shown: Sequence[tuple[Example, Variant]]) -> Tensor | None:
+        if self._masks is None:
+            return None
+        masks = torch.stack([self._masks.get(example, variant) for example, variant in shown])
+        return area_weights(masks, self._objective.mask_floor, normalised=self._objective.mask_normalised)
 
     def _noise(self, shape: Sequence[int], generator: torch.Generator, *stream: int | str) -> Tensor:
         objective = self._objective
@@ -159,7 +219,6 @@ class BatchMaker:
         )
 
 
-def frames_of(examples: Sequence[Example], flipped: Sequence[bool]) -> Tensor:
-    """The frames of pictures, float32 `(batch, 6)`."""
-    rows = [example.frame(flipped=flip) for example, flip in zip(examples, flipped, strict=True)]
-    return torch.tensor(rows, dtype=torch.float32)
+def frames_of(shown: Sequence[tuple[Example, Variant]]) -> Tensor:
+    """The frames of pictures as they are shown, float32 `(batch, 6)`."""
+    return torch.tensor([variant.frame(example) for example, variant in shown], dtype=torch.float32)

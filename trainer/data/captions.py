@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 
@@ -37,6 +38,13 @@ def varied(caption: str, data: DataConfig, generator: torch.Generator, *stream: 
     if data.shuffle_tags:
         caption = shuffle_tags(caption, data.keep_tags, generator)
     return drop_tags(caption, data.keep_tags, data.tag_dropout, own) if data.tag_dropout else caption
+
+
+def one_of(captions: Sequence[str], *stream: int | str) -> str:
+    """One of a picture's captions, drawn for the showing that `stream` names."""
+    if len(captions) == 1:
+        return captions[0]
+    return captions[int(torch.randint(len(captions), (), generator=generator_for("caption of", *stream)))]
 
 
 def choose(caption: str, generator: torch.Generator | None) -> str:

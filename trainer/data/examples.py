@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from trainer.config.data import DataConfig
+from trainer.config.concept import ConceptConfig
+from trainer.config.data import DataConfig, MaskSource
 from trainer.data.randomness import generator_for
-from trainer.dataset.buckets import Bucket, assign_bucket, frame, make_buckets
+from trainer.dataset.buckets import Bucket, Offset, assign_bucket, frame, is_enlarged, make_buckets, own_bucket
 from trainer.dataset.captions import compose_caption
+from trainer.dataset.masks import MaskFacts
 from trainer.dataset.scan import PictureFacts
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture of the data set, ready to be cached. `size` is its width and height before it is cut, in pixels."""
+    """A picture of the data set, ready to be cached.
+
+    Attributes:
+        caption: as trained: its own or the instance prompt, with the trigger word.
+        bucket: the size it is cut to.
+        size: its width and height before it is cut, in pixels.
+        captions: all of its captions where it has several to draw from, the first of which is `caption`; else empty.
+        mask: where its subject is said to be, if it is.
+        concept: names its data set among those of the run; empty for the first.
+        repeats: showings in an epoch.
+        weight: of the loss on it.
+        class_prompt: what prior preservation keeps for it; empty for what the settings of the first data set say.
+    """
 
     name: str
     path: Path
@@ -25,10 +39,21 @@ class Example:
     caption: str
     bucket: Bucket
     size: tuple[int, int]
+    captions: tuple[str, ...] = ()
+    mask: MaskFacts | None = None
+    concept: str = ""
+    repeats: int = 1
+    weight: float = 1.0
+    class_prompt: str = ""
 
-    def frame(self, *, flipped: bool = False) -> tuple[int, ...]:
+    @property
+    def all_captions(self) -> tuple[str, ...]:
+        """Every caption that it can be shown with, undropped."""
+        return self.captions or (self.caption,)
+
+    def frame(self, *, flipped: bool = False, offset: Offset | None = None) -> tuple[int, ...]:
         """How it is cut, as `trainer.dataset.buckets.frame` says it."""
-        return frame(*self.size, self.bucket, flipped=flipped)
+        return frame(*self.size, self.bucket, flipped=flipped, offset=offset)
 
 
 @dataclass(frozen=True)
@@ -43,21 +68,79 @@ class Split:
     held_out: bool
 
 
+@dataclass(frozen=True)
+class Concept:
+    """A data set of a run with the words that it is trained with. `label` names it among the others; the first has none."""
+
+    label: str
+    pictures: tuple[PictureFacts, ...]
+    settings: ConceptConfig
+
+
 def make_examples(pictures: Sequence[PictureFacts], config: DataConfig, trigger_word: str) -> list[Example]:
-    """The examples of a data set, in order of their names."""
-    buckets = make_buckets(config.resolution, config.bucket_step, config.max_aspect_ratio)
-    square = (Bucket(config.resolution, config.resolution),)
+    """The examples of a run's first data set, in order of their names."""
+    first = config.model_copy(update={"trigger_word": trigger_word})
+    return concept_examples(Concept("", tuple(pictures), first.all_concepts[0]), config)
+
+
+def concept_examples(concept: Concept, config: DataConfig) -> list[Example]:
+    """The examples of one data set at the main resolution, in order of their names."""
+    prefix = f"{concept.label}: " if concept.label else ""
     return [
         Example(
-            name=picture.name,
+            name=prefix + picture.name,
             path=picture.path,
             sha256=picture.sha256,
-            caption=compose_caption(picture.caption, trigger_word, config.instance_prompt, config.use_captions),
-            bucket=assign_bucket(picture.width, picture.height, buckets if config.buckets else square),
+            caption=captions[0],
+            bucket=bucket_of((picture.width, picture.height), config, config.resolution),
             size=(picture.width, picture.height),
+            captions=captions if len(captions) > 1 else (),
+            mask=mask_of(picture, config.masks),
+            concept=concept.label,
+            repeats=concept.settings.repeats,
+            weight=concept.settings.weight,
+            class_prompt=concept.settings.class_prompt if concept.label else "",
         )
-        for picture in sorted(pictures, key=lambda picture: picture.name)
+        for picture in sorted(concept.pictures, key=lambda picture: picture.name)
+        for captions in [_captions(picture, concept.settings, config.several_captions)]
     ]
+
+
+def _captions(picture: PictureFacts, words: ConceptConfig, several: bool) -> tuple[str, ...]:
+    found = picture.captions if several and words.use_captions and picture.captions else (picture.caption,)
+    composed = (compose_caption(text, words.trigger_word, words.instance_prompt, words.use_captions) for text in found)
+    return tuple(dict.fromkeys(composed))
+
+
+def mask_of(picture: PictureFacts, source: MaskSource) -> MaskFacts | None:
+    """The mask of a picture, as far as the settings look for one."""
+    if source in ("files", "any") and picture.mask is not None:
+        return picture.mask
+    # The scan says "transparent" of the pictures whose alpha channel is in use.
+    if source in ("alpha", "any") and any(problem.code == "transparent" for problem in picture.problems):
+        return MaskFacts(picture.path, picture.sha256, picture.width, picture.height)
+    return None
+
+
+def bucket_of(size: tuple[int, int], config: DataConfig, resolution: int) -> Bucket:
+    """The size that a picture of `size` (width, height) is cut to at a resolution."""
+    ratio = config.max_aspect_ratio if config.buckets else 1.0
+    bucket = Bucket(resolution, resolution)
+    if config.buckets:
+        bucket = assign_bucket(*size, make_buckets(resolution, config.bucket_step, ratio))
+    if config.bucket_no_upscale and is_enlarged(*size, bucket):
+        return own_bucket(*size, resolution, config.bucket_step, ratio)
+    return bucket
+
+
+def at_all_resolutions(examples: Sequence[Example], config: DataConfig) -> list[Example]:
+    """Each example at each resolution of the settings, the main one first; once where two give it the same size."""
+    found = [
+        replace(example, bucket=bucket_of(example.size, config, resolution))
+        for resolution in config.resolutions
+        for example in examples
+    ]
+    return list(dict.fromkeys([*examples, *found]))
 
 
 def split_examples(examples: Sequence[Example], share: float, num_validation: int, seed: int) -> Split:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.data.examples import Example
 from trainer.data.tensor_store import TensorStore, content_key
-from trainer.dataset.buckets import fit_picture
+from trainer.data.variants import PLAIN, Variant
 from trainer.dataset.pictures import open_picture
 from trainer.errors import DatasetError, ResourceError
 from trainer.files import file_sha256
@@ -41,43 +41,43 @@ class LatentCache:
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
         self._memory_bytes = 0
 
-    def key(self, example: Example, flipped: bool) -> str:
-        """What the latents follow from: the picture's bytes, its cut, and the VAE. Never its name or place."""
+    def key(self, example: Example, variant: Variant = PLAIN) -> str:
+        """What the latents follow from: the picture's bytes, its cut and colours, and the VAE. Never its name or place."""
+        colours = {} if variant.jitter is None else {"colours": list(variant.jitter)}
         return content_key(
             version=_VERSION,
             picture=example.sha256,
             size=[example.bucket.width, example.bucket.height],
-            crop="centre",
-            flipped=flipped,
+            crop="centre" if variant.offset is None else list(variant.offset),
+            flipped=variant.flipped,
             vae=self._vae,
+            **colours,
         )
 
-    def prepare(self, examples: Sequence[Example], *, with_flipped: bool, progress: Progress) -> int:
+    def prepare(self, wanted: Iterable[tuple[Example, Variant]], progress: Progress) -> int:
         """Compute what is missing; returns how many were computed.
 
         Raises: DatasetError: a picture changed since it was scanned, or can no longer be read.
         """
-        wanted = [
-            (example, flipped) for example in examples for flipped in ((False, True) if with_flipped else (False,))
-        ]
+        # Two pictures of the same bytes need their latents once.
+        unique = {self.key(example, variant): (example, variant) for example, variant in wanted}
         computed = 0
-        for done, (example, flipped) in enumerate(wanted):
-            progress(done, len(wanted))
-            key = self.key(example, flipped)
+        for done, (key, (example, variant)) in enumerate(unique.items()):
+            progress(done, len(unique))
             found = self._read(key, example)
             if found is None:
-                found = self._compute(example, flipped)
+                found = self._compute(example, variant)
                 self._store.put(key, {"mean": found[0], "std": found[1]})
                 computed += 1
             self._remember(key, found)
         return computed
 
-    def get(self, example: Example, flipped: bool) -> tuple[Tensor, Tensor]:
+    def get(self, example: Example, variant: Variant = PLAIN) -> tuple[Tensor, Tensor]:
         """Mean and deviation, float32 `(channels, h, w)`, on the CPU.
 
         Raises: ResourceError: the cache on the disk was removed or damaged since `prepare`.
         """
-        key = self.key(example, flipped)
+        key = self.key(example, variant)
         found = self._memory.get(key) or self._read(key, example)
         if found is None:
             raise ResourceError(
@@ -101,14 +101,12 @@ class LatentCache:
             return None
         return tensors["mean"], tensors["std"]
 
-    def _compute(self, example: Example, flipped: bool) -> tuple[Tensor, Tensor]:
-        image = fit_picture(open_picture(example.path), example.bucket)
+    def _compute(self, example: Example, variant: Variant) -> tuple[Tensor, Tensor]:
+        image = variant.apply(open_picture(example.path), example)
         if file_sha256(example.path) != example.sha256:
             raise DatasetError(
                 "A picture was changed while the run was preparing.", where=example.name, fix="Start the run again."
             )
-        if flipped:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         # One at a time: in a batch the last bits would depend on which others happened to be missing.
         mean, std = self._components.family.encode_images(self._components, to_pixels(image)[None])
         return mean[0].cpu(), std[0].cpu()

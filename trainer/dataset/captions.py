@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.dataset.problems import Problem, warning
 from trainer.errors import DatasetError
 
-CAPTION_SUFFIXES = (".txt", ".caption")
+CAPTION_SUFFIXES = (".txt", ".caption", ".json")
+RECORD_NAMES = ("dataset.json", "captions.json")
+"""Files in a data set's folder that are about all of it; a picture must not take one of them for its caption."""
+MAX_CAPTIONS = 100
 MAX_CAPTION_CHARACTERS = 4000
 PROMPT_TOKENS = 75
 _MAX_CAPTION_BYTES = 64 * 1024
 _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s]")
+_LINE_ENDS = re.compile(r"[\r\n\u2028\u2029\v\f]+")
 # Pairs of high bytes only: text in the usual Chinese encoding. Latin-1 accents stand beside ASCII letters.
 _GBK = re.compile(rb"(?:[\x00-\x7f]|[\x81-\xfe][\xa1-\xfe])*")
 
 
 @dataclass(frozen=True)
 class ReadCaption:
-    """A caption as one clean line (None where there is none), and what had to be done to it."""
+    """A caption as one clean line (None where there is none), and what had to be done to it.
+
+    `all` are the captions of a file that holds several: each of its lines, or each entry of its list.
+    """
 
     text: str | None
     problems: tuple[Problem, ...] = ()
+    all: tuple[str, ...] = ()
 
 
 def caption_path(picture: Path) -> Path | None:
-    """The caption file beside a picture: `<stem>.txt`, else `<stem>.caption`, else None."""
-    for suffix in CAPTION_SUFFIXES:
-        candidate = picture.with_suffix(suffix)
-        if candidate.is_file():
-            return candidate
-    return None
+    """The caption file beside a picture: `<stem>.txt`, else `<stem>.caption`, else `<stem>.json`, else None."""
+    return next(iter(caption_files(picture)), None)
+
+
+def caption_files(picture: Path) -> list[Path]:
+    """All caption files beside a picture, the one that counts first. A data set's own records are none."""
+    beside = [picture.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
+    return [path for path in beside if path.name not in RECORD_NAMES and path.is_file()]
 
 
 def read_caption(path: Path) -> ReadCaption:
-    """Read a caption file in any encoding, as one line. Never raises for its content."""
+    """Read a caption file in any encoding, as one line and as several captions. Never raises for its content.
+
+    A `.json` file holds a list of texts, or an object with `captions` (a list) or `caption` (a text).
+    """
     try:
         with open(path, "rb") as handle:
             data = handle.read(_MAX_CAPTION_BYTES + 1)
@@ -53,12 +68,37 @@ def read_caption(path: Path) -> ReadCaption:
     if encoding not in ("utf-8", "utf-8-sig"):
         message = f"The caption file {path.name} was read as {encoding}."
         problems.append(warning("caption_encoding", message, "Save it as UTF-8 if letters look wrong."))
+    if path.suffix.lower() == ".json":
+        return _from_json(path.name, text)
     cleaned = clean_caption(text)
     if len(data) > _MAX_CAPTION_BYTES or len(cleaned.text or "") > MAX_CAPTION_CHARACTERS:
         message = f"The caption is very long; only its first {MAX_CAPTION_CHARACTERS} characters are kept."
         problems.append(warning("caption_cut", message, "Shorten it: the base model reads about 75 words at most."))
     final = (cleaned.text or "")[:MAX_CAPTION_CHARACTERS].rstrip() or None
-    return ReadCaption(final, (*problems, *cleaned.problems))
+    return ReadCaption(final, (*problems, *cleaned.problems), _several(_LINE_ENDS.split(text)))
+
+
+def _several(texts: Iterable[str]) -> tuple[str, ...]:
+    """Each text as a caption; empty ones and repetitions are left out."""
+    cleaned = (clean_caption(text).text for text in texts)
+    found = dict.fromkeys(text[:MAX_CAPTION_CHARACTERS].rstrip() for text in cleaned if text)
+    return tuple(found)[:MAX_CAPTIONS]
+
+
+def _from_json(name: str, text: str) -> ReadCaption:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        data = None
+    if isinstance(data, dict):
+        data = data.get("captions", data.get("caption"))
+    texts = [data] if isinstance(data, str) else data
+    if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
+        fix = 'Write a list of texts, such as ["a red house", "a house"], or a .txt file.'
+        return ReadCaption(None, (warning("caption_json", f"The file {name} holds no captions; it is ignored.", fix),))
+    several = _several(texts)
+    first = clean_caption(several[0]) if several else ReadCaption(None)
+    return ReadCaption(first.text, first.problems, several)
 
 
 def decode_text(data: bytes) -> tuple[str | None, str]:
@@ -102,9 +142,14 @@ def _looks_like_text(text: str) -> bool:
 def clean_caption(text: str) -> ReadCaption:
     """One line without control, zero-width and direction characters; None where nothing but punctuation is left."""
     problems: list[Problem] = []
-    lines = [line.strip() for line in re.split(r"[\r\n\u2028\u2029\v\f]+", text.strip("\ufeff\0 \t\r\n"))]
+    lines = [line.strip() for line in _LINE_ENDS.split(text.strip("\ufeff\0 \t\r\n"))]
     if len([line for line in lines if line]) > 1:
-        problems.append(warning("caption_lines", "The caption has several lines; they are read as one."))
+        problems.append(
+            warning(
+                "caption_lines",
+                "The caption has several lines; they are read as one, unless data.several_captions is on.",
+            )
+        )
     line = " ".join(lines)
     # Cc: control, Cf: zero-width and direction marks, Cs: halves of surrogate pairs. The joiners belong to some scripts and emoji.
     kept = "".join(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.dataset.captions import clean_caption
-from trainer.dataset.pictures import is_picture_name
+from trainer.dataset.masks import sort_masks
 from trainer.dataset.record import load_captions, load_record
 from trainer.dataset.scan import DatasetScan, PictureFacts, Progress, scan_folder
 from trainer.dataset.thumbnails import make_thumbnail
@@ -195,7 +195,7 @@ def _count_pictures(folder: Path, excluded: Sequence[str] = ()) -> int:
     except DatasetError:
         return 0  # the scan says what is wrong with it
     left_out = set(excluded)
-    return sum(1 for path in files if is_picture_name(path) and path.relative_to(folder).as_posix() not in left_out)
+    return sum(1 for path in sort_masks(files).pictures if path.relative_to(folder).as_posix() not in left_out)
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
@@ -215,4 +215,5 @@ def _with_record(facts: PictureFacts, captions: Mapping[str, str]) -> PictureFac
     written = clean_caption(captions[facts.name])
     # What was wrong with the file beside the picture does not matter any more.
     rest = tuple(problem for problem in facts.problems if not problem.code.startswith("caption_"))
-    return replace(facts, caption=written.text, problems=(*rest, *written.problems))
+    several = (written.text,) if written.text else ()
+    return replace(facts, caption=written.text, captions=several, problems=(*rest, *written.problems))

@@ -41,6 +41,16 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, list[Problem]]:
     return image.convert("RGB"), []
 
 
+def to_coverage(image: Image.Image) -> tuple[Image.Image, list[Problem]]:
+    """What a decoded picture covers, as grey with 8 bits: its alpha channel where that is used, else its brightness."""
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        alpha = image.convert("RGBA").getchannel("A")
+        if extremes(alpha)[0] < 255:
+            return alpha, []
+    colours, problems = to_rgb(image)
+    return colours.convert("L"), problems
+
+
 def extremes(band: Image.Image) -> tuple[float, float]:
     """Lowest and highest value of a picture with one band."""
     low, high = cast(tuple[float, float], band.getextrema())

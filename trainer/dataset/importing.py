@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.dataset.archives import safe_file_name, unpack_zip
-from trainer.dataset.captions import CAPTION_SUFFIXES, read_caption
+from trainer.dataset.captions import CAPTION_SUFFIXES, RECORD_NAMES, read_caption
+from trainer.dataset.masks import MASK_ENDINGS, Sorted, sort_masks
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.walk import is_hidden_name, readable_name, walk_folder
 from trainer.errors import DatasetError, Finding
@@ -25,6 +26,7 @@ class ImportReport:
     num_captions: int
     left_out: tuple[Finding, ...]
     captions_for: dict[str, str]
+    num_masks: int = 0
 
     def summary(self) -> str:
         """One line for the user."""
@@ -32,6 +34,8 @@ class ImportReport:
         captions = self.num_captions + len(self.captions_for)
         if captions:
             parts.append(_count(captions, "caption"))
+        if self.num_masks:
+            parts.append(_count(self.num_masks, "mask"))
         if self.left_out:
             parts.append(f"{len(self.left_out)} left out")
         return ", ".join(parts) + "."
@@ -48,6 +52,9 @@ class _Found:
     pictures: list[tuple[Path, str]]
     captions: dict[tuple[str, str], Path]
     left_out: list[Finding]
+    masks: dict[Path, Path]
+    lone_masks: list[Path]
+    """Masks that came without their picture, which may be there already."""
 
 
 def import_files(folder: Path, sources: Sequence[Path]) -> ImportReport:
@@ -66,7 +73,7 @@ def import_files(folder: Path, sources: Sequence[Path]) -> ImportReport:
     try:
         found = _gather(sources, staging)
         report = _stage(found, folder, staging)
-        if not report.added and not report.captions_for:
+        if not report.added and not report.captions_for and not report.num_masks:
             _refuse_nothing(report)
         _publish(folder, staging / "ready")
         return report
@@ -85,7 +92,8 @@ def _refuse_nothing(report: ImportReport) -> None:
 
 
 def _gather(sources: Sequence[Path], staging: Path) -> _Found:
-    found = _Found([], {}, [])
+    found = _Found([], {}, [], {}, [])
+    loose: list[Path] = []
     for number, source in enumerate(sources):
         if source.is_dir():
             walked = walk_folder(source)
@@ -99,12 +107,21 @@ def _gather(sources: Sequence[Path], staging: Path) -> _Found:
             found.left_out += unpack_zip(source, unpacked)
             _sort_in(walk_folder(unpacked).files, found, f"{number}/")
         else:
-            _sort_in([source], found, "")
+            loose.append(source)
+    _sort_in(loose, found, "")
     return found
 
 
-def _sort_in(files: Iterable[Path], found: _Found, group: str) -> None:
+def _sort_in(files: Sequence[Path], found: _Found, group: str) -> None:
+    # Loose files are compared by their names, wherever each of them lies.
+    places = {(path if group else Path(path.name)): path for path in files if not is_hidden_name(path.name)}
+    named = sort_masks(list(places))
+    masks = {*named.masks.values(), *named.orphans}
+    found.masks |= {places[picture]: places[mask] for picture, mask in named.masks.items()}
+    found.lone_masks += [places[mask] for mask in named.orphans]
     for path in files:
+        if (path if group else Path(path.name)) in masks:
+            continue
         place = f"{group}{path.parent}" if group else ""
         if is_hidden_name(path.name):
             continue
@@ -113,35 +130,48 @@ def _sort_in(files: Iterable[Path], found: _Found, group: str) -> None:
         elif path.suffix.lower() in CAPTION_SUFFIXES:
             # .txt comes before .caption, as when a folder is scanned.
             key = (place, path.stem)
-            if key not in found.captions or path.suffix.lower() == CAPTION_SUFFIXES[0]:
+            if key not in found.captions or _precedes(path, found.captions[key]):
                 found.captions[key] = path
         elif not group:
             found.left_out.append(Finding(readable_name(path.name), "is neither a picture, a caption nor a zip"))
+
+
+def _precedes(path: Path, other: Path) -> bool:
+    return CAPTION_SUFFIXES.index(path.suffix.lower()) < CAPTION_SUFFIXES.index(other.suffix.lower())
 
 
 def _stage(found: _Found, folder: Path, staging: Path) -> ImportReport:
     """Copy what is new into `staging/ready` under its final names."""
     ready = staging / "ready"
     ready.mkdir()
-    require_free(folder, sum(path.stat().st_size for path, _ in found.pictures), "the pictures")
-    existing = [path for path in walk_folder(folder).files if is_picture_name(path)]
-    taken = {path.stem.casefold() for path in folder.iterdir()}
+    files = [*(path for path, _ in found.pictures), *found.masks.values(), *found.lone_masks]
+    require_free(folder, sum(path.stat().st_size for path in files), "the pictures")
+    there = sort_masks(walk_folder(folder).files)
+    existing = there.pictures
+    taken = {path.stem.casefold() for path in folder.iterdir()} | {Path(name).stem for name in RECORD_NAMES}
     known = _Known(existing)
     added, left_out, used = [], list(found.left_out), set()
-    num_captions = 0
+    lone_masks = [(mask, _subject(mask)) for mask in found.lone_masks]
+    num_captions = num_masks = 0
     for path, place in sorted(found.pictures, key=lambda item: item[0].name):
         caption = found.captions.get((place, path.stem))
         used.add((place, path.stem))
         if (same := known.same_as(path)) is not None:
             left_out.append(Finding(readable_name(path.name), f"is already in the data set, as {same}"))
+            if path in found.masks:
+                lone_masks.append((found.masks[path], Path(same).stem))
             continue
         name = safe_file_name(readable_name(path.name))
         name = _unused_name(name, taken)
         with disk_errors(ready / name, path.name):
             shutil.copyfile(path, ready / name)
             if caption is not None:
-                shutil.copyfile(caption, ready / f"{Path(name).stem}.txt")
+                suffix = ".json" if caption.suffix.lower() == ".json" else ".txt"
+                shutil.copyfile(caption, ready / f"{Path(name).stem}{suffix}")
                 num_captions += 1
+            if (mask := found.masks.get(path)) is not None:
+                shutil.copyfile(mask, ready / f"{Path(name).stem}{MASK_ENDINGS[0]}{mask.suffix.lower()}")
+                num_masks += 1
         known.add(ready / name)
         added.append(name)
     of_stem = {path.stem: path.relative_to(folder).as_posix() for path in existing}
@@ -154,14 +184,35 @@ def _stage(found: _Found, folder: Path, staging: Path) -> ImportReport:
             captions_for[of_stem[path.stem]] = text
         elif key[0] == "":
             left_out.append(Finding(readable_name(path.name), "is a caption without a picture of that name"))
-    return ImportReport(tuple(added), num_captions, tuple(left_out), captions_for)
+    for mask, stem in lone_masks:
+        problem = _stage_lone_mask(mask, stem, there, ready)
+        left_out += [problem] if problem else []
+        num_masks += not problem
+    return ImportReport(tuple(added), num_captions, tuple(left_out), captions_for, num_masks)
+
+
+def _subject(mask: Path) -> str:
+    """The stem of the picture that a mask is for."""
+    return next((mask.stem[: -len(end)] for end in MASK_ENDINGS if mask.stem.casefold().endswith(end)), mask.stem)
+
+
+def _stage_lone_mask(mask: Path, stem: str, there: Sorted, ready: Path) -> Finding | None:
+    """Put a mask beside the picture that is there already; says why not where it has none, or has a mask."""
+    picture = next((path for path in there.pictures if path.stem == stem), None)
+    if picture is None:
+        return Finding(readable_name(mask.name), "is a mask without a picture of that name")
+    if picture in there.masks:
+        return Finding(readable_name(mask.name), f"is a mask, and {picture.name} has one already")
+    with disk_errors(ready, mask.name):
+        shutil.copyfile(mask, ready / f"{stem}{MASK_ENDINGS[0]}{mask.suffix.lower()}")
+    return None
 
 
 def _unused_name(name: str, taken: set[str]) -> str:
     """`name`, or with a number: stems are unused too, as `a.jpg` and `a.png` would share one caption file."""
     path, number = Path(name), 2
     stem = path.stem
-    while stem.casefold() in taken:
+    while stem.casefold() in taken or f"{stem}{MASK_ENDINGS[0]}".casefold() in taken:
         stem = f"{path.stem} {number}"
         number += 1
     taken.add(stem.casefold())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +25,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from trainer.dataset.colours import DECODER_ERRORS, extremes, to_rgb
+from trainer.dataset.colours import DECODER_ERRORS, extremes, to_coverage, to_rgb
 from trainer.dataset.problems import Problem, error, warning
 from trainer.errors import DatasetError
 
@@ -109,14 +110,25 @@ def open_picture(path: Path) -> Image.Image:
     return read_picture(path).image
 
 
-def read_picture(path: Path) -> ReadPicture:
-    """Open and fully decode `path`. Raises UnusablePicture."""
+def open_coverage(path: Path) -> Image.Image:
+    """What a picture covers, upright, as grey: its alpha channel where that is used, else its brightness.
+
+    Raises: DatasetError: as `open_picture`.
+    """
+    return read_picture(path, to_coverage).image
+
+
+Convert = Callable[[Image.Image], tuple[Image.Image, list[Problem]]]
+
+
+def read_picture(path: Path, convert: Convert | None = None) -> ReadPicture:
+    """Open and fully decode `path`; `convert` makes of its colours what is wanted, RGB without one. Raises UnusablePicture."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             raise UnusablePicture(error("not_a_file", "This is not a file.", "Take it out of the folder."), path)
         with open(path, "rb") as handle:
-            return _read(handle, path)
+            return _read(handle, path, convert or to_rgb)
     except PermissionError as failure:
         problem = error("unreadable", "This file may not be read.", "Change its permissions.")
         raise UnusablePicture(problem, path) from failure
@@ -127,7 +139,7 @@ def read_picture(path: Path) -> ReadPicture:
         raise UnusablePicture(problem, path) from failure
 
 
-def _read(handle: IO[bytes], path: Path) -> ReadPicture:
+def _read(handle: IO[bytes], path: Path, convert: Convert) -> ReadPicture:
     start = handle.read(512)
     _refuse_by_start(start, path)
     handle.seek(0)
@@ -139,7 +151,7 @@ def _read(handle: IO[bytes], path: Path) -> ReadPicture:
     orientation, exif_problems = _orientation(opened)
     problems += exif_problems
     with _one_big_at_a_time if opened.width * opened.height > BIG_PIXELS else nullcontext():
-        image, colour_problems = _decode(opened, path)
+        image, colour_problems = _decode(opened, path, convert)
         problems += colour_problems
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
@@ -150,14 +162,14 @@ def _read(handle: IO[bytes], path: Path) -> ReadPicture:
     return ReadPicture(image, tuple(problems))
 
 
-def _decode(opened: Image.Image, path: Path) -> tuple[Image.Image, list[Problem]]:
+def _decode(opened: Image.Image, path: Path, convert: Convert) -> tuple[Image.Image, list[Problem]]:
     try:
         opened.load()
     except DECODER_ERRORS as failure:
         problem = error("broken", "This picture is incomplete or damaged.", "Save or download it again.")
         raise UnusablePicture(problem, path) from failure
     try:
-        return to_rgb(opened)
+        return convert(opened)
     except DECODER_ERRORS as failure:
         problem = error("colours", "The colours of this picture cannot be read.", "Save it as an 8-bit PNG or JPEG.")
         raise UnusablePicture(problem, path) from failure

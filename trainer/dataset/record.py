@@ -10,11 +10,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trainer.dataset.history import State
 from trainer.errors import DatasetError
 from trainer.files import write_json
 from trainer.locks import FileLock
 
 Origin = Literal["own", "linked", "bundled"]
+SETTINGS, CAPTIONS, EXCLUDED = DOCUMENTS = ("settings", "captions", "excluded")
+"""Documents of a record whose changes can be undone: what holds for the set; captions, and what is left out, by picture name."""
+_SETTINGS = ("title", "kind", "trigger_word", "class_prompt")
 
 
 class Record(BaseModel):
@@ -69,6 +73,24 @@ def load_captions(folder: Path) -> dict[str, str]:
 def save_captions(folder: Path, captions: dict[str, str]) -> None:
     """Write the captions."""
     write_json(folder / "captions.json", captions, "the captions")
+
+
+def load_state(folder: Path) -> State:
+    """The record as documents, for its history. Raises DatasetError."""
+    record = load_record(folder)
+    settings = {name: value for name in _SETTINGS if (value := getattr(record, name)) is not None}
+    return {SETTINGS: settings, CAPTIONS: dict(load_captions(folder)), EXCLUDED: dict.fromkeys(record.excluded, True)}
+
+
+def save_state(folder: Path, state: State) -> None:
+    """Write a record's documents where they differ from what is there."""
+    if state[CAPTIONS] != load_captions(folder):
+        save_captions(folder, state[CAPTIONS])
+    record = load_record(folder)
+    settings = {name: state[SETTINGS].get(name, Record.model_fields[name].default) for name in _SETTINGS}
+    changed = record.model_copy(update={**settings, "excluded": tuple(state[EXCLUDED])})
+    if changed != record:
+        save_record(folder, changed)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from pathlib import Path
 import PIL
 
 from trainer.dataset.captions import caption_path, read_caption
-from trainer.dataset.pictures import UnusablePicture, is_picture_name, read_picture
+from trainer.dataset.masks import MaskFacts, shape_problem, sort_masks
+from trainer.dataset.pictures import UnusablePicture, read_picture
 from trainer.dataset.problems import Problem, error, warning
 from trainer.dataset.walk import walk_folder
 from trainer.errors import DatasetError, Finding, ResourceError
@@ -31,7 +32,11 @@ _CACHE_VERSION = f"1/{PIL.__version__}"
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What is known of a picture. `name` is its path below the folder with `/`; sizes are those after EXIF orientation."""
+    """What is known of a picture. `name` is its path below the folder with `/`; sizes are those after EXIF orientation.
+
+    `caption` is one line; `captions` are all that its file holds, one a line or an entry of a list. `mask` is the usable
+    mask file beside it.
+    """
 
     path: Path
     name: str
@@ -40,6 +45,8 @@ class PictureFacts:
     sha256: str
     caption: str | None
     problems: tuple[Problem, ...] = ()
+    captions: tuple[str, ...] = ()
+    mask: MaskFacts | None = None
 
     @property
     def is_usable(self) -> bool:
@@ -107,24 +114,33 @@ def scan_folder(folder: Path, *, cache: Path | None = None, progress: Progress |
     Raises: DatasetError: `folder` is missing, is no folder, or may not be read.
     """
     walked = walk_folder(folder)
-    pictures = sorted((path for path in walked.files if is_picture_name(path)), key=lambda path: _order(path, folder))
+    named = sort_masks(walked.files)
+    pictures = sorted(named.pictures, key=lambda path: _order(path, folder))
+    masks = list(dict.fromkeys(named.masks[path] for path in pictures if path in named.masks))
     known = _load_cache(cache)
     current: dict[str, tuple[tuple[int, int], _FileFacts]] = {}
     facts: list[PictureFacts] = []
+    looked: dict[Path, _FileFacts] = {}
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         try:
-            for done, (path, key, found) in enumerate(pool.map(lambda path: _look(path, known), pictures), start=1):
+            for done, (path, key, found) in enumerate(
+                pool.map(lambda path: _look(path, known), [*masks, *pictures]), start=1
+            ):
                 if key is not None:
                     current[str(path)] = (key, found)
-                facts.append(_with_caption(path, folder, found))
+                looked[path] = found
                 if progress is not None:
-                    progress(done, len(pictures))
+                    progress(done, len(masks) + len(pictures))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    for path in pictures:
+        mask = named.masks.get(path)
+        picture = _with_caption(path, folder, looked[path])
+        facts.append(_with_mask(picture, folder, mask, looked[mask]) if mask else picture)
     if cache is not None and current != known:
         _save_cache(cache, current)
-    problems = list(walked.problems)
+    problems = [*walked.problems, *(_orphan(path, folder) for path in named.orphans)]
     if not facts:
         problems.append(error("empty", "There are no pictures in this folder.", "Add JPEG, PNG or WebP files."))
     return DatasetScan(folder, tuple(_mark_clashes(facts)), tuple(problems))
@@ -172,7 +188,28 @@ def _with_caption(path: Path, folder: Path, found: _FileFacts) -> PictureFacts:
         sha256=found.sha256,
         caption=read.text if read else None,
         problems=(*found.problems, *(read.problems if read else ())),
+        captions=read.all if read else (),
     )
+
+
+def _with_mask(facts: PictureFacts, folder: Path, mask: Path, found: _FileFacts) -> PictureFacts:
+    name = mask.relative_to(folder).as_posix()
+    problem = next((problem for problem in found.problems if problem.is_error), None)
+    if problem is not None:
+        text = f"Its mask {name} cannot be used: {problem.message}"
+        return replace(facts, problems=(*facts.problems, warning("mask_unreadable", text, problem.fix)))
+    if not facts.is_usable:
+        return facts
+    wrong = shape_problem(name, (found.width, found.height), (facts.width, facts.height))
+    if wrong is not None:
+        return replace(facts, problems=(*facts.problems, wrong))
+    return replace(facts, mask=MaskFacts(mask, found.sha256, found.width, found.height))
+
+
+def _orphan(path: Path, folder: Path) -> Problem:
+    name = path.relative_to(folder).as_posix()
+    message = f"The mask {name} belongs to no picture: there is none of that name."
+    return warning("mask_orphan", message, "Give both the same name, or remove it.")
 
 
 def _mark_clashes(facts: list[PictureFacts]) -> list[PictureFacts]:
@@ -197,12 +234,17 @@ def _mark_clashes(facts: list[PictureFacts]) -> list[PictureFacts]:
     return marked
 
 
-def preflight(pictures: tuple[PictureFacts, ...], resolution: int, max_aspect_ratio: float) -> list[Finding]:
+def preflight(
+    pictures: tuple[PictureFacts, ...], resolution: int, max_aspect_ratio: float, *, enlarges: bool = True
+) -> list[Finding]:
     """What the user should know of these pictures for a training at this resolution; nothing here stops it."""
     found: list[Finding] = []
     for picture in pictures:
         if picture.width * picture.height < resolution * resolution:
-            message = f"is {picture.width}×{picture.height}, smaller than the training resolution of {resolution}: it is enlarged"
+            done = "it is enlarged" if enlarges else "it is trained at its own size"
+            message = (
+                f"is {picture.width}×{picture.height}, smaller than the training resolution of {resolution}: {done}"
+            )
             found.append(Finding(picture.name, message))
         longest, shortest = max(picture.width, picture.height), min(picture.width, picture.height)
         if longest > shortest * max_aspect_ratio * 1.25:

@@ -10,12 +10,25 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from trainer.dataset.captions import CAPTION_SUFFIXES, caption_path, clean_caption, read_caption
+from trainer.dataset.captions import caption_files, caption_path, clean_caption, read_caption
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
+from trainer.dataset.history import Change, History, Patch, apply, changed, difference, reverse, state_at
 from trainer.dataset.importing import ImportReport, import_files
+from trainer.dataset.masks import MASK_ENDINGS, sort_masks
 from trainer.dataset.pictures import is_picture_name
-from trainer.dataset.record import Record, load_captions, load_record, locked, save_captions, save_record
+from trainer.dataset.record import (
+    CAPTIONS,
+    EXCLUDED,
+    SETTINGS,
+    Record,
+    load_captions,
+    load_state,
+    locked,
+    save_record,
+    save_state,
+)
 from trainer.dataset.walk import readable_name, walk_folder
 from trainer.errors import DatasetError
 from trainer.files import TEMPORARY_PREFIX, disk_errors, is_inside, replace, safe_name, unused_path, write_text
@@ -123,8 +136,12 @@ class DatasetStore(DatasetCatalog):
             raise DatasetError("No files were given.", fix="Drop pictures, a folder or a zip.")
         with locked(record):
             report = import_files(info.folder, [Path(path) for path in paths])
-            if report.captions_for:
-                save_captions(record, load_captions(record) | report.captions_for)
+            # As if they had been left out before: so undoing takes them out, and no file is touched.
+            before = load_state(record)
+            before[EXCLUDED] |= dict.fromkeys(report.added, True)
+            values: dict[tuple[str, str], Any] = {(EXCLUDED, picture): None for picture in report.added}
+            values |= {(CAPTIONS, picture): caption for picture, caption in report.captions_for.items()}
+            self._do(record, changed(before, f"Added {len(report.added)} pictures", values))
         return report
 
     def caption_of(self, name: str, picture: str) -> str:
@@ -141,55 +158,137 @@ class DatasetStore(DatasetCatalog):
         """Write a picture's caption into the record; empty removes it. Returns it as one clean line."""
         return self.set_captions(name, {picture: caption})[picture]
 
-    def set_captions(self, name: str, captions: Mapping[str, str]) -> dict[str, str]:
-        """`set_caption` for several pictures at once, by picture name. Raises DatasetError: there is no such picture."""
-        info, record = self._known(name)
+    def set_captions(self, name: str, captions: Mapping[str, str], title: str = "") -> dict[str, str]:
+        """`set_caption` for several pictures at once, by picture name; `title` is what the history says of it.
+
+        Raises: DatasetError: there is no such picture.
+        """
+        info, _ = self._known(name)
         for picture in captions:
             _picture_path(info, picture)
         cleaned = {picture: clean_caption(caption).text or "" for picture, caption in captions.items()}
-        with locked(record):
-            self._keep_origin(info, record)
-            save_captions(record, load_captions(record) | cleaned)
+        self.change(name, title or _caption_title(cleaned), {(CAPTIONS, key): text for key, text in cleaned.items()})
         return cleaned
 
     def set_trigger_word(self, name: str, trigger_word: str) -> str:
         """Set the trigger word; returns it as kept. Raises DatasetError."""
         trigger_word = _checked_trigger_word(trigger_word)
-        self._change(name, trigger_word=trigger_word)
+        self.change(
+            name,
+            f"Trigger word '{trigger_word}'" if trigger_word else "No trigger word",
+            {(SETTINGS, "trigger_word"): trigger_word},
+        )
         return trigger_word
 
-    def remove_picture(self, name: str, picture: str) -> Path | None:
-        """Take a picture out: ours goes to the trash with its caption file, others are only left out from now on.
-
-        Returns: where it lies in the trash, or None where it stays where it is.
-        """
-        info, record = self._known(name)
-        path = _picture_path(info, picture)
-        if not info.is_own:
-            excluded = load_record(record).excluded
-            self._change(name, excluded=(*(other for other in excluded if other != picture), picture))
-            return None
-        with locked(record), disk_errors(self._data.trash, "the removed picture"):
-            bin_folder = self._data.trash / f"{name} (pictures)"
-            bin_folder.mkdir(parents=True, exist_ok=True)
-            target = unused_path(bin_folder / path.name)
-            shutil.move(path, target)
-            if not _siblings(path):
-                for suffix in CAPTION_SUFFIXES:
-                    caption = path.with_suffix(suffix)
-                    if caption.exists():
-                        shutil.move(caption, unused_path(target.with_suffix(suffix)))
-            captions = load_captions(record)
-            if picture in captions:
-                caption = captions.pop(picture)
-                # What was written in the app goes along, so that the trash holds all of it.
-                write_text(target.with_suffix(".txt"), caption, "the caption")
-                save_captions(record, captions)
-        return target
+    def remove_pictures(self, name: str, pictures: Sequence[str], title: str = "") -> None:
+        """Leave pictures out from now on; their files stay where they are. Raises DatasetError: there is no such picture."""
+        info, _ = self._known(name)
+        for picture in pictures:
+            _picture_path(info, picture)
+        words = f"Took out {pictures[0]}" if len(pictures) == 1 else f"Took out {len(pictures)} pictures"
+        self.change(name, title or words, {(EXCLUDED, picture): True for picture in pictures})
 
     def restore_pictures(self, name: str) -> None:
-        """Use all pictures of a linked or bundled set again."""
-        self._change(name, excluded=())
+        """Use all pictures again that were left out."""
+        excluded = self.excluded(name)
+        self.change(name, "Brought back what was taken out", {(EXCLUDED, picture): None for picture in excluded})
+
+    def discard_left_out(self, name: str) -> list[Path]:
+        """Move the files of left-out pictures of a set of ours to the trash, with their captions; returns where they lie.
+
+        Raises: DatasetError: the files are not ours.
+        """
+        info, record = self._known(name)
+        if not info.is_own:
+            raise DatasetError("These pictures are not Inkwash's to remove.", where=info.title)
+        with locked(record), disk_errors(self._data.trash, "the removed pictures"):
+            state = load_state(record)
+            gone = [name for name in state[EXCLUDED] if is_inside(info.folder / name, info.folder)]
+            trashed = [
+                self._discard(info, picture, state[CAPTIONS].get(picture, ""))
+                for picture in gone
+                if (info.folder / picture).is_file()
+            ]
+            # Not a change to be undone: what it speaks of is no longer there.
+            save_state(record, apply(state, [Patch(EXCLUDED, picture, True, None) for picture in gone]))
+            return trashed
+
+    def _discard(self, info: DatasetInfo, picture: str, caption: str) -> Path:
+        path = info.folder / picture
+        bin_folder = self._data.trash / f"{info.name} (pictures)"
+        bin_folder.mkdir(parents=True, exist_ok=True)
+        target = unused_path(bin_folder / path.name)
+        beside = [] if _siblings(path) else _files_of(path)
+        shutil.move(path, target)
+        for file, ending in beside:
+            shutil.move(file, unused_path(target.with_name(f"{target.stem}{ending}")))
+        if caption:
+            # What was written in the app goes along, so that the trash holds all of it.
+            write_text(target.with_suffix(".txt"), caption, "the caption")
+        return target
+
+    # --- history -------------------------------------------------------------------------------------------------
+
+    def change(self, name: str, title: str, values: Mapping[tuple[str, str], Any]) -> bool:
+        """Set values of the record by (document, key), None to remove one, as one change that can be undone.
+
+        Args:
+            name: the data set.
+            title: what the user did, as the history shows it.
+            values: see `trainer.dataset.record.DOCUMENTS`.
+
+        Returns: whether anything was not so already. Raises: DatasetError.
+        """
+        info, record = self._known(name)
+        with locked(record):
+            self._keep_origin(info, record)
+            return self._do(record, changed(load_state(record), title, values))
+
+    def _do(self, record: Path, change: Change | None) -> bool:
+        if change is None:
+            return False
+        history = History(record)
+        position = history.begin(change)
+        save_state(record, apply(load_state(record), change.patches))
+        history.settle(position)
+        return True
+
+    def history(self, name: str) -> tuple[list[Change], int]:
+        """All changes, oldest first, and how many of them are in force. Raises DatasetError."""
+        history = History(self._known(name)[1])
+        return history.changes(), history.position()
+
+    def undo(self, name: str) -> Change | None:
+        """Take the last change back that is in force; returns it, or None where there is none. Raises DatasetError."""
+        return self._step(name, -1)
+
+    def redo(self, name: str) -> Change | None:
+        """Do the first change again that was undone; returns it, or None where there is none. Raises DatasetError."""
+        return self._step(name, 1)
+
+    def _step(self, name: str, step: int) -> Change | None:
+        _, record = self._known(name)
+        with locked(record):
+            history = History(record)
+            position = history.position()
+            change = history.change(position - 1 if step < 0 else position)
+            if change is not None:
+                patches = reverse(change.patches) if step < 0 else change.patches
+                save_state(record, apply(load_state(record), patches))
+                history.settle(position + step)
+            return change
+
+    def changes_since(self, name: str, position: int) -> tuple[Patch, ...]:
+        """What differs between the state after the first `position` changes and today's. Raises DatasetError."""
+        _, record = self._known(name)
+        state = load_state(record)
+        return difference(state_at(state, History(record), position), state)
+
+    def go_back(self, name: str, position: int) -> bool:
+        """Make the state after the first `position` changes today's, as a change of its own; returns whether it differed."""
+        patches = self.changes_since(name, position)
+        values = {(patch.document, patch.key): patch.before for patch in patches}
+        return self.change(name, f"Back to the state after change {position}", values)
 
     def delete(self, name: str) -> Path:
         """Move a data set to the trash; of a linked one only the record. Returns where it lies. Raises DatasetError."""
@@ -201,12 +300,6 @@ class DatasetStore(DatasetCatalog):
         with disk_errors(target, "the data set"):
             shutil.move(record, target)
         return target
-
-    def _change(self, name: str, **changes: object) -> None:
-        info, record = self._known(name)
-        with locked(record):
-            self._keep_origin(info, record)
-            save_record(record, load_record(record).model_copy(update=changes))
 
     def _keep_origin(self, info: DatasetInfo, record: Path) -> None:
         """A record of a bundled set says so, lest a data set of that name is made of it when the bundle changes."""
@@ -221,9 +314,21 @@ def _picture_path(info: DatasetInfo, picture: str) -> Path:
     return path
 
 
+def _caption_title(captions: Mapping[str, str]) -> str:
+    return f"Caption of {next(iter(captions))}" if len(captions) == 1 else f"Captions of {len(captions)} pictures"
+
+
 def _siblings(path: Path) -> list[Path]:
     """Other pictures that share the caption file of `path`."""
-    return [other for other in path.parent.iterdir() if other.stem == path.stem and is_picture_name(other)]
+    alike = [other for other in path.parent.iterdir() if other.stem == path.stem and is_picture_name(other)]
+    return [other for other in alike if other != path]
+
+
+def _files_of(path: Path) -> list[tuple[Path, str]]:
+    """The captions and the mask beside a picture, each with how its name ends after the picture's."""
+    found = [(file, file.suffix) for file in caption_files(path)]
+    mask = sort_masks(list(path.parent.iterdir())).masks.get(path)
+    return found if mask is None else [*found, (mask, f"{MASK_ENDINGS[0]}{mask.suffix}")]
 
 
 def _checked_trigger_word(word: str) -> str:

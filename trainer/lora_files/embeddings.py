@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from trainer.errors import LoraFileError
-from trainer.files import write_bytes
+from trainer.files import write_atomically
+from trainer.lora_files.embedding_info import PER_LAYER
 from trainer.lora_files.header import read_header
 
 _FIRST = ("clip_l", "emb_params", "emp_params")
@@ -27,15 +28,34 @@ class Embedding:
     Attributes:
         name: the trigger word as the file says it, else the file's name.
         vectors: `(vectors, width)` for each text encoder: "text_encoder" and, of SDXL, "text_encoder_2".
+        layers: where each cross-attention layer has its own (P+): `(layers, vectors, width)` for each text encoder, of which
+            `vectors` is the mean.
     """
 
     name: str
     vectors: Mapping[str, Tensor]
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for vectors in self.vectors.values():
-            if vectors.ndim != 2 or 0 in vectors.shape or not torch.isfinite(vectors.float()).all():
+        shaped = [*((each, 2) for each in self.vectors.values()), *((each, 3) for each in self.layers.values())]
+        for vectors, ndim in shaped:
+            if vectors.ndim != ndim or 0 in vectors.shape or not torch.isfinite(vectors.float()).all():
                 raise LoraFileError(f"The embedding '{self.name}' has vectors of no use, {tuple(vectors.shape)}.")
+
+    @property
+    def trained(self) -> Mapping[str, Tensor]:
+        """The vectors as they were learned: those of each layer, or the same for all."""
+        return self.layers or self.vectors
+
+    def mean(self) -> Embedding:
+        """The same without vectors for each layer: what other programs can read of it."""
+        return Embedding(self.name, self.vectors)
+
+
+def embedding_from(name: str, trained: Mapping[str, Tensor]) -> Embedding:
+    """An embedding of vectors by text encoder, `(vectors, width)`, or `(layers, vectors, width)` for each layer."""
+    layers = {part: vectors for part, vectors in trained.items() if vectors.ndim == 3}
+    return Embedding(name, {part: v.mean(0) if v.ndim == 3 else v for part, v in trained.items()}, layers)
 
 
 def read_embedding(path: Path) -> Embedding:
@@ -72,6 +92,9 @@ def embedding_of(name: str, content: Mapping[str, Any], where: str) -> Embedding
             Embedding(str(content.get("name") or name), {"text_encoder": _rows(values[0])}) if values else _none(where)
         )
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor) and not key.endswith("_out")}
+    layers = {key: value for key, value in tensors.items() if key.startswith(PER_LAYER)}
+    if layers:
+        return embedding_from(name, {key.removeprefix(PER_LAYER): value.detach() for key, value in layers.items()})
     bundled = {key.removeprefix("string_to_param."): value for key, value in tensors.items()}
     first = next((bundled[key] for key in _FIRST if key in bundled), None)
     if first is None and "clip_g" not in bundled and len(bundled) == 1:
@@ -83,13 +106,46 @@ def embedding_of(name: str, content: Mapping[str, Any], where: str) -> Embedding
     return Embedding(name, vectors) if vectors else _none(where)
 
 
-def write_embedding(path: Path, embedding: Embedding) -> None:
-    """Write an embedding as every tool reads it: `emb_params`, or SDXL's `clip_l` and `clip_g`."""
-    second = embedding.vectors.get("text_encoder_2")
-    first = embedding.vectors.get("text_encoder")
-    pair = {"emb_params": first} if second is None else {"clip_l": first, "clip_g": second}
-    tensors = {key: tensor.contiguous().clone() for key, tensor in pair.items() if tensor is not None}
-    write_bytes(path, save(tensors), "the embedding")
+def write_embedding(path: Path, embedding: Embedding, metadata: Mapping[str, str] | None = None) -> None:
+    """Write an embedding as every tool reads it: `emb_params`, or SDXL's `clip_l` and `clip_g`.
+
+    One with vectors for each layer is written in our own form, for there is no other; nothing else may stand beside it in a
+    file, as A1111 takes one tensor only.
+    """
+    tensors = _own(_per_layer(embedding) or _ordinary(embedding, "emb_params"))
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(save(tensors, dict(metadata) if metadata else None))
+        written = load_file(temporary)
+        if written.keys() != tensors.keys() or any(not torch.equal(written[key], tensors[key]) for key in tensors):
+            raise LoraFileError("The saved embedding is not what it should be.", where=str(path), fix="Check the disk.")
+
+    write_atomically(path, write, "the embedding")
+
+
+def bundled_tensors(embedding: Embedding) -> dict[str, Tensor]:
+    """The tensors of an embedding inside a LoRA file, by key: as A1111 reads them, and vectors for each layer beside their mean.
+
+    Form: https://github.com/AUTOMATIC1111/stable-diffusion-webui/pull/13568.
+    """
+    tensors = _own({**_ordinary(embedding, "string_to_param.*"), **_per_layer(embedding)})
+    # A dot would end the name.
+    return {f"bundle_emb.{embedding.name.replace('.', '_')}.{key}": tensor for key, tensor in tensors.items()}
+
+
+def _ordinary(embedding: Embedding, only: str) -> dict[str, Tensor]:
+    first, second = embedding.vectors.get("text_encoder"), embedding.vectors.get("text_encoder_2")
+    pair = {only: first} if second is None else {"clip_l": first, "clip_g": second}
+    return {key: tensor for key, tensor in pair.items() if tensor is not None}
+
+
+def _per_layer(embedding: Embedding) -> dict[str, Tensor]:
+    return {f"{PER_LAYER}{part}": vectors for part, vectors in embedding.layers.items()}
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in float32 and main memory: a few numbers, which need no rounding; the writer refuses shared storage."""
+    return {key: tensor.detach().to("cpu", torch.float32, copy=True).contiguous() for key, tensor in tensors.items()}
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class LoraInfo:
         unread: tensors that are nothing known, and are left out.
         sha256: of the whole file; empty where it was not asked for.
         has_settings: whether "train again with these settings" is possible.
+        num_vectors: the most vectors that one of its embeddings has; 0 without any.
     """
 
     path: Path
@@ -62,6 +63,12 @@ class LoraInfo:
     sha256: str
     has_settings: bool
     metadata: Mapping[str, str]
+    num_vectors: int = 0
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether it is an embedding alone, without any layer."""
+        return self.kinds == ("embedding",)
 
     @property
     def family(self) -> str:
@@ -81,7 +88,7 @@ def inspect_lora(path: Path, *, with_hash: bool = True) -> LoraInfo:
     metadata, entries = read_entries(path)
     table = read_layers(metadata, {key: (entry.dtype, entry.shape) for key, entry in entries.items()}, str(path))
     facts = [layer.facts for layer in table.layers.values() if layer.facts]
-    words, are_guessed = trigger_words(metadata)
+    words, are_guessed = trigger_words(metadata, sorted(table.embeddings))
     return LoraInfo(
         path=path,
         title=next((metadata[key] for key in _TITLE_KEYS if metadata.get(key)), path.stem),
@@ -107,6 +114,14 @@ def inspect_lora(path: Path, *, with_hash: bool = True) -> LoraInfo:
         sha256=file_sha256(path) if with_hash else "",
         has_settings=CONFIG_KEY in metadata,
         metadata=metadata,
+        num_vectors=max(
+            (
+                shape[-2] if len(shape := entries[key].shape) > 1 else 1
+                for p in table.embeddings.values()
+                for key in p.values()
+            ),
+            default=0,
+        ),
     )
 
 
@@ -133,6 +148,7 @@ def describe_lora(path: Path) -> dict[str, Any]:
         "changes_text_encoder": info.has_text_encoder,
         "changes_convolutions": info.has_convolutions,
         "bundled_embeddings": [_plain(name) for name in info.embeddings],
+        "embedding_vectors": info.num_vectors,
         "unknown_tensors": [_plain(key) for key in info.unread],
         "number_format": info.dtype,
         "layout": info.layout,
@@ -150,11 +166,16 @@ def _plain(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-def trigger_words(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], bool]:
-    """The words that call up what was learned, and whether they are only a guess from the tags."""
+def trigger_words(metadata: Mapping[str, str], learned: Sequence[str] = ()) -> tuple[tuple[str, ...], bool]:
+    """The words that call up what was learned, and whether they are only a guess from the tags.
+
+    Words that the author does not name, but that the file has vectors for (`learned`), are no guess.
+    """
     phrase = metadata.get("modelspec.trigger_phrase", "")
     if phrase.strip():
         return tuple(word.strip() for word in phrase.split(",") if word.strip()), False
+    if learned:
+        return tuple(learned), False
     counts = tag_counts(metadata)
     most = max(counts.values(), default=0)
     common = [tag for tag, count in counts.items() if count >= _COMMON_SHARE * most]

@@ -21,6 +21,8 @@ from trainer.errors import LoraFileError
 
 CONFIG_KEY = "inkwash.config"
 VERSION_KEY = "inkwash.version"
+EMBEDDING_KEY = "inkwash.embedding"
+"""The word with vectors of its own that was trained."""
 _MAX_TAGS = 20
 
 
@@ -34,6 +36,7 @@ class TrainingFacts:
         base_sha256: SHA-256 of its UNet's weights, or empty.
         width, height: the size it was trained at, in pixels.
         tag_frequency: for each data set, how often each caption part stands in it.
+        datasets: for each data set, the repeats of its pictures and how many there are.
         started_at, finished_at: seconds since the epoch.
         trigger_word: the trigger word as it was used in training.
         family: a key of `trainer.base_models.FAMILY_FACTS`.
@@ -56,11 +59,23 @@ class TrainingFacts:
     prediction_type: str = "epsilon"
     zero_terminal_snr: bool = False
     tag_frequency: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    datasets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def build_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
     """All metadata of an exported LoRA, as texts. Nothing in them tells where on the disk something lay."""
     return {**_kohya_entries(config, facts), **_modelspec_entries(config, facts), **_own_entries(config)}
+
+
+def embedding_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
+    """The metadata of the embedding alone, without what is said of layers."""
+    entries = build_metadata(config, facts)
+    architecture = entries["modelspec.architecture"].removesuffix("/lora")
+    return {key: value for key, value in entries.items() if not key.startswith("ss_network_")} | {
+        "modelspec.architecture": f"{architecture}/textual-inversion",
+        "modelspec.title": facts.trigger_word,
+        "modelspec.description": config.note or f"Embedding for {facts.base_name}, trained with Inkwash.",
+    }
 
 
 def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
@@ -78,8 +93,7 @@ def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
         "ss_sd_model_name": facts.base_name,
         "ss_tag_frequency": facts.tag_frequency,
         "ss_dataset_dirs": {
-            name: {"n_repeats": config.data.repeats, "img_count": facts.num_train_images}
-            for name in facts.tag_frequency
+            name: {"n_repeats": repeats, "img_count": count} for name, (repeats, count) in facts.datasets.items()
         },
         "ss_resolution": f"({facts.width}, {facts.height})",
         "ss_enable_bucket": config.data.buckets,
@@ -91,7 +105,7 @@ def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
         "ss_steps": facts.steps,
         "ss_max_train_steps": config.training.steps,
         "ss_num_train_images": facts.num_train_images,
-        "ss_total_batch_size": config.training.batch_size,
+        "ss_total_batch_size": config.training.global_batch_size,
         "ss_gradient_accumulation_steps": config.training.gradient_accumulation,
         "ss_learning_rate": config.optimizer.unet_learning_rate,
         "ss_unet_lr": config.optimizer.unet_learning_rate if unet.rank else 0.0,
@@ -170,9 +184,15 @@ def _modelspec_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str
 
 def _own_entries(config: RunConfig) -> dict[str, str]:
     data = config.model_dump(mode="json")
-    data["data"]["dataset"] = _last_part(config.data.dataset)
+    for place in (data["data"], data["data"]["prior"], *data["data"]["concepts"]):
+        place["dataset"] = _last_part(place["dataset"])
     data["model"]["base"] = _last_part(config.model.base)
-    return {CONFIG_KEY: json.dumps(data, ensure_ascii=False), VERSION_KEY: __version__}
+    entries = {CONFIG_KEY: json.dumps(data, ensure_ascii=False), VERSION_KEY: __version__}
+    embedding = config.adapter.embedding
+    if embedding.num_vectors:
+        learned = {"word": config.data.trigger_word, "vectors": embedding.num_vectors, "per_layer": embedding.per_layer}
+        entries[EMBEDDING_KEY] = json.dumps(learned, ensure_ascii=False)
+    return entries
 
 
 def _last_part(name_or_path: str) -> str:

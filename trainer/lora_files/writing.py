@@ -7,7 +7,7 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainer.errors import LoraFileError
 from trainer.files import require_free, write_atomically, write_json
+from trainer.lora_files.embeddings import Embedding, bundled_tensors
 from trainer.lora_files.formats.settings import ALPHA_METADATA_KEY, PEFT_CONFIG
 from trainer.lora_files.header import data_start, read_header
 from trainer.lora_files.layouts import LAYOUTS, canonical_modules, facts_of, is_xl
@@ -34,6 +35,7 @@ def write_lora(
     dtype: str | torch.dtype,
     *,
     layout: str = "kohya",
+    embeddings: Sequence[Embedding] = (),
 ) -> None:
     """Write a LoRA file atomically, then read it back and compare.
 
@@ -47,6 +49,7 @@ def write_lora(
         metadata: texts; see `trainer.lora_files.metadata.build_metadata`.
         dtype: "fp16", "bf16", "fp32", or the torch type.
         layout: one of `trainer.lora_files.layouts.LAYOUTS`.
+        embeddings: bundled with it, in float32; in the kohya layout only, which alone has a form for them.
 
     Raises: LoraFileError: nothing to write, a weight is NaN or too large for `dtype`, the layout does not hold a kind,
         or the written file differs.
@@ -61,6 +64,10 @@ def write_lora(
     prepared = LAYOUTS[layout].prepare(named, where)
     texts = {key: value for key, value in metadata.items() if key != ALPHA_METADATA_KEY}
     tensors = _to_tensors(prepared, texts, DTYPES[dtype] if isinstance(dtype, str) else dtype, layout, where)
+    for embedding in embeddings:
+        if layout != "kohya":
+            raise LoraFileError("Only the kohya layout bundles embeddings.", where=where)
+        tensors |= bundled_tensors(embedding)
     data = _serialize(tensors, texts)
     require_free(path.parent, len(data), "the LoRA file")
 

@@ -50,6 +50,7 @@ class BakeReport:
         layers: how many weights changed.
         unknown: for each file, the layers that the model does not have.
         relative_change: of all changed weights together.
+        words: that the files have vectors for; a checkpoint has no place for them.
     """
 
     output: str
@@ -61,6 +62,7 @@ class BakeReport:
     size_bytes: int
     seconds: float
     blocks: tuple[BlockChange, ...]
+    words: tuple[str, ...] = ()
 
 
 class _Merger:
@@ -175,6 +177,7 @@ def bake_loras(
         inputs=tuple((str(i.path), i.weight_for("lora_unet"), i.weight_for("lora_te")) for i in inputs),
         layers=len(merger.moved),
         unknown={name: names for name, names in unknown.items() if names},
+        words=tuple(dict.fromkeys(name for lora in loras for name in lora.file.embeddings)),
         relative_change=_relative(list(merger.moved.values())),
         size_bytes=size or output.stat().st_size,
         seconds=time.monotonic() - started,

@@ -28,6 +28,7 @@ from trainer.lora_tools.lowrank import LowRank, concatenate
 from trainer.lora_tools.names import in_model_order
 from trainer.lora_tools.outputs import (
     Precision,
+    bundled_embeddings,
     header_bytes,
     merged_metadata,
     require_writable,
@@ -144,13 +145,15 @@ def merge_loras(
         dtype = result_dtype(options.precision, (module for lora in loras for module in lora.modules.values()))
         metadata = merged_metadata(loras, architecture, _recipe(inputs, options))
         differences = _merged_differences(loras, inputs, dtype)
-        reserved = header_bytes({name for lora in loras for name in lora.modules}, metadata, differences.values())
+        embeddings = bundled_embeddings(loras)
+        names = {name for lora in loras for name in lora.modules}
+        reserved = header_bytes(names, metadata, differences.values(), embeddings)
         merged = _merge(loras, inputs, options, dtype, reserved, progress)
     finally:
         if base:
             base.close()
     progress("Writing the file", 0, 0)
-    write_result(output, {**merged.modules, **differences}, metadata, architecture, dtype)
+    write_result(output, {**merged.modules, **differences}, metadata, architecture, dtype, embeddings)
     return MergeReport(
         **written_figures(output, merged.layers, started),
         inputs=tuple((str(item.path), item.weight_for("lora_unet"), item.weight_for("lora_te")) for item in inputs),

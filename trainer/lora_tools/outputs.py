@@ -13,6 +13,7 @@ import torch
 from trainer import __version__
 from trainer.errors import LoraFileError
 from trainer.lora_files.architecture import Architecture
+from trainer.lora_files.embeddings import Embedding, bundled_tensors, embedding_of
 from trainer.lora_files.file import DTYPES, LoraFile, LoraModule, write_lora
 from trainer.lora_files.metadata import CONFIG_KEY
 from trainer.lora_files.modules import AdapterModule
@@ -117,8 +118,9 @@ def write_result(
     metadata: Mapping[str, str],
     architecture: Architecture,
     dtype: torch.dtype,
+    embeddings: Sequence[Embedding] = (),
 ) -> None:
-    """Write modules by common name.
+    """Write modules by common name, and bundled embeddings.
 
     Raises: LoraFileError: a number is not finite or too large for `dtype`, or the file differs when read back.
     """
@@ -130,14 +132,33 @@ def write_result(
         "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
     }
     named = {xl_name(name) if architecture == "sdxl" else name: module for name, module in modules.items()}
-    write_lora(target, named, {**metadata, **title, **sizes}, dtype)
+    write_lora(target, named, {**metadata, **title, **sizes}, dtype, embeddings=embeddings)
 
 
-def header_bytes(names: Iterable[str], metadata: Mapping[str, str], others: Iterable[AdapterModule] = ()) -> int:
-    """At most how many bytes of a file with three tensors a layer are not matrices: header, metadata, alphas, `others`."""
+def bundled_embeddings(loras: Iterable[Lora]) -> list[Embedding]:
+    """The bundled embeddings of all files; of two of one name the first, as a stack of the files hears it."""
+    found: dict[str, Embedding] = {}
+    for lora in loras:
+        for name, tensors in lora.file.embeddings.items():
+            found.setdefault(name.casefold(), embedding_of(name, tensors, str(lora.file.path)))
+    return list(found.values())
+
+
+def header_bytes(
+    names: Iterable[str],
+    metadata: Mapping[str, str],
+    others: Iterable[AdapterModule] = (),
+    embeddings: Iterable[Embedding] = (),
+) -> int:
+    """At most how many bytes of a file with three tensors a layer are not matrices: header, metadata, alphas, the others."""
     # A tensor's entry is {"dtype":"F16","shape":[…],"data_offsets":[…]}; sides and offsets have up to 5 and 10 digits.
     layers = sum(3 * (len(name) + 120) + 4 for name in map(xl_name, names))
     layers += sum(tensor.numel() * tensor.element_size() for module in others for tensor in module.tensors().values())
+    layers += sum(
+        tensor.numel() * tensor.element_size() + len(key) + 120
+        for embedding in embeddings
+        for key, tensor in bundled_tensors(embedding).items()
+    )
     return layers + len(json.dumps(metadata, ensure_ascii=False).encode()) + 1500
 
 

@@ -17,6 +17,7 @@ from trainer.lora_tools.inputs import Lora, matrix_names, open_lora, vector_diff
 from trainer.lora_tools.names import in_model_order
 from trainer.lora_tools.outputs import (
     Precision,
+    bundled_embeddings,
     header_bytes,
     merged_metadata,
     require_writable,
@@ -84,13 +85,15 @@ def resize_lora(
         metadata = merged_metadata(
             [lora], lora.architecture, {"tool": "resize", "cut": str(truncation), "from": path.stem}
         )
-        resized = _resize(lora, truncation, dtype, header_bytes(lora.modules, metadata, kept.values()), progress)
+        embeddings = bundled_embeddings([lora])
+        reserved = header_bytes(lora.modules, metadata, kept.values(), embeddings)
+        resized = _resize(lora, truncation, dtype, reserved, progress)
     finally:
         if checkpoint:
             checkpoint.close()
     progress("Writing the file", 0, 0)
     size_before = path.stat().st_size
-    write_result(output, {**resized.modules, **kept}, metadata, lora.architecture, dtype)
+    write_result(output, {**resized.modules, **kept}, metadata, lora.architecture, dtype, embeddings)
     return ResizeReport(
         **written_figures(output, resized.layers, started),
         input=str(path),

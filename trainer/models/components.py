@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from trainer.errors import ConfigError, ModelFileError
 from trainer.models.family import load_family
 from trainer.models.single_file import TEXT_ENCODER_CLASSES, load_folder_part, load_single_file, load_vae_file
 from trainer.models.storage import PLAIN, Placement, WeightStorage
+from trainer.models.words import LearnedWords
 from trainer.paths import DataFolder
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 class Components:
     """The parts of a base model, frozen, on `device`, with weights of `dtype` (the VAE in fp32 where that is fp16).
 
-    `path` is where they were loaded from, `vae_path` where the VAE was if it came from elsewhere; `text_encoder_2` and its tokenizer are None in families with one encoder.
+    `path` is where they were loaded from, `vae_path` where the VAE was if it came from elsewhere; `text_encoder_2` and its tokenizer are None in families with one encoder. `words` are what prompts can say beyond the tokenizers' words.
     """
 
     family: Family
@@ -62,6 +63,7 @@ class Components:
     vae_path: Path | None = None
     text_encoder_2: CLIPTextModelWithProjection | None = None
     tokenizer_2: CLIPTokenizer | None = None
+    words: LearnedWords = field(default_factory=LearnedWords)
 
     @property
     def text_encoders(self) -> dict[str, CLIPTextModel | CLIPTextModelWithProjection]:

@@ -14,7 +14,8 @@ class Conditioning:
     """A batch of encoded prompts.
 
     Attributes:
-        states: hidden states of the text encoders, `(batch, tokens, width)`.
+        states: hidden states of the text encoders, `(batch, tokens, width)`; or `(batch, layers, tokens, width)` where a learned
+            word says something else to each cross-attention layer of the UNet.
         pooled: one vector a prompt, `(batch, width)`; None in families that have none.
         frames: size before the cut, top left corner of the cut, size after it: `(batch, 6)` float32 in pixels, each
             as height before width (SDXL, arXiv 2307.01952, section 2.2). None until `framed` is called.
@@ -26,6 +27,11 @@ class Conditioning:
 
     def __len__(self) -> int:
         return len(self.states)
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether each cross-attention layer has states of its own."""
+        return self.states.ndim == 4
 
     def select(self, indices: Sequence[int]) -> Conditioning:
         """The rows of these indices, in this order."""
@@ -53,7 +59,7 @@ class Conditioning:
         keep = torch.tensor([not row for row in rows], device=self.states.device)
         return replace(
             self,
-            states=self.states * keep[:, None, None],
+            states=self.states * keep.view(-1, *(1 for _ in self.states.shape[1:])),
             pooled=None if self.pooled is None else self.pooled * keep[:, None],
         )
 

@@ -26,12 +26,17 @@ class StableDiffusion1(UNetFamily):
         `clip_skip` 2 reads the last layer but one, through the final layer norm as every SD 1.x tool does.
         """
         encoder, tokenizer = components.text_encoder, components.tokenizer
-        chunks = to_chunks(tokenizer, encoder_tokens(tokenizer, encoder), prompts, options)
+        words = components.words.of("text_encoder")
+        chunks = to_chunks(tokenizer, encoder_tokens(tokenizer, encoder), prompts, options, words)
         skip = options.clip_skip
         if skip == 1:
-            encoded = encode_chunks(encoder, chunks, lambda output: output.last_hidden_state, hidden=False)
+            encoded = encode_chunks(encoder, chunks, lambda output: output.last_hidden_state, hidden=False, words=words)
         else:
             encoded = encode_chunks(
-                encoder, chunks, lambda output: encoder.final_layer_norm(output.hidden_states[-skip]), hidden=True
+                encoder,
+                chunks,
+                lambda output: encoder.final_layer_norm(output.hidden_states[-skip]),
+                hidden=True,
+                words=words,
             )
         return Conditioning(encoded.states)

@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer.models.conditioning import Conditioning
 from trainer.models.text import AS_WRITTEN, PromptOptions, encode_chunks, encoder_tokens, to_chunks
 from trainer.models.unet_family import UNetFamily
+from trainer.models.words import divide_layers
 
 if TYPE_CHECKING:
     from trainer.models.components import Components
@@ -36,9 +37,11 @@ class StableDiffusionXL(UNetFamily):
         layer = -max(_LAYER, options.clip_skip)
         encoded = []
         for part, encoder in components.text_encoders.items():
-            tokenizer = components.tokenizers[part]
-            chunks = to_chunks(tokenizer, encoder_tokens(tokenizer, encoder), prompts, options)
-            encoded.append(encode_chunks(encoder, chunks, lambda output: output.hidden_states[layer], hidden=True))
+            tokenizer, words = components.tokenizers[part], components.words.of(part)
+            chunks = to_chunks(tokenizer, encoder_tokens(tokenizer, encoder), prompts, options, words)
+            encoded.append(
+                encode_chunks(encoder, chunks, lambda output: output.hidden_states[layer], hidden=True, words=words)
+            )
         return Conditioning(torch.cat([each.states for each in encoded], -1), encoded[-1].pooled)
 
     def predict(
@@ -46,6 +49,8 @@ class StableDiffusionXL(UNetFamily):
     ) -> Tensor:
         """The UNet's prediction, float32."""
         dtype = components.dtype
+        if conditioning.has_layers:
+            divide_layers(components.unet)
         if conditioning.pooled is None or conditioning.frames is None:
             raise ValueError("SDXL needs the pooled vector and the frames of its pictures")
         added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": conditioning.frames}

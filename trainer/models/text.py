@@ -6,7 +6,7 @@ encoded on its own, and the UNet attends to the states of all of them, as A1111 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from trainer.models.words import PLACEHOLDER, Vocabulary, spoken
 from trainer.prompts import Sections, parse_weights, plain
 
 CHUNK_TOKENS = 75
 """Tokens of a CLIP chunk without the marks of start and end."""
 _MEAN_LIMITS = (0.5, 2.0)
+NO_WORDS = Vocabulary()
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,12 @@ class Chunks:
     Attributes:
         ids: int64 `(batch, chunks, tokens)`.
         weights: float32, of the same shape; 1 is neutral.
+        rows: int64, of the same shape: where a learned word stands, the row of its vector in the vocabulary's table; else -1.
     """
 
     ids: Tensor
     weights: Tensor
+    rows: Tensor
 
     @property
     def is_weighted(self) -> bool:
@@ -74,10 +78,19 @@ def count_tokens(tokenizer: CLIPTokenizer, prompt: str) -> int:
     return len(tokenizer(prompt, add_special_tokens=False).input_ids)
 
 
-def to_chunks(tokenizer: CLIPTokenizer, length: int, prompts: Sequence[str], options: PromptOptions) -> Chunks:
-    """Tokens of prompts in chunks of `length`, each with its marks of start and end, filled up as the tokenizer does."""
+def to_chunks(
+    tokenizer: CLIPTokenizer,
+    length: int,
+    prompts: Sequence[str],
+    options: PromptOptions,
+    words: Vocabulary = NO_WORDS,
+) -> Chunks:
+    """Tokens of prompts in chunks of `length`, each with its marks of start and end, filled up as the tokenizer does.
+
+    A learned word takes a place for each of its vectors, which stay in one chunk.
+    """
     read = parse_weights if options.has_weights else plain
-    rows = [_row(tokenizer, length - 2, read(prompt), options.max_chunks) for prompt in prompts]
+    rows = [_row(tokenizer, length - 2, read(prompt), options.max_chunks, words) for prompt in prompts]
     count = max(len(row) for row in rows)
     start, end = cast(int, tokenizer.bos_token_id), cast(int, tokenizer.eos_token_id)
     fill = end if tokenizer.pad_token_id is None else cast(int, tokenizer.pad_token_id)
@@ -86,33 +99,53 @@ def to_chunks(tokenizer: CLIPTokenizer, length: int, prompts: Sequence[str], opt
     ids[:, :, 0] = start
     for row_index, row in enumerate(rows):
         for index in range(count):
-            tokens, strengths = row[index] if index < len(row) else ([], [])
+            tokens = row[index] if index < len(row) else []
             size = len(tokens)
-            ids[row_index, index, 1 : size + 1] = torch.tensor(tokens, dtype=torch.int64)
+            ids[row_index, index, 1 : size + 1] = torch.tensor([token for token, _ in tokens], dtype=torch.int64)
             ids[row_index, index, size + 1] = end
-            weights[row_index, index, 1 : size + 1] = torch.tensor(strengths)
-    return Chunks(ids, weights)
+            weights[row_index, index, 1 : size + 1] = torch.tensor([weight for _, weight in tokens])
+    return Chunks(ids.where(ids >= 0, PLACEHOLDER), weights, (-1 - ids).where(ids < 0, -1))
 
 
-_Row = list[tuple[list[int], list[float]]]
+_Tokens = list[tuple[int, float]]
+"""Tokens and their weights; of a learned word -1 - its row."""
 
 
-def _row(tokenizer: CLIPTokenizer, size: int, sections: Sections, max_chunks: int) -> _Row:
+def _row(tokenizer: CLIPTokenizer, size: int, sections: Sections, max_chunks: int, words: Vocabulary) -> list[_Tokens]:
     """Tokens and weights of each chunk of a prompt."""
-    row: _Row = []
+    row: list[_Tokens] = []
     for section in sections:
-        tokens: list[int] = []
-        strengths: list[float] = []
+        chunk: _Tokens = []
+        row.append(chunk)
         for segment in section:
-            found = tokenizer(segment.text, add_special_tokens=False).input_ids
-            tokens += found
-            strengths += [segment.weight] * len(found)
-        for begin in range(0, max(1, len(tokens)), size):
-            row.append((tokens[begin : begin + size], strengths[begin : begin + size]))
+            for piece in _pieces(tokenizer, segment.text, words):
+                # One that is longer than a chunk is cut all the same.
+                for begin in range(0, len(piece), size):
+                    part = piece[begin : begin + size]
+                    if len(chunk) + len(part) > size:
+                        chunk = []
+                        row.append(chunk)
+                    chunk += [(token, segment.weight) for token in part]
     return row[:max_chunks] if max_chunks else row
 
 
-def encode_chunks(encoder: nn.Module, chunks: Chunks, read: Callable[[Any], Tensor], *, hidden: bool) -> Encoded:
+def _pieces(tokenizer: CLIPTokenizer, text: str, words: Vocabulary) -> Iterator[list[int]]:
+    """What is not divided: tokens one by one, and the rows of a learned word together, as -1 - row."""
+    for part in words.split(text):
+        if isinstance(part, str):
+            yield from ([token] for token in tokenizer(part, add_special_tokens=False).input_ids)
+        else:
+            yield [-1 - row for row in part]
+
+
+def encode_chunks(
+    encoder: nn.Module,
+    chunks: Chunks,
+    read: Callable[[Any], Tensor],
+    *,
+    hidden: bool,
+    words: Vocabulary = NO_WORDS,
+) -> Encoded:
     """Run a text encoder over all chunks.
 
     Args:
@@ -120,23 +153,31 @@ def encode_chunks(encoder: nn.Module, chunks: Chunks, read: Callable[[Any], Tens
         chunks: see `to_chunks`.
         read: takes the states out of the model's output.
         hidden: whether `read` needs the states of all layers.
+        words: the learned words that `to_chunks` was given.
     """
     count, chunks_each, length = chunks.ids.shape
     device = next(encoder.parameters()).device
-    ids = chunks.ids.flatten(0, 1).to(device)
-    output = encoder(ids, output_hidden_states=True) if hidden else encoder(ids)
+    layers = words.layers(chunks.rows)
+    ids, rows = (each.flatten(0, 1).repeat(layers, 1).to(device) for each in (chunks.ids, chunks.rows))
+    with spoken(encoder, words, rows, layers):
+        output = encoder(ids, output_hidden_states=True) if hidden else encoder(ids)
     states = read(output)
     if chunks.is_weighted:
-        states = emphasise(states, chunks.weights.flatten(0, 1).to(device))
+        states = emphasise(states, chunks.weights.flatten(0, 1).repeat(layers, 1).to(device))
+    states = states.reshape(layers, count, chunks_each * length, -1)
     pooled = getattr(output, "text_embeds", None)
-    if pooled is not None and chunks_each > 1:
-        pooled = pooled.unflatten(0, (count, chunks_each))[:, 0]
-    return Encoded(states.reshape(count, chunks_each * length, -1), pooled)
+    if pooled is not None and len(pooled) > count:
+        pooled = pooled.unflatten(0, (layers, count, chunks_each))[:, :, 0].mean(0)
+    return Encoded(states[0] if layers == 1 else states.transpose(0, 1), pooled)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """States `(batch, tokens, width)`, and of encoders with a projection the first chunk's vector `(batch, width)`."""
+    """States and, of encoders with a projection, the first chunk's vector `(batch, width)`.
+
+    States are `(batch, tokens, width)`, or `(batch, layers, tokens, width)` where a learned word has vectors for each
+    cross-attention layer; the vector is then the mean over these.
+    """
 
     states: Tensor
     pooled: Tensor | None

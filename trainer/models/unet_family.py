@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainer.config.adapter import AdapterConfig
 from trainer.models import autoencoder
 from trainer.models.conditioning import Conditioning
+from trainer.models.words import divide_layers
 
 if TYPE_CHECKING:
     from trainer.models.components import Components
@@ -42,6 +43,8 @@ class UNetFamily:
     ) -> Tensor:
         """The UNet's prediction, float32."""
         dtype = components.dtype
+        if conditioning.has_layers:
+            divide_layers(components.unet)
         output = components.unet(
             noisy_latents.to(dtype), timesteps, encoder_hidden_states=conditioning.states.to(dtype), return_dict=False
         )

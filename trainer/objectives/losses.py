@@ -10,13 +10,22 @@ from torch import Tensor
 from trainer.config.objective import HuberSchedule, ObjectiveConfig
 
 
-def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample, float32 `(batch,)`."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
+def squared_error(prediction: Tensor, target: Tensor, area: Tensor | None = None) -> Tensor:
+    """Mean squared error of each sample, float32 `(batch,)`; `area` weighs the numbers that it is the mean of."""
+    return _mean((prediction.float() - target.float()).square(), area)
+
+
+def _mean(values: Tensor, area: Tensor | None) -> Tensor:
+    return (values if area is None else values * area).flatten(1).mean(dim=1)
 
 
 def error(
-    objective: ObjectiveConfig, prediction: Tensor, target: Tensor, timesteps: Tensor, alphas_cumprod: Tensor
+    objective: ObjectiveConfig,
+    prediction: Tensor,
+    target: Tensor,
+    timesteps: Tensor,
+    alphas_cumprod: Tensor,
+    area: Tensor | None = None,
 ) -> Tensor:
     """The error of each sample as the settings ask, float32 `(batch,)`.
 
@@ -25,11 +34,12 @@ def error(
         prediction, target: `(batch, ...)`.
         timesteps: `(batch,)`, int64.
         alphas_cumprod: products of 1 - beta, `(num_timesteps,)`, float32.
+        area: weights of the latents, `(batch, 1, h, w)`; None where all count alike.
     """
     if objective.loss == "l2":
-        return squared_error(prediction, target)
+        return squared_error(prediction, target, area)
     delta = huber_threshold(objective.huber_schedule, objective.huber_delta, timesteps, alphas_cumprod)
-    return pseudo_huber(prediction, target, delta, is_scaled=objective.loss == "huber")
+    return pseudo_huber(prediction, target, delta, area, is_scaled=objective.loss == "huber")
 
 
 def huber_threshold(schedule: HuberSchedule, delta: float, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
@@ -53,12 +63,15 @@ def huber_threshold(schedule: HuberSchedule, delta: float, timesteps: Tensor, al
     return torch.full(timesteps.shape, delta, dtype=torch.float32, device=timesteps.device)
 
 
-def pseudo_huber(prediction: Tensor, target: Tensor, delta: Tensor, *, is_scaled: bool) -> Tensor:
+def pseudo_huber(
+    prediction: Tensor, target: Tensor, delta: Tensor, area: Tensor | None = None, *, is_scaled: bool
+) -> Tensor:
     """`2 (sqrt(error^2 + delta^2) - delta)`, the mean of each sample, float32 `(batch,)`.
 
     Args:
         prediction, target: `(batch, ...)`.
         delta: `(batch,)`, > 0.
+        area: weights of the latents, `(batch, 1, h, w)`; None where all count alike.
         is_scaled: multiply with `delta`, which makes it the square for errors far below `delta` (Charbonnier et al.
             1994; kohya's `huber`). Otherwise it is `2 |error|` far above it (kohya's `smooth_l1`).
     """
@@ -66,4 +79,4 @@ def pseudo_huber(prediction: Tensor, target: Tensor, delta: Tensor, *, is_scaled
     square = (prediction.float() - target.float()).square()
     # sqrt(e^2 + d^2) - d without the difference of two nearly equal numbers.
     values = 2 * square / ((square + wide.square()).sqrt() + wide)
-    return ((wide * values) if is_scaled else values).flatten(1).mean(dim=1)
+    return _mean((wide * values) if is_scaled else values, area)

@@ -24,14 +24,17 @@ from trainer.errors import ResourceError, is_out_of_memory
 from trainer.events import Picture, Started, Warned
 from trainer.files import unused_path, write_atomically
 from trainer.jobs import JobContext
-from trainer.library import resolve_lora
+from trainer.library import named_embeddings, resolve_lora
+from trainer.lora_lookup import with_tagged_loras
 from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, pick_device, pick_dtype
 from trainer.paths import DataFolder
 from trainer.recipe import Recipe, save_picture
 from trainer.sampling.preview import LatentPreview
 from trainer.sampling.sampler import SampleRequest, check_size, sample
+from trainer.sampling.schedule import StackSchedule
 from trainer.sampling.stack import LoraStack, StackEntry
+from trainer.sampling.words import library_words
 
 log = logging.getLogger(__name__)
 PREVIEW_NAME = "preview.jpg"
@@ -63,17 +66,18 @@ def generate(context: JobContext) -> dict[str, Any]:
     Returns: `pictures` (absolute paths), `seeds`, `seconds` (of the denoising alone), `base`, `width`, `height`.
     Raises: ConfigError, ModelFileError, LoraFileError, ResourceError: as their messages say. Cancelled: the user stopped.
     """
-    config = build_generate_config(context.run.config())
     data = context.run.data_folder()
+    config = with_tagged_loras(build_generate_config(context.run.config()), data)
     entries = _stack_entries(config, data)
     warm = _load(config, data, context)
     width, height = config.width or warm.components.resolution, config.height or warm.components.resolution
     check_size(warm.components, width, height)
-    _apply_stack(warm, entries, context)
+    schedule = _apply_stack(warm, entries, context)
+    _learn_words(warm, config, data, context)
     seed = secrets.randbelow(_RANDOM_SEEDS) if config.seed < 0 else config.seed
     seeds = [(seed + index) % (MAX_SEED + 1) for index in range(config.count)]
     started = time.monotonic()
-    pictures = _Pictures(context, config, warm, (width, height), seeds)
+    pictures = _Pictures(context, config, warm, schedule, (width, height), seeds)
     paths = pictures.make()
     return {
         "pictures": [str(path) for path in paths],
@@ -95,11 +99,7 @@ def release() -> None:
 
 
 def _stack_entries(config: GenerateConfig, data: DataFolder) -> list[StackEntry]:
-    return [
-        StackEntry(resolve_lora(data, lora.file), lora.unet_weight, lora.text_encoder_weight)
-        for lora in config.loras
-        if lora.is_on
-    ]
+    return [StackEntry.of(lora, resolve_lora(data, lora.file)) for lora in config.loras if lora.is_on]
 
 
 def _load(config: GenerateConfig, data: DataFolder, context: JobContext) -> _Warm:
@@ -127,22 +127,39 @@ def _newest_change(folder: Path) -> str:
     return str(max((file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()), default=0))
 
 
-def _apply_stack(warm: _Warm, entries: Sequence[StackEntry], context: JobContext) -> None:
+def _apply_stack(warm: _Warm, entries: Sequence[StackEntry], context: JobContext) -> StackSchedule:
     context.stage("Applying the LoRAs" if entries else "Preparing")
-    warm.stack.set(entries)
+    warm.stack.load(entries)
     for name, unknown in warm.stack.unknown.items():
         text = f"{len(unknown)} layers of the LoRA '{name}' do not exist in the base model and were left out, such as '{unknown[0]}'."
         context.emit(Warned(message=text))
     context.check_stop()
+    return StackSchedule(warm.stack, warm.components, entries)
+
+
+def _learn_words(warm: _Warm, config: GenerateConfig, data: DataFolder, context: JobContext) -> None:
+    """Make the library's embeddings that the prompts name known to the model, and no others."""
+    components = warm.components
+    words, unfit = library_words(named_embeddings(data, config.prompt, config.negative_prompt), components)
+    components.words.set("library", words)
+    for error in unfit:
+        context.emit(Warned(message=f"{error.message} Its name in the prompt is an ordinary word."))
 
 
 class _Pictures:
     """The pictures of one job: batches, progress, previews, saving."""
 
     def __init__(
-        self, context: JobContext, config: GenerateConfig, warm: _Warm, size: tuple[int, int], seeds: Sequence[int]
+        self,
+        context: JobContext,
+        config: GenerateConfig,
+        warm: _Warm,
+        schedule: StackSchedule,
+        size: tuple[int, int],
+        seeds: Sequence[int],
     ) -> None:
         self._context, self._config, self._warm, self._size, self._seeds = context, config, warm, size, seeds
+        self._schedule = schedule
         self._folder = context.run.data_folder().outputs / datetime.now().strftime("%Y-%m-%d")
         self._paths: list[Path] = []
         self._started = time.monotonic()
@@ -168,7 +185,8 @@ class _Pictures:
     def _sample(self, seeds: Sequence[int], *, can_shrink: bool) -> list[Image.Image] | None:
         """Pictures for these seeds; None where memory was not enough and fewer at once may do."""
         try:
-            return sample(self._warm.components, [self._request(seed) for seed in seeds], on_step=self._on_step)
+            requests = [self._request(seed) for seed in seeds]
+            return sample(self._warm.components, requests, on_step=self._on_step, schedule=self._schedule)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,23 @@ from trainer.models.components import Components
 from trainer.models.conditioning import Conditioning
 from trainer.models.text import PromptOptions
 from trainer.sampling.samplers import SAMPLERS, build_scheduler
+
+
+class WeightSchedule(Protocol):
+    """Weights that change while a picture is made (`trainer.sampling.schedule`)."""
+
+    def begin(self, num_steps: int, positions: int, batch: int) -> None:
+        """A run of so many steps begins, with so many latent pixels and pictures at once."""
+        ...
+
+    def at(self, step: int) -> bool:
+        """Make the weights those of a step, from 0. Returns whether the prompts must be encoded anew."""
+        ...
+
+    def end(self) -> None:
+        """The run is over."""
+        ...
+
 
 OnStep = Callable[[int, int, Tensor], None]
 """Called after each denoising step with its number (from 1), the number of all steps, and the model's present idea of
@@ -67,13 +84,18 @@ def check_size(components: Components, width: int, height: int) -> None:
 
 
 def sample(
-    components: Components, requests: Sequence[SampleRequest], *, on_step: OnStep | None = None
+    components: Components,
+    requests: Sequence[SampleRequest],
+    *,
+    on_step: OnStep | None = None,
+    schedule: WeightSchedule | None = None,
 ) -> list[Image.Image]:
     """Make one picture for each request, in their order.
 
     Requests of equal size, sampler and step count are denoised together. Each picture's noise comes from its own seed
     alone, drawn on the CPU: it is the same alone, in a batch, and on every device up to rounding. The global random
-    state is neither read nor changed.
+    state is neither read nor changed. A `schedule` changes the weights from step to step; what works on the text
+    encoders has its effect on the prompts in its own steps only.
 
     Raises: ConfigError: a size the model cannot make. InkwashError: the model gave NaN. Whatever `on_step` raises.
     """
@@ -88,7 +110,7 @@ def sample(
         prepared = [(indices, _Batch(components, [requests[i] for i in indices])) for indices in batches.values()]
         progress.total = sum(len(batch.timesteps) for _, batch in prepared)
         for indices, batch in prepared:
-            pictures |= dict(zip(indices, _decode(components, batch.denoise(progress)), strict=True))
+            pictures |= dict(zip(indices, _decode(components, batch.denoise(progress, schedule)), strict=True))
     return [pictures[index] for index in range(len(requests))]
 
 
@@ -115,21 +137,30 @@ class _Batch:
         self.scheduler.set_timesteps(first.num_inference_steps, device=components.device)
         self.timesteps: list[Tensor] = list(self.scheduler.timesteps)
         self.step_options = {"generator": self.generators} if SAMPLERS[first.sampler].draws_noise else {}
-        self.conditioning = _embed(components, requests)
+        self.requests = requests
         scales = [request.guidance_scale for request in requests]
         self.guidance = torch.tensor(scales, device=components.device).view(-1, 1, 1, 1)
         factor = components.vae_scale_factor
         self.shape = (1, components.unet.config["in_channels"], first.height // factor, first.width // factor)
 
-    def denoise(self, progress: _Progress) -> Tensor:
+    def denoise(self, progress: _Progress, schedule: WeightSchedule | None = None) -> Tensor:
         """Finished latents, float32."""
         noise = [torch.randn(self.shape, generator=generator) for generator in self.generators]
         latents = torch.cat(noise).to(self.components.device) * self.scheduler.init_noise_sigma
-        for timestep in self.timesteps:
-            model_input = self.scheduler.scale_model_input(latents, timestep)
-            model_pred = self._predict(model_input, timestep)
-            latents = self.scheduler.step(model_pred, timestep, latents, **self.step_options).prev_sample
-            progress.advance(self._estimate(model_input, model_pred, timestep))
+        batch = len(latents) * (2 if self.is_guided else 1)
+        if schedule is not None:
+            schedule.begin(len(self.timesteps), batch * latents[0, 0].numel(), batch)
+        try:
+            for step, timestep in enumerate(self.timesteps):
+                if (schedule is not None and schedule.at(step)) or step == 0:
+                    self.conditioning = _embed(self.components, self.requests)
+                model_input = self.scheduler.scale_model_input(latents, timestep)
+                model_pred = self._predict(model_input, timestep)
+                latents = self.scheduler.step(model_pred, timestep, latents, **self.step_options).prev_sample
+                progress.advance(self._estimate(model_input, model_pred, timestep))
+        finally:
+            if schedule is not None:
+                schedule.end()
         return latents
 
     def _predict(self, model_input: Tensor, timestep: Tensor) -> Tensor:

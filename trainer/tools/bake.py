@@ -28,6 +28,11 @@ def run(settings: BakeSettings, context: ToolContext) -> ToolResult:
     rows = tuple((block.block, str(block.layers), percent(block.relative_change)) for block in report.blocks)
     lines = (
         *(f"{name}: the model has no layer {named(layers)}" for name, layers in report.unknown.items()),
+        *(
+            [f"learned words are not part of a checkpoint, and stay in their files: {', '.join(report.words)}"]
+            if report.words
+            else []
+        ),
         f"{report.layers} weights changed, by {percent(report.relative_change)} of their norm",
         f"{report.output}: {size(report.size_bytes)} in {report.seconds:.1f} s",
     )

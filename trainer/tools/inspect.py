@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.tools import InspectSettings
+from trainer.lora_files.embedding_info import is_embedding
 from trainer.lora_files.header import read_header
 from trainer.lora_files.inspect import describe_lora
 from trainer.tools.result import Table, ToolContext, ToolResult, named, ranks
 from trainer.units import size
 
-_EMBEDDING_KEYS = ("emb_params", "emp_params", "clip_l", "clip_g", "*", "string_to_param.*")
-_MAX_PARTS = 4
 _HEADER = ("block", "layers", "rank", "directions used", "norm", "dead")
 
 
@@ -87,7 +86,7 @@ def _is_embedding(path: Path) -> bool:
     if path.suffix.lower() in (".pt", ".bin"):
         return True
     _, header = read_header(path)
-    return 0 < len(header) <= _MAX_PARTS and all(key.removesuffix("_out") in _EMBEDDING_KEYS for key in header)
+    return is_embedding(header)
 
 
 def _describe_embedding(path: Path) -> dict[str, Any]:
@@ -98,6 +97,6 @@ def _describe_embedding(path: Path) -> dict[str, Any]:
         "file": str(path),
         "title": "".join(char if char.isprintable() else " " for char in embedding.name),
         "kinds": ["embedding"],
-        "vectors": {encoder: list(vectors.shape) for encoder, vectors in embedding.vectors.items()},
+        "vectors": {encoder: list(vectors.shape) for encoder, vectors in embedding.trained.items()},
         "size_bytes": path.stat().st_size,
     }

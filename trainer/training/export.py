@@ -5,20 +5,25 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.base_models import main_weights
+from trainer.data.examples import Example
 from trainer.events import LoraExported
 from trainer.files import file_sha256, safe_name, unused_path, write_atomically
+from trainer.lora_files.embeddings import write_embedding
 from trainer.lora_files.file import write_lora
-from trainer.lora_files.metadata import TrainingFacts, build_metadata
+from trainer.lora_files.metadata import TrainingFacts, build_metadata, embedding_metadata
+from trainer.training.export_word import embedding_files, embedding_path, learned_embedding
 from trainer.training.preview import preview_path
 from trainer.training.state import TrainParts, TrainState
 
 
 def export_name(parts: TrainParts, step: int, *, is_final: bool) -> str:
     """The file's name without its suffix: with the step in it where it is made along the way."""
-    stem = safe_name(parts.name, "lora")
+    # An embedding's name is the word in every program.
+    stem = safe_name(parts.name if parts.config.adapter.has_lora else parts.config.data.trigger_word, "lora")
     return stem if is_final else f"{stem}-step{step:06d}"
 
 
@@ -37,9 +42,11 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
     path.parent.mkdir(parents=True, exist_ok=True)
     if not (is_final and path.exists()):
         # A finished run that is resumed has its file already; writing it again would only change its times.
-        metadata = build_metadata(parts.config, _facts(parts, state))
-        write_lora(path, parts.adapter.export_modules(), metadata, parts.config.save.precision)
+        _write(parts, state, path)
     library_path = _add_to_library(path, parts.data.loras)
+    alone = embedding_path(parts, path)
+    if alone is not None and alone != path and not parts.config.adapter.embedding.bundle:
+        _add_to_library(alone, parts.data.loras)
     _add_preview(library_path, preview_path(parts, state.step, 0))
     event = LoraExported(
         step=state.step,
@@ -52,10 +59,26 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
     return path, library_path
 
 
+def _write(parts: TrainParts, state: TrainState, path: Path) -> None:
+    """The files of a step; the LoRA, which says that all are there, last."""
+    facts, adapter = _facts(parts, state), parts.config.adapter
+    embedding = learned_embedding(parts)
+    if embedding is not None:
+        own = embedding_metadata(parts.config, facts)
+        for file, form in embedding_files(parts, path).items():
+            write_embedding(file, embedding if form == "trained" else embedding.mean(), own)
+    if adapter.has_lora:
+        bundled = [embedding] if embedding is not None and adapter.embedding.bundle else []
+        metadata = build_metadata(parts.config, facts)
+        write_lora(path, parts.adapter.export_modules(), metadata, parts.config.save.precision, embeddings=bundled)
+
+
 def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:
     config = parts.config
     examples = parts.split.training
-    tags = Counter(tag.strip() for example in examples for tag in example.caption.split(",") if tag.strip())
+    names = {example.concept: example.concept or parts.dataset_name for example in examples}
+    of_concept = {label: [example for example in examples if example.concept == label] for label in names}
+    triggers = (concept.trigger_word for concept in config.data.all_concepts)
     weights = main_weights(parts.components.path)
     return TrainingFacts(
         name=safe_name(parts.name, "lora"),
@@ -67,13 +90,20 @@ def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:
         height=config.data.resolution,
         started_at=state.started_at,
         finished_at=time.time(),
-        trigger_word=config.data.trigger_word,
+        trigger_word=", ".join(dict.fromkeys(filter(None, triggers))),
         base_sha256=file_sha256(weights) if weights else "",
         family=parts.components.family.name,
         prediction_type=parts.components.prediction_type,
         zero_terminal_snr=parts.components.zero_terminal_snr,
-        tag_frequency={parts.dataset_name: dict(tags)},
+        tag_frequency={names[label]: _tags(of_concept[label]) for label in names},
+        datasets={names[label]: (found[0].repeats, len(found)) for label, found in of_concept.items()},
     )
+
+
+def _tags(examples: Sequence[Example]) -> dict[str, int]:
+    """How often each comma-separated part stands in the captions."""
+    captions = (caption for example in examples for caption in example.all_captions)
+    return dict(Counter(tag.strip() for caption in captions for tag in caption.split(",") if tag.strip()))
 
 
 def _add_to_library(path: Path, library: Path) -> Path:

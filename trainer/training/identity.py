@@ -23,20 +23,29 @@ _FREE = (
     "training.device",
     "training.num_threads",
     "training.offload_layers",
+    "training.num_devices",
     "model.base",
 )
 
+_PLACES = ("data.dataset", "data.prior.dataset")
 
-def run_identity(config: RunConfig, components: Components, examples: Sequence[Example]) -> dict[str, Any]:
+
+def run_identity(
+    config: RunConfig, components: Components, examples: Sequence[Example], num_devices: int = 1
+) -> dict[str, Any]:
     """Settings, pictures, base model and surroundings, JSON-able."""
     settings = {path: value for path, value in flatten(config).items() if not path.startswith(_FREE)}
-    pictures = {
-        example.name: [example.sha256, example.caption, example.bucket.width, example.bucket.height]
-        for example in examples
-    }
+    # Data sets may have moved; their pictures are what counts.
+    settings["data.concepts"] = [
+        {name: value for name, value in concept.items() if name != "dataset"} for concept in settings["data.concepts"]
+    ]
+    pictures = {example.name: _facts(example) for example in examples}
     return {
-        # The data set may have moved; its pictures are what counts.
-        "settings": {path: value for path, value in settings.items() if path != "data.dataset"},
+        "settings": {path: value for path, value in settings.items() if path not in _PLACES}
+        | {
+            # How many devices share a batch is free, the batch of all of them is not.
+            "training.batch_size": config.training.global_batch_size
+        },
         "pictures": pictures,
         "base": {part: components.fingerprint(part) for part in components.parts},
         "noise": [components.prediction_type, components.zero_terminal_snr],
@@ -45,8 +54,17 @@ def run_identity(config: RunConfig, components: Components, examples: Sequence[E
             "device": components.device.type,
             "precision": dtype_name(components.dtype),
             "threads": torch.get_num_threads(),
+            "number of devices": num_devices,
         },
     }
+
+
+def _facts(example: Example) -> list[Any]:
+    """What of a picture the weights follow from; more than four entries only where it has a mask or several captions."""
+    facts: list[Any] = [example.sha256, example.caption, example.bucket.width, example.bucket.height]
+    if example.mask is None and not example.captions:
+        return facts
+    return [*facts, example.mask.sha256 if example.mask else "", list(example.captions)]
 
 
 def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
@@ -101,6 +119,10 @@ def _pictures(saved: Mapping[str, list[Any]], current: Mapping[str, list[Any]]) 
             findings.append(Finding(name, "the picture was changed"))
         elif before[1] != now[1]:
             findings.append(Finding(name, f"its caption was '{before[1]}', is '{now[1]}'"))
-        else:
+        elif before[2:4] != now[2:4]:
             findings.append(Finding(name, "it is cut to another size"))
+        elif before[4:5] != now[4:5]:
+            findings.append(Finding(name, "its mask was changed"))
+        else:
+            findings.append(Finding(name, "its captions were changed"))
     return findings

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 from trainer.config.loading import build_config
+from trainer.config.run import RunConfig
 from trainer.events import Started
 from trainer.files import sweep_partial
 from trainer.jobs import JobContext
 from trainer.models.devices import dtype_name
 from trainer.training.averages import weights_in_use
+from trainer.training.distributed import Ranks
 from trainer.training.export import export_lora
+from trainer.training.export_word import embedding_path
+from trainer.training.joining import joined
 from trainer.training.loop import train_loop
 from trainer.training.resume import restore
 from trainer.training.setup import set_up
 
 
 def train(context: JobContext) -> dict[str, Any]:
-    """Train, or go on training, the run's LoRA, and export it.
+    """Train, or go on training, the run's LoRA, and export it. Called once in each of the run's processes.
 
-    Returns: run, lora, library_path, steps, seconds, validation_loss_first, validation_loss_last.
+    Returns: run, lora, library_path, embedding where a word was learned, steps, seconds, validation_loss_first, validation_loss_last.
     Raises: Cancelled: the user stopped it; there is a checkpoint if a step was done. InkwashError: see the message.
     """
+    config = build_config(context.run.config())
+    with joined(config) as ranks:
+        return _train(context, config, ranks)
+
+
+def _train(context: JobContext, config: RunConfig, ranks: Ranks) -> dict[str, Any]:
     run = context.run
-    for folder in (run.checkpoints, run.samples, run.lora):
+    for folder in (run.checkpoints, run.samples, run.lora) if ranks.is_main else ():
         folder.mkdir(parents=True, exist_ok=True)
         sweep_partial(folder)
-    parts = set_up(context, build_config(run.config()), run.data_folder())
+    parts = set_up(context, config, run.data_folder(), ranks)
     state = restore(parts)
     context.emit(
         Started(
             pid=os.getpid(),
-            device=str(parts.device),
+            device=str(parts.device) if ranks.count == 1 else f"{ranks.count} × {parts.device.type}",
             precision=dtype_name(parts.components.dtype),
             total_steps=parts.total_steps,
             resumed_from=state.step,
@@ -41,11 +52,16 @@ def train(context: JobContext) -> dict[str, Any]:
     context.stage("Training", state.step, parts.total_steps)
     train_loop(parts, state)
     with weights_in_use(parts):
-        path, library_path = export_lora(parts, state, is_final=True)
+        exported = ranks.on_main(partial(export_lora, parts, state, is_final=True))
+    if exported is None:
+        return {}
+    path, library_path = exported
+    alone = embedding_path(parts, path)
     return {
         "run": str(run.folder),
         "lora": str(path),
         "library_path": str(library_path),
+        **({} if alone is None else {"embedding": str(alone)}),
         "steps": state.step,
         "seconds": round(state.elapsed_seconds, 3),
         "validation_loss_first": state.validation[0][1],

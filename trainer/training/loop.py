@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from trainer.errors import Cancelled
 from trainer.events import Validated
+from trainer.runs import RequestName
 from trainer.training.averages import weights_in_use
 from trainer.training.export import export_lora, export_path
 from trainer.training.preview import has_previews, make_previews
@@ -42,7 +44,7 @@ def _due_actions(parts: TrainParts, state: TrainState, reporter: Reporter) -> No
     """What is due after a step: measure, save, then show, for a sample that fails must not cost the step."""
     config, run = parts.config, parts.context.run
     is_last = state.step == parts.total_steps
-    wants_stop, wants_save, wants_preview = (run.has_request(name) for name in ("stop", "save", "preview"))
+    wants_stop, wants_save, wants_preview = _requests(parts)
     validates = is_last or _is_due(config.validation.every, state.step)
     saves = is_last or wants_stop or wants_save or _is_due(config.save.checkpoint_every, state.step)
     shows = is_last or wants_preview or _is_due(config.preview.every, state.step)
@@ -58,17 +60,35 @@ def _due_actions(parts: TrainParts, state: TrainState, reporter: Reporter) -> No
     if wants_preview:
         run.clear_requests("preview")
         with weights_in_use(parts):
-            make_previews(parts, state.step)
+            parts.ranks.on_main(partial(make_previews, parts, state.step))
     if wants_save:
         run.clear_requests("save")
         with weights_in_use(parts):
-            export_lora(parts, state, is_final=False)
+            parts.ranks.on_main(partial(export_lora, parts, state, is_final=False))
     _show_and_export(parts, state)
     parts.context.stage("Training", state.step, parts.total_steps)
 
 
+def _requests(parts: TrainParts) -> list[bool]:
+    """What the user asks for, as the main process sees it: stop, save, preview."""
+    names: tuple[RequestName, ...] = ("stop", "save", "preview")
+    asked = parts.ranks.from_main(sum(parts.context.run.has_request(name) << bit for bit, name in enumerate(names)))
+    return [bool(asked >> bit & 1) for bit in range(len(names))]
+
+
 def _show_and_export(parts: TrainParts, state: TrainState) -> None:
     """The samples and files that belong to this step, unless they are there already."""
+    if _has_something_due(parts, state):
+        parts.ranks.on_main(partial(_show_and_export_here, parts, state))
+
+
+def _has_something_due(parts: TrainParts, state: TrainState) -> bool:
+    config = parts.config
+    is_edge = state.step in (0, parts.total_steps)
+    return is_edge or _is_due(config.preview.every, state.step) or _is_due(config.save.export_every, state.step)
+
+
+def _show_and_export_here(parts: TrainParts, state: TrainState) -> None:
     config = parts.config
     is_edge = state.step in (0, parts.total_steps)
     if (is_edge or _is_due(config.preview.every, state.step)) and not has_previews(parts, state.step):

@@ -10,10 +10,13 @@ import torch
 
 from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
-from trainer.data.examples import Example
+from trainer.data.examples import Concept, Example, mask_of
+from trainer.data.masks import MaskCache
+from trainer.data.variants import Variant
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
+from trainer.dataset.kohya import kohya_folders
 from trainer.dataset.scan import PictureFacts, preflight
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DatasetError, Finding
 from trainer.events import Warned
 from trainer.files import require_free
 from trainer.jobs import JobContext
@@ -46,38 +49,130 @@ def check_optimizer(context: JobContext, config: RunConfig, device: torch.device
                 message=f"{facts.title} is made for graphics cards; on a processor it is a hundred times slower than AdamW."
             )
         )
-    if facts.finds_rate and config.adapter.unet.rank and config.adapter.text_encoder.rank:
+    adapter = config.adapter
+    if (
+        facts.finds_rate
+        and bool(adapter.unet.rank) + bool(adapter.text_encoder.rank) + bool(adapter.embedding.num_vectors) > 1
+    ):
         context.emit(
             Warned(
-                message=f"{facts.title} finds one learning rate for UNet and text encoder; the rates that are set only say what is trained."
+                message=f"{facts.title} finds one learning rate for all that is trained; the rates that are set only say what is."
             )
         )
 
 
+def read_concepts(context: JobContext, config: RunConfig, data: DataFolder) -> tuple[DatasetInfo, list[Concept]]:
+    """The first data set, and all data sets of the run with their usable pictures; warnings name those passed over.
+
+    Raises: DatasetError: there is no such data set, it has no usable picture, or its masks cannot be used. Cancelled.
+    """
+    infos, concepts = list[DatasetInfo](), list[Concept]()
+    for settings in config.data.all_concepts:
+        info, pictures = read_pictures(context, config, data, settings.dataset)
+        label = _unused_label(info.title, [concept.label for concept in concepts]) if concepts else ""
+        infos.append(info)
+        concepts.append(Concept(label, pictures, settings))
+    same = [info.title for index, info in enumerate(infos) if info.folder in {other.folder for other in infos[:index]}]
+    if same:
+        raise ConfigError(
+            f"The data set '{same[0]}' is named twice.", where="data.concepts", fix="Give it repeats instead."
+        )
+    _check_masks(context, config, [picture for concept in concepts for picture in concept.pictures])
+    return infos[0], concepts
+
+
+def _unused_label(title: str, taken: Sequence[str]) -> str:
+    label, number = title, 2
+    while label in taken:
+        label, number = f"{title} ({number})", number + 1
+    return label
+
+
 def read_pictures(
-    context: JobContext, config: RunConfig, data: DataFolder
+    context: JobContext, config: RunConfig, data: DataFolder, name: str
 ) -> tuple[DatasetInfo, tuple[PictureFacts, ...]]:
-    """The data set and its usable pictures; a warning names those that are passed over.
+    """A data set and its usable pictures; a warning names those that are passed over.
 
     Raises: DatasetError: there is no such data set, or it has no usable picture. Cancelled.
     """
     catalog = DatasetCatalog(data)
-    info = catalog.get(config.data.dataset)
+    info = catalog.get(name)
 
     def progress(done: int, total: int) -> None:
         context.check_stop()
         context.stage("Checking pictures", done, total)
 
-    scan = catalog.scan(config.data.dataset, progress=progress)
+    scan = catalog.scan(name, progress=progress)
     pictures = scan.require_usable()
+    if kohya_folders(info.folder):
+        context.emit(
+            Warned(
+                message=f"{info.title} has folders such as '10_robot', and their numbers are not read as repeats here: "
+                "`inkwash train --concepts-from FOLDER` makes a concept of each, as does adding the folder in the form."
+            )
+        )
     bad = [picture for picture in scan.pictures if not picture.is_usable]
     if bad:
         reasons = [f"{picture.name} ({_reason(picture)})" for picture in bad]
         context.emit(Warned(message=f"{len(bad)} of {len(scan.pictures)} pictures cannot be used: {_list(reasons)}"))
-    notes = preflight(pictures, config.data.resolution, config.data.max_aspect_ratio if config.data.buckets else 1.0)
+    notes = preflight(
+        pictures,
+        max(config.data.all_resolutions),
+        config.data.max_aspect_ratio if config.data.buckets else 1.0,
+        enlarges=not config.data.bucket_no_upscale,
+    )
+    orphans = [problem.message for problem in scan.problems if problem.code == "mask_orphan"]
+    if config.data.masks != "off" and orphans:
+        context.emit(Warned(message=f"{len(orphans)} masks are not used: {_list(orphans)}"))
     if notes:
         context.emit(Warned(message=f"{len(notes)} notes on pictures: {_list([str(note) for note in notes])}"))
     return info, pictures
+
+
+def _check_masks(context: JobContext, config: RunConfig, pictures: Sequence[PictureFacts]) -> None:
+    """Refuse masks that would lie beside their subject, and a masked loss without a mask. Raises DatasetError."""
+    source = config.data.masks
+    if source == "off":
+        return
+    wrong = [
+        Finding(picture.name, problem.message)
+        for picture in pictures
+        for problem in picture.problems
+        if problem.code in ("mask_shape", "mask_unreadable") and source != "alpha"
+    ]
+    if wrong:
+        raise DatasetError(
+            f"{len(wrong)} masks cannot be used.",
+            where="data.masks",
+            fix="Save each mask in the size of its picture, or turn data.masks off.",
+            findings=wrong,
+        )
+    without = [picture.name for picture in pictures if mask_of(picture, source) is None]
+    if len(without) == len(pictures):
+        raise DatasetError(
+            "The loss is to be masked, and no picture has a mask.",
+            where="data.masks",
+            fix="Save masks as NAME-masklabel.png beside the pictures (white is the subject), use pictures with transparent "
+            "parts and data.masks alpha, or turn data.masks off.",
+        )
+    if without:
+        context.emit(
+            Warned(
+                message=f"{len(without)} of {len(pictures)} pictures have no mask and are learned whole: {_list(without)}"
+            )
+        )
+
+
+def check_empty_masks(context: JobContext, masks: MaskCache, wanted: Sequence[tuple[Example, Variant]]) -> None:
+    """Warn of pictures of whose cut the mask leaves nothing."""
+    empty = dict.fromkeys(example.name for example, variant in wanted if not bool(masks.get(example, variant).any()))
+    if empty:
+        context.emit(
+            Warned(
+                message=f"The masks of {len(empty)} pictures are black where they are cut (white is the subject), so that "
+                f"little or nothing of them is learned: {_list(list(empty))}"
+            )
+        )
 
 
 def _reason(picture: PictureFacts) -> str:
@@ -116,7 +211,7 @@ def check_sizes(context: JobContext, config: RunConfig, components: Components, 
 def check_captions(context: JobContext, config: RunConfig, components: Components, examples: Sequence[Example]) -> None:
     """Warn of captions whose end the text encoders do not see, and of empty ones."""
     limit = config.data.max_caption_tokens
-    lengths = [count_tokens(components.tokenizer, example.caption) for example in examples]
+    lengths = [max(_num_tokens(config, components, text) for text in example.all_captions) for example in examples]
     cut = [example.name for example, length in zip(examples, lengths, strict=True) if length > limit]
     if cut:
         context.emit(
@@ -132,6 +227,15 @@ def check_captions(context: JobContext, config: RunConfig, components: Component
                 f"they are trained without words: {_list(empty)}"
             )
         )
+
+
+def _num_tokens(config: RunConfig, components: Components, caption: str) -> int:
+    """Tokens of a caption, in which a trigger word with vectors of its own takes a place for each."""
+    count, word, own = count_tokens(components.tokenizer, caption), config.data.trigger_word, config.adapter.embedding
+    if not own.num_vectors:
+        return count
+    longer = own.num_vectors - count_tokens(components.tokenizer, word)
+    return count + caption.casefold().count(word.casefold()) * longer
 
 
 def check_disk(context: JobContext, config: RunConfig, num_trained: int) -> None:

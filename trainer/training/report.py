@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from trainer.events import StepDone
-from trainer.optimizers.schedule import multiplier
 from trainer.training.state import TrainParts, TrainState
-from trainer.training.step import FiniteGuard, StepResult, learning_rate
+from trainer.training.step import FiniteGuard, StepResult, rate_at
 
 _FIRST_STEPS = 20
 _INTERVAL_SECONDS = 0.5
@@ -36,7 +35,9 @@ class Reporter:
         self._seconds += seconds
         is_first = result.step < self.first_step + _FIRST_STEPS
         is_last = result.step == self.parts.total_steps
-        if is_first or is_last or time.monotonic() - self._last_time >= _INTERVAL_SECONDS:
+        is_due = is_first or is_last or time.monotonic() - self._last_time >= _INTERVAL_SECONDS
+        # Clocks differ, and all processes must look for what is broken after the same step.
+        if self.parts.ranks.from_main(is_due):
             self.flush(state)
 
     def flush(self, state: TrainState) -> None:
@@ -50,14 +51,14 @@ class Reporter:
         # The first steps warm caches and kernels up; a running mean forgets them.
         self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
         prior = [result.prior_loss for result in results if result.prior_loss is not None]
-        factor = multiplier(self.parts.config.schedule, last.step, total) * found_rate(self.parts.optimizer.optimizer)
+        found = found_rate(self.parts.optimizer.optimizer)
         self.parts.context.emit(
             StepDone(
                 step=last.step,
                 total_steps=total,
                 loss=_mean([result.loss for result in results]),
                 learning_rates={
-                    part: learning_rate(self.parts, part) * factor for part in self.parts.adapter.parameter_groups()
+                    part: rate_at(self.parts, part, last.step) * found for part in self.parts.adapter.parameter_groups()
                 },
                 grad_norm=_mean([result.grad_norm for result in results]),
                 steps_per_second=self._rate,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 import torch
 
-from trainer.errors import NonFiniteLossError
+from trainer.errors import NonFiniteLossError, RunError
 from trainer.events import CheckpointSaved, Warned
 from trainer.training.checkpoint import Checkpoint, CheckpointStore, pack_optimizer, unpack_optimizer
+from trainer.training.distributed import fingerprint_of
 from trainer.training.identity import require_same
 from trainer.training.state import TrainParts, TrainState
 
@@ -21,6 +23,24 @@ def checkpoint_store(parts: TrainParts) -> CheckpointStore:
 
 def save_checkpoint(parts: TrainParts, state: TrainState) -> None:
     """Write a checkpoint and say so. Raises NonFiniteLossError, ResourceError."""
+    _keep_equal(parts, state)
+    parts.ranks.on_main(partial(_save_checkpoint, parts, state))
+
+
+def _keep_equal(parts: TrainParts, state: TrainState) -> None:
+    """See to it that all devices have the weights that are saved. Equal ones always have; others may round differently."""
+    if parts.ranks.count == 1 or parts.ranks.all_equal(fingerprint_of(parts.adapter.state_dict())):
+        return
+    parts.context.emit(
+        Warned(
+            message=f"After step {state.step} the devices' weights differed in their last bits, as those of unlike devices do. "
+            "All go on from the first one's."
+        )
+    )
+    parts.adapter.load_state_dict(parts.ranks.take_mains(parts.adapter.state_dict()))
+
+
+def _save_checkpoint(parts: TrainParts, state: TrainState) -> None:
     parts.context.stage("Saving a checkpoint")
     weights = parts.adapter.state_dict()
     broken = [name for name, weight in weights.items() if not math.isfinite(float(weight.sum(dtype=torch.float64)))]
@@ -46,10 +66,14 @@ def save_checkpoint(parts: TrainParts, state: TrainState) -> None:
 
 
 def restore(parts: TrainParts) -> TrainState:
-    """Go on from the newest valid checkpoint, or begin.
+    """Go on from the newest valid checkpoint, or begin; in all processes from the same.
 
     Raises: RunError: the settings, pictures or base model are not those of the checkpoint.
     """
+    return _require_one_start(parts, _restore(parts))
+
+
+def _restore(parts: TrainParts) -> TrainState:
     checkpoint, damaged = checkpoint_store(parts).newest()
     if checkpoint is None:
         for message in damaged:
@@ -67,4 +91,16 @@ def restore(parts: TrainParts) -> TrainState:
         parts.average.load_state_dict(checkpoint.average, state.step)
     if parts.accelerator.scaler is not None and checkpoint.state["scaler"]:
         parts.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+    return state
+
+
+def _require_one_start(parts: TrainParts, state: TrainState) -> TrainState:
+    if parts.ranks.count > 1 and not parts.ranks.all_equal(
+        f"{state.step} {fingerprint_of(parts.adapter.state_dict())}"
+    ):
+        raise RunError(
+            "The processes of this run see different checkpoints.",
+            where=str(parts.context.run.checkpoints),
+            fix="The run must lie on a disk that all machines share; a moment later they may all see the newest.",
+        )
     return state

@@ -9,19 +9,24 @@ from functools import partial
 from typing import cast, get_args
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from trainer.adapters.method import AdapterMethod, build_method
+from trainer.config.data import DataConfig
 from trainer.config.run import RunConfig
 from trainer.data.batches import BatchMaker, BatchOrder
-from trainer.data.examples import Example, make_examples, split_examples
+from trainer.data.examples import Example, at_all_resolutions, concept_examples, split_examples
 from trainer.data.latents import LatentCache
+from trainer.data.masks import MaskCache
 from trainer.data.randomness import stream_seed
+from trainer.data.showings import Showings
 from trainer.data.tensor_store import TensorStore
 from trainer.data.texts import CachedTexts, LiveTexts, Texts
+from trainer.data.variants import PLAIN, Variant, Variants
 from trainer.errors import ModelFileError
 from trainer.events import Warned
 from trainer.jobs import JobContext
@@ -35,14 +40,16 @@ from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 from trainer.progress import StageProgress
 from trainer.training.base_prediction import start_of
-from trainer.training.class_images import class_examples
+from trainer.training.class_images import class_data, class_examples
+from trainer.training.distributed import Ranks
 from trainer.training.identity import run_identity
 from trainer.training.preflight import (
     check_captions,
     check_disk,
+    check_empty_masks,
     check_optimizer,
     check_sizes,
-    read_pictures,
+    read_concepts,
 )
 from trainer.training.state import NoiseSchedule, TrainParts
 from trainer.training.storage import keeps_text_encoders, weight_storage
@@ -51,32 +58,43 @@ log = logging.getLogger(__name__)
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainParts:
-    """Build a run's parts, in the order that finds the cheapest mistakes first.
+def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Ranks | None = None) -> TrainParts:
+    """Build a run's parts, in the order that finds the cheapest mistakes first; in each of its processes.
 
     Raises: DatasetError, ConfigError, ModelFileError, ResourceError: see the message; Cancelled.
     """
-    device = pick_device(config.training.device)
+    ranks = ranks or Ranks()
+    device = ranks.device(pick_device(config.training.device))
     check_optimizer(context, config, device)
     dtype = pick_dtype(config.model.precision, device)
     storage = weight_storage(config, device)
     _prepare_torch(config, device)
-    dataset, pictures = read_pictures(context, config, data)
+    dataset, concepts = ranks.main_first(partial(read_concepts, context, config, data))
     context.stage("Loading the base model")
     components = load_components(config.model, data, device, dtype, storage)
     noise_schedule = _noise_schedule(components)
-    examples = make_examples(pictures, config.data, config.data.trigger_word)
-    check_sizes(context, config, components, examples)
+    examples = [example for concept in concepts for example in concept_examples(concept, config.data)]
+    check_sizes(context, config, components, at_all_resolutions(examples, config.data))
     check_captions(context, config, components, examples)
     split = split_examples(examples, config.data.validation_share, config.validation.num_pictures, config.training.seed)
     context.check_stop()
-    class_pictures = class_examples(context, config, data, components)
-    latents = _cache_latents(context, config, data, components, [*examples, *class_pictures])
-    texts = _make_texts(context, config, data, components, [*examples, *class_pictures])
+    class_pictures = ranks.main_first(partial(class_examples, context, config, data, components))
+    shown = at_all_resolutions(split.training, config.data)
+    wanted = [
+        *variants_of(config.data, config.training.seed, shown),
+        *variants_of(class_data(config.data), config.training.seed, class_pictures),
+        *((example, PLAIN) for example in split.validation),
+    ]
+    latents = _cache_latents(context, data, components, wanted, ranks)
+    masks = ranks.main_first(partial(_cache_masks, context, config, data, components, wanted))
+    texts = ranks.main_first(partial(_make_texts, context, config, data, components, [*examples, *class_pictures]))
     if device.type != "cpu":
         components.move_away("vae", *([] if texts.needs_encoder else components.text_encoders))
-    adapter = build_method(config.adapter)
+    adapter = build_method(config.adapter, config.data.trigger_word)
     adapter.attach(components, stream_seed("adapter", config.training.seed))
+    # Where cards differ, so may the last bits of what each computed as a start (PiSSA's SVD).
+    if ranks.count > 1:
+        adapter.load_state_dict(ranks.take_mains(adapter.state_dict()))
     for note in adapter.notes():
         context.emit(Warned(message=note))
     check_disk(context, config, sum(weight.numel() for weight in adapter.state_dict().values()))
@@ -95,14 +113,23 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
         optimizer=optimizer,
         noise_schedule=noise_schedule,
         split=split,
-        batches=_batches(config, split.training, latents, "instance", config.data.repeats),
-        class_batches=_batches(config, class_pictures, latents, "class", 1) if class_pictures else None,
+        batches=_batches(
+            config,
+            shown,
+            latents,
+            "instance",
+            Showings(shown, balanced=config.data.balance == "concepts"),
+            ranks,
+            masks,
+        ),
+        class_batches=_class_batches(config, class_pictures, latents, ranks),
         texts=texts,
         latents=latents,
         name=config.save.name or dataset.title,
         dataset_name=dataset.name,
-        identity=run_identity(config, components, examples),
+        identity=run_identity(config, components, [*examples, *(class_pictures if prior.dataset else ())], ranks.count),
         average=WeightAverage(weights, decay) if decay else None,
+        ranks=ranks,
         start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
     )
 
@@ -133,15 +160,44 @@ def _noise_schedule(components: Components) -> NoiseSchedule:
     )
 
 
+def variants_of(data: DataConfig, seed: int, examples: Sequence[Example]) -> list[tuple[Example, Variant]]:
+    """Every variant of every picture that can be drawn in training."""
+    variants = Variants(data, seed)
+    return [(example, variant) for example in examples for variant in variants.of(example)]
+
+
 def _cache_latents(
-    context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
+    context: JobContext,
+    data: DataFolder,
+    components: Components,
+    wanted: Sequence[tuple[Example, Variant]],
+    ranks: Ranks,
 ) -> LatentCache:
     store = TensorStore(data.cache / "latents")
     latents = LatentCache(store, components, components.fingerprint("vae"))
     progress = partial(StageProgress(context), "Caching latents")
-    computed = latents.prepare(examples, with_flipped=config.data.horizontal_flip, progress=progress)
+    # Each device makes its share, and then finds those of the others.
+    computed = latents.prepare(wanted[ranks.index :: ranks.count], progress)
+    if ranks.count > 1:
+        ranks.meet()
+        latents.prepare(wanted, progress)
     log.info("%d latents were computed, the others were cached", computed)
     return latents
+
+
+def _cache_masks(
+    context: JobContext,
+    config: RunConfig,
+    data: DataFolder,
+    components: Components,
+    wanted: Sequence[tuple[Example, Variant]],
+) -> MaskCache | None:
+    if config.data.masks == "off":
+        return None
+    masks = MaskCache(TensorStore(data.cache / "masks"), components.vae_scale_factor)
+    masks.prepare(wanted, partial(StageProgress(context), "Cutting masks"))
+    check_empty_masks(context, masks, wanted)
+    return masks
 
 
 def _make_texts(
@@ -153,8 +209,9 @@ def _make_texts(
     store = TensorStore(data.cache / "texts")
     name = "".join(components.fingerprint(part) for part in components.text_encoders)
     texts = CachedTexts(store, components, name + fingerprint_tokenizers(components), options)
-    captions = [config.data.prior.class_prompt, *(example.caption for example in examples)]
-    texts.prepare(captions, partial(StageProgress(context), "Caching captions"))
+    prompts = [config.data.prior.class_prompt, *(example.class_prompt for example in examples)]
+    captions = [text for example in examples for text in example.all_captions]
+    texts.prepare([*prompts, *captions], partial(StageProgress(context), "Caching captions"))
     return texts
 
 
@@ -167,11 +224,27 @@ def fingerprint_tokenizers(components: Components) -> str:
 
 
 def _batches(
-    config: RunConfig, examples: Sequence[Example], latents: LatentCache, stream: str, repeats: int
+    config: RunConfig,
+    examples: Sequence[Example],
+    latents: LatentCache,
+    stream: str,
+    shown: int | Showings,
+    ranks: Ranks,
+    masks: MaskCache | None = None,
 ) -> BatchMaker:
-    buckets = [example.bucket for example in examples]
-    order = BatchOrder(buckets, config.training.batch_size, repeats, stream, config.training.seed)
-    return BatchMaker(examples, order, latents, config.data, config.objective)
+    seed, buckets = config.training.seed, [example.bucket for example in examples]
+    order = BatchOrder(buckets, config.training.global_batch_size, shown, stream, seed)
+    part = (ranks.index, ranks.count)
+    return BatchMaker(examples, order, latents, config.data, config.objective, seed=seed, masks=masks, part=part)
+
+
+def _class_batches(
+    config: RunConfig, examples: Sequence[Example], latents: LatentCache, ranks: Ranks
+) -> BatchMaker | None:
+    if not examples:
+        return None
+    own = config.model_copy(update={"data": class_data(config.data)})
+    return _batches(own, examples, latents, "class", 1, ranks)
 
 
 def _set_modes(config: RunConfig, components: Components) -> None:
@@ -190,8 +263,9 @@ def _set_modes(config: RunConfig, components: Components) -> None:
 def _accelerate(
     config: RunConfig, adapter: AdapterMethod, device: torch.device, dtype: torch.dtype
 ) -> tuple[Accelerator, AcceleratedOptimizer]:
-    # accelerate keeps its precision for the process; another run in the same process may want another.
-    AcceleratorState._reset_state(reset_partial_state=True)
+    # accelerate keeps its precision for the process; another run in the same process may want another. What several
+    # processes have in common stays: it is how they reach each other.
+    AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     precision = _ACCELERATE_PRECISION[dtype_name(dtype)]
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     optimizer = load_object(config.optimizer.implementation)(config.optimizer, adapter.parameter_groups())

@@ -22,6 +22,7 @@ from trainer.models.components import Components
 from trainer.objectives.diffusion import PredictionType
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
+from trainer.training.distributed import Ranks
 
 
 @dataclass
@@ -70,6 +71,7 @@ class TrainParts:
 
     Attributes:
         average: of the trained weights, where the settings ask for one.
+        ranks: the processes that train together.
         start: the adapter's state with which the model is the base model, where the base model's predictions are needed.
     """
 
@@ -91,6 +93,7 @@ class TrainParts:
     identity: dict[str, Any]
     average: WeightAverage | None = None
     start: dict[str, Tensor] | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def total_steps(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from trainer.config.embedding import GROUP as EMBEDDING
 from trainer.data.batches import Batch
 from trainer.data.randomness import stream_seed
 from trainer.errors import Finding, NonFiniteLossError
@@ -35,24 +36,40 @@ class StepResult:
 def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
     """Do step number `step` (from 1). Raises NonFiniteLossError, at the latest when `guard` is next asked."""
     parts.optimizer.zero_grad()
+    embedding = parts.config.adapter.embedding
+    parts.components.words.is_held = not embedding.learns(EMBEDDING, step, parts.total_steps)
     loss, prior_loss, pictures = _accumulate_gradients(parts, step)
     penalty = parts.adapter.penalty()
     if penalty is not None:
         parts.accelerator.backward(penalty)
+    parts.ranks.average(parts.trainable, [loss] if prior_loss is None else [loss, prior_loss])
     max_norm = parts.config.training.max_grad_norm or math.inf
-    grad_norm = parts.accelerator.clip_grad_norm_(parts.trainable, max_norm)
+    grad_norm = parts.accelerator.clip_grad_norm_(_learning(parts, step), max_norm)
     if grad_norm is None:
         raise RuntimeError("accelerate gave no gradient norm")
     result = StepResult(step, loss, prior_loss, grad_norm.detach(), pictures)
     guard.watch(parts, result)
-    factor = multiplier(parts.config.schedule, step, parts.total_steps)
     for group in parts.optimizer.param_groups:
-        group["lr"] = learning_rate(parts, group["name"]) * factor
+        group["lr"] = rate_at(parts, group["name"], step)
     parts.optimizer.step()
     parts.adapter.after_step(step, parts.total_steps)
     if parts.average is not None:
         parts.average.update()
     return result
+
+
+def _learning(parts: TrainParts, step: int) -> list[torch.nn.Parameter]:
+    """The weights that a step changes. Gradients of others count in the optimizer's means, not in the length that is clipped."""
+    embedding = parts.config.adapter.embedding
+    groups = parts.adapter.parameter_groups().items()
+    return [weight for name, weights in groups if embedding.learns(name, step, parts.total_steps) for weight in weights]
+
+
+def rate_at(parts: TrainParts, group: str, step: int) -> float:
+    """The learning rate of a group in a step: with its schedule, and 0 where it rests (`adapter.embedding.phase`)."""
+    if not parts.config.adapter.embedding.learns(group, step, parts.total_steps):
+        return 0.0
+    return learning_rate(parts, group) * multiplier(parts.config.schedule, step, parts.total_steps)
 
 
 def learning_rate(parts: TrainParts, group: str) -> float:
@@ -70,9 +87,9 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
     for micro_batch in range(count):
         number = (step - 1) * count + micro_batch
         # What torch itself draws (dropout in the adapter) follows from the step, too.
-        torch.manual_seed(stream_seed("torch", seed, step, micro_batch))
+        torch.manual_seed(stream_seed("torch", seed, step, micro_batch, *_own_stream(parts)))
         batch = parts.batches.make(number, "instance", seed, step, micro_batch)
-        pictures += [example.name for example in batch.examples]
+        pictures += parts.batches.names(number)
         part = denoising_loss(parts, batch)
         parts.accelerator.backward(part / count)
         loss += part.detach() / count
@@ -82,11 +99,17 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
                 part = denoising_loss(parts, parts.class_batches.make(number, "class", seed, step, micro_batch))
             else:
                 batch = parts.batches.make(number, "base prediction", seed, step, micro_batch)
-                prompts = (config.data.prior.class_prompt,) * len(batch.captions)
-                part = base_prediction_loss(parts, replace(batch, captions=prompts))
+                prompts = tuple(example.class_prompt or config.data.prior.class_prompt for example in batch.examples)
+                # The base model is kept in the background, too.
+                part = base_prediction_loss(parts, replace(batch, captions=prompts, area=None))
             parts.accelerator.backward(config.data.prior.weight * part / count)
             prior_loss += part.detach() / count
     return loss, prior_loss, tuple(dict.fromkeys(pictures))
+
+
+def _own_stream(parts: TrainParts) -> tuple[int, ...]:
+    """What tells the draws of a process from those of others: elements are dropped for each picture, whole layers for all."""
+    return (parts.ranks.index,) if parts.ranks.index and parts.config.adapter.dropout else ()
 
 
 def denoising_loss(parts: TrainParts, batch: Batch) -> Tensor:
@@ -113,9 +136,9 @@ def base_prediction_loss(parts: TrainParts, batch: Batch) -> Tensor:
 
 def _weighted_error(parts: TrainParts, batch: Batch, model_pred: Tensor, goal: Tensor) -> Tensor:
     schedule, objective = parts.noise_schedule, parts.config.objective
-    errors = error(objective, model_pred, goal, batch.timesteps, schedule.alphas_cumprod)
+    errors = error(objective, model_pred, goal, batch.timesteps, schedule.alphas_cumprod, batch.area)
     snr = signal_to_noise(schedule.alphas_cumprod, batch.timesteps)
-    return (errors * loss_weights(objective, snr, schedule.prediction_type)).mean()
+    return (errors * batch.weights * loss_weights(objective, snr, schedule.prediction_type)).mean()
 
 
 @dataclass

@@ -8,6 +8,7 @@ from trainer.data.batches import frames_of
 from trainer.data.captions import settled
 from trainer.data.examples import Example
 from trainer.data.randomness import generator_for
+from trainer.data.variants import PLAIN
 from trainer.objectives.diffusion import add_noise, evenly_spread_timesteps, target
 from trainer.objectives.losses import squared_error
 from trainer.training.base_prediction import evaluating
@@ -21,14 +22,19 @@ def validation_loss(parts: TrainParts) -> float:
         objective.min_timestep, objective.max_timestep, parts.config.validation.num_timesteps
     )
     with torch.no_grad(), evaluating(parts):
-        errors = [_errors(parts, example, timesteps) for example in parts.split.validation]
-        return float(torch.cat(errors).double().mean())
+        # Each process measures its pictures; zeros stand for those of the others, so that the sum is all, to the bit.
+        pictures, ranks = parts.split.validation, parts.ranks
+        errors = torch.zeros(len(pictures), len(timesteps), dtype=torch.float64)
+        rows = [_errors(parts, picture, timesteps) for picture in pictures[ranks.index :: ranks.count]]
+        if rows:
+            errors[ranks.index :: ranks.count] = torch.stack(rows).double().cpu()
+        return float(ranks.add_up(errors).mean())
 
 
 def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.Tensor:
     """Errors of one picture at each timestep, `(len(timesteps),)`."""
     schedule, device = parts.noise_schedule, parts.device
-    latents, _ = parts.latents.get(example, False)
+    latents, _ = parts.latents.get(example)
     # Named by the picture, not by its place, so that a picture more or less leaves the others' noise as it was.
     generator = generator_for("validation noise", parts.config.training.seed, example.sha256)
     noise = torch.randn((len(timesteps), *latents.shape), generator=generator).to(device)
@@ -36,7 +42,7 @@ def _errors(parts: TrainParts, example: Example, timesteps: list[int]) -> torch.
     latents = latents.to(device).expand_as(noise)
     noisy_latents = add_noise(latents, noise, times, schedule.alphas_cumprod)
     goal = target(schedule.prediction_type, latents, noise, times, schedule.alphas_cumprod)
-    frames = frames_of([example] * len(timesteps), [False] * len(timesteps)).to(device)
+    frames = frames_of([(example, PLAIN)] * len(timesteps)).to(device)
     caption = settled(example.caption, parts.config.data)
     errors: list[torch.Tensor] = []
     size = parts.config.training.batch_size

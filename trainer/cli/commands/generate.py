@@ -11,17 +11,21 @@ from trainer.cli.flags import add_flags, flag_values
 from trainer.cli.output import ProgressPrinter, follow, print_json
 from trainer.config.generate import GenerateConfig
 from trainer.config.loading import build_generate_config
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, LoraFileError
 from trainer.files import unused_path
 from trainer.jobs import enqueue
+from trainer.lora_lookup import with_tagged_loras
 from trainer.paths import data_folder
 from trainer.runs import create_run
+from trainer.stacks import load_stack
 
 SUMMARY = "make pictures with a base model and any number of LoRAs"
 EXAMPLES = """  inkwash generate --prompt "a red house, on a lake" --seed 1
   inkwash generate --prompt "a red house" --lora ink-wash:0.8 --lora ~/loras/robot.safetensors:0.5 --seed 1 --out house.png
   inkwash generate --base ~/models/sd15 --prompt "a castle" --lora mine.safetensors:0.8:0.5 --count 4 --out pictures/
-    (--lora FILE:UNET_WEIGHT:TEXT_ENCODER_WEIGHT)"""
+    (--lora FILE:UNET_WEIGHT:TEXT_ENCODER_WEIGHT)
+  inkwash generate --prompt "a red house <lora:ink-wash:0.8:blocks=OUTALL> <lora:robot:0.6:steps=0-0.5>"
+    (LoRAs of the library in the prompt, with block weights, and for a part of the sampling steps)"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[:W[:W]]",
         help="a LoRA and its weights; may stand several times",
     )
+    parser.add_argument("--stack", default="", metavar="NAME", help="a saved stack of LoRAs, or the .json file of one")
     parser.add_argument(
         "--out",
         type=Path,
@@ -60,6 +65,11 @@ def parse_lora(text: str) -> dict[str, Any]:
     return {"file": file, "unet_weight": unet, "text_encoder_weight": weights[1] if len(weights) == 2 else unet}
 
 
+def lora_values(texts: list[str]) -> list[dict[str, Any]]:
+    """The values of `--lora` as plain data of StackedLora; files outside of the library by their whole path."""
+    return [_with_absolute_file(parse_lora(text)) for text in texts]
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -71,8 +81,16 @@ def _is_number(text: str) -> bool:
 def run(arguments: argparse.Namespace) -> int:
     """Check the settings, run the generation, put the pictures where the user wants them."""
     data = data_folder(arguments.data_dir)
-    values = {**flag_values(arguments), "loras": [_with_absolute_file(parse_lora(text)) for text in arguments.lora]}
-    config = build_generate_config(values)
+    saved = load_stack(data, arguments.stack) if arguments.stack else None
+    if saved is not None and saved.missing:
+        raise LoraFileError(
+            f"The stack '{saved.name}' has LoRAs that the library lacks: {', '.join(saved.missing)}.",
+            where=arguments.stack,
+            fix="Import them with the LoRAs tab, or name the others with --lora.",
+        )
+    stack = [lora.model_dump(mode="json") for lora in saved.loras] if saved else []
+    values = {**flag_values(arguments), "loras": [*stack, *lora_values(arguments.lora)]}
+    config = with_tagged_loras(build_generate_config(values), data)
     if arguments.out and arguments.out.suffix and config.count > 1:
         raise ConfigError(
             "--out names one file, but several pictures were asked for.", where="--out", fix="Name a folder."

@@ -9,10 +9,13 @@ from typing import Any
 
 from trainer.cli.flags import add_flags, flag_values
 from trainer.cli.output import ProgressPrinter, follow, print_json
+from trainer.config.concept import parse_concept
 from trainer.config.loading import build_config, load_preset, merge, nest, read_settings
 from trainer.config.run import RunConfig
 from trainer.dataset.catalog import DatasetCatalog
+from trainer.dataset.kohya import require_kohya_folders
 from trainer.errors import ConfigError
+from trainer.events import EventWriter, Stopped
 from trainer.jobs import enqueue, launch
 from trainer.library import resolve_lora
 from trainer.lora_recipe import require_parts, training_settings
@@ -25,6 +28,8 @@ EXAMPLES = """  inkwash train --preset embedded-quick --dataset ink-wash
   inkwash train my-run.toml --dataset ~/pictures/my-style --training.steps 2000
   inkwash train --preset sd15-style --model.base ~/models/sd15 --dataset ~/pictures --run ~/runs/first --json
   inkwash train --from ink-wash --training.steps 2000       (again, with the settings that a LoRA was trained with)
+  inkwash train --preset sd15-style --dataset ~/pictures --training.num_devices 2       (two graphics cards)
+  inkwash train --preset sd15-character --dataset robot --data.concepts "ink-wash; repeats=2" --data.balance concepts
   inkwash train --preset sdxl-style --model.base sdxl.safetensors --dataset ~/pictures --fit 8GB --estimate
   inkwash train --preset sd15-character --dataset robot --detach      (goes on in the background; see `inkwash jobs`)"""
 
@@ -47,7 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of a data set, or a folder with pictures (as --data.dataset); its trigger word is taken unless one is set",
     )
     parser.add_argument(
+        "--concepts-from",
+        metavar="FOLDER",
+        type=Path,
+        help="train on kohya's folders in this one, such as '10_zib robot': a concept each, with its repeats",
+    )
+    parser.add_argument(
         "--run", metavar="FOLDER", type=Path, help="where to keep the run (default: a new folder in the data folder)"
+    )
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument("--detach", action="store_true", help="put it in the queue and return at once")
+    when.add_argument(
+        "--prepare",
+        action="store_true",
+        help="only make the run's folder and print it, for a cluster's scheduler to start (docs/many-devices.md)",
     )
     parser.add_argument(
         "--fit",
@@ -57,7 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--estimate", action="store_true", help="only say how much memory the training will need, part by part"
     )
-    parser.add_argument("--detach", action="store_true", help="put it in the queue and return at once")
     add_flags(parser)
 
 
@@ -74,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     layers.append(flag_values(arguments))
     if arguments.dataset:
         layers.append({"data": {"dataset": arguments.dataset}})
+    if arguments.concepts_from:
+        layers.append({"data": _concepts_in(arguments.concepts_from)})
     build_config(*layers)  # before anything is looked up: what is typed wrongly is said first
     if arguments.recipe:
         require_parts(build_config(*layers), data)
@@ -85,7 +104,19 @@ def run(arguments: argparse.Namespace) -> int:
         config = build_config(nest(report.settings))
     title = config.save.name or Path(config.data.dataset).name or "training"
     new_run = create_run(data, "train", title, config.model_dump(mode="json"), arguments.run)
+    if arguments.prepare:
+        # Until it is started it counts as stopped, which it can be resumed from.
+        writer = EventWriter(new_run.events_path)
+        writer(Stopped())
+        writer.close()
+        print_json({"run": str(new_run.folder)}) if arguments.json else print(new_run.folder)
+        return 0
     return start_and_follow(new_run, data, arguments)
+
+
+def _concepts_in(folder: Path) -> dict[str, Any]:
+    first, *others = (found.settings() for found in require_kohya_folders(folder))
+    return {**first, "trigger_word": "", "concepts": [{**other, "trigger_word": ""} for other in others]}
 
 
 def _report(config: RunConfig, data: DataFolder, arguments: argparse.Namespace) -> MemoryReport:
@@ -107,12 +138,22 @@ def _report(config: RunConfig, data: DataFolder, arguments: argparse.Namespace) 
 
 
 def with_trigger_word(settings: dict[str, Any], data: DataFolder) -> dict[str, Any]:
-    """The settings with the data set's own trigger word, where they name none. Raises DatasetError: no such data set."""
+    """The settings with the data sets' own trigger words, where they name none. Raises DatasetError: no such data set."""
     chosen = settings.get("data", {})
-    if not isinstance(chosen, dict) or "trigger_word" in chosen:
+    if not isinstance(chosen, dict):
         return settings
-    trigger_word = DatasetCatalog(data).get(str(chosen.get("dataset", ""))).trigger_word
-    return merge(settings, {"data": {"trigger_word": trigger_word}})
+    catalog, found = DatasetCatalog(data), dict[str, Any]()
+    if "trigger_word" not in chosen:
+        found["trigger_word"] = catalog.get(str(chosen.get("dataset", ""))).trigger_word
+    concepts = [parse_concept(concept) for concept in chosen.get("concepts", [])]
+    if concepts:
+        found["concepts"] = [
+            concept
+            if "trigger_word" in concept
+            else concept | {"trigger_word": catalog.get(concept["dataset"]).trigger_word}
+            for concept in concepts
+        ]
+    return merge(settings, {"data": found})
 
 
 def start_and_follow(new_run: Run, data: DataFolder, arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ _OTHER_FILES: tuple[tuple[str, str], ...] = (
     (r"\.(a1|a2|b1|b2)\.weight$", "a GLoRA"),
     (r"\.boft_R", "a BOFT of the peft library"),
     (r"\.lora_embedding_[AB]", "a LoRA of the peft library that changes the table of tokens"),
-    (r"^(emb_params|emp_params|clip_[lg]|string_to_param.*)$", "a textual-inversion embedding"),
+    (r"^(emb_params|emp_params|clip_[lg]|string_to_param.*|inkwash\.per_layer\..*)$", "a textual-inversion embedding"),
     (r"^(unet|text_encoder):\d+:(up|down)$", "a LoRA of the old lora_diffusion tool, whose layers have no names"),
     (r"^lora_transformer_|^transformer\.|^lora_unet_(double|single|joint)_blocks|^(lycoris|lora_unet)_(transformer_blocks|single_transformer)|^diffusion_model\.(double|single|joint)_blocks", "a LoRA for Flux, SD 3 or another transformer model"),
 )  # fmt: skip

@@ -1,0 +1,52 @@
+"""Folders as kohya's scripts want them: `10_zib robot` holds pictures that are shown 10 times, with that name as their caption."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.dataset.walk import readable_name, walk_folder
+from trainer.errors import DatasetError
+
+_NAME = re.compile(r"(\d{1,4})_(.+)")
+_MAX_REPEATS = 1000
+
+
+@dataclass(frozen=True)
+class KohyaFolder:
+    """One concept: its folder, how often each picture is shown, and the caption of pictures that have none."""
+
+    path: Path
+    repeats: int
+    caption: str
+
+    def settings(self) -> dict[str, str | int]:
+        """It as the settings of a concept."""
+        return {"dataset": str(self.path), "repeats": self.repeats, "instance_prompt": self.caption}
+
+
+def kohya_folders(folder: Path) -> list[KohyaFolder]:
+    """The concepts in a folder; empty where it is not laid out like that."""
+    try:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []
+    named = [(path, match) for path in inside if (match := _NAME.fullmatch(path.name))]
+    return [
+        KohyaFolder(path, min(int(match[1]), _MAX_REPEATS), " ".join(match[2].split()))
+        for path, match in named
+        if int(match[1]) > 0 and walk_folder(path).files
+    ]
+
+
+def require_kohya_folders(folder: Path) -> list[KohyaFolder]:
+    """The same. Raises DatasetError where there are none."""
+    found = kohya_folders(folder.expanduser())
+    if not found:
+        raise DatasetError(
+            "There is no folder named like '10_zib robot' in this folder.",
+            where=readable_name(folder),
+            fix="Choose the folder that holds such folders; a folder of pictures is given with --dataset.",
+        )
+    return found

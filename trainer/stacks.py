@@ -1,0 +1,195 @@
+"""Stacks of LoRAs under a name: small JSON files that can be shared. Imports no torch.
+
+A file names each LoRA with its weights and the hashes of its file, so that it is found again where it has another name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainer.config.generate import StackedLora
+from trainer.errors import ConfigError, LoraFileError
+from trainer.files import disk_errors, is_inside, safe_name, unused_path, write_json
+from trainer.library import SUFFIX, LibraryEntry, list_loras
+from trainer.lora_lookup import find_by_hash, find_lora, hashes
+from trainer.paths import DataFolder
+
+STACK_SUFFIX = ".json"
+_MARK = "inkwash_stack"
+_VERSION = 1
+_MAX_BYTES = 1_000_000
+_HASH_KEYS = ("sha256", "tensors_sha256")
+
+
+@dataclass(frozen=True)
+class SavedStack:
+    """A stack as it was saved, with its LoRAs found in this library.
+
+    Attributes:
+        loras: those that are there, under the names that they have here.
+        missing: names of those that are not, as they were saved.
+        notes: sentences about LoRAs that are not quite what was saved.
+    """
+
+    name: str
+    loras: tuple[StackedLora, ...]
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def list_stacks(data: DataFolder) -> list[str]:
+    """Names of the saved stacks, in the order of the alphabet."""
+    files = [path for path in data.stacks.glob(f"*{STACK_SUFFIX}") if not path.name.startswith(".")]
+    return sorted((path.stem for path in files), key=str.casefold)
+
+
+def save_stack(data: DataFolder, name: str, loras: Sequence[StackedLora], *, overwrite: bool = False) -> Path:
+    """Save a stack under a name. Returns the file, which can be given to others: it holds no path of this computer.
+
+    Raises: ConfigError: the name is empty or taken, or there is nothing to save. ResourceError: the disk is full.
+    """
+    clean = safe_name(name, "")
+    if not clean:
+        raise ConfigError("A stack needs a name.", where="name", fix="Write a name of letters or digits.")
+    if not loras:
+        raise ConfigError("There is no LoRA on the stack.", where="loras", fix="Put one on it first.")
+    path = data.stacks / f"{clean}{STACK_SUFFIX}"
+    if path.exists() and not overwrite:
+        raise ConfigError(
+            f"There is already a stack '{clean}'.", where="name", fix="Choose another name, or delete that one first."
+        )
+    entries = list_loras(data)
+    write_json(path, {_MARK: _VERSION, "name": clean, "loras": [_record(lora, entries) for lora in loras]}, "the stack")
+    return path
+
+
+def load_stack(data: DataFolder, name_or_path: str | Path) -> SavedStack:
+    """A saved stack by its name, or a file that somebody shared.
+
+    A LoRA is taken by its name where the file is the one that was saved; else the file with the same hash, whatever it
+    is called here; else what has the name, with a note.
+
+    Raises: ConfigError: there is no such stack, or the file is no stack.
+    """
+    path = _stack_file(data, str(name_or_path))
+    content = _read(path)
+    entries = list_loras(data)
+    loras: list[StackedLora] = []
+    missing: list[str] = []
+    notes: list[str] = []
+    for record in content["loras"]:
+        saved = {key: record.pop(key, "") for key in _HASH_KEYS}
+        entry, note = _find(data, str(record.get("file", "")), saved, entries)
+        if entry is None:
+            missing.append(str(record.get("file", "")))
+            continue
+        notes += [note] if note else []
+        try:
+            loras.append(StackedLora.model_validate({**record, "file": entry.name}))
+        except ValidationError as error:
+            raise _no_stack(path) from error
+    return SavedStack(str(content.get("name") or path.stem), tuple(loras), tuple(missing), tuple(notes))
+
+
+def import_stack(data: DataFolder, path: Path) -> SavedStack:
+    """Copy a shared file to the saved stacks, under a name that is free, and load it. Raises ConfigError."""
+    stack = load_stack(data, path)
+    content = _read(path)
+    target = unused_path(data.stacks / f"{safe_name(stack.name, path.stem)}{STACK_SUFFIX}")
+    write_json(target, {**content, "name": target.stem}, "the stack")
+    return SavedStack(target.stem, stack.loras, stack.missing, stack.notes)
+
+
+def delete_stack(data: DataFolder, name: str) -> Path:
+    """Move a saved stack to the trash. Returns where it lies now. Raises ConfigError."""
+    path = _saved_file(data, name)
+    folder = unused_path(data.trash / f"stack-{time.strftime('%Y%m%d-%H%M%S')}-{path.stem}")
+    folder.mkdir(parents=True)
+    with disk_errors(folder, "the stack"):
+        return Path(shutil.move(path, folder / path.name))
+
+
+def stack_file(data: DataFolder, name: str) -> Path:
+    """The file of a saved stack. Raises ConfigError."""
+    return _saved_file(data, name)
+
+
+def _record(lora: StackedLora, entries: Sequence[LibraryEntry]) -> dict[str, Any]:
+    record = lora.model_dump(mode="json")
+    name = lora.file.removesuffix(SUFFIX)
+    entry = next((entry for entry in entries if name == entry.name or lora.file == str(entry.path)), None)
+    if entry is None:
+        return {**record, "file": Path(name).name}
+    return {**record, "file": entry.name, **dict(zip(_HASH_KEYS, hashes(entry), strict=True))}
+
+
+def _find(
+    data: DataFolder, name: str, saved: dict[str, str], entries: Sequence[LibraryEntry]
+) -> tuple[LibraryEntry | None, str]:
+    wanted = {value for value in map(str, saved.values()) if len(value) == 64}
+    try:
+        by_name = find_lora(data, name, entries) if name else None
+    except LoraFileError:
+        by_name = None
+    if by_name is not None and (not wanted or wanted & set(hashes(by_name))):
+        return by_name, ""
+    for digest in sorted(wanted):
+        by_hash = find_by_hash(entries, digest)
+        if by_hash is not None:
+            return by_hash, f"'{name}' is called '{by_hash.name}' here."
+    if by_name is None:
+        return None, ""
+    return by_name, f"'{by_name.name}' is another version than the stack was saved with."
+
+
+def _stack_file(data: DataFolder, name_or_path: str) -> Path:
+    path = Path(name_or_path).expanduser()
+    if path.suffix == STACK_SUFFIX and path.is_file():
+        return path
+    return _saved_file(data, name_or_path)
+
+
+def _saved_file(data: DataFolder, name: str) -> Path:
+    path = data.stacks / f"{name.removesuffix(STACK_SUFFIX)}{STACK_SUFFIX}"
+    if name and path.is_file() and is_inside(path, data.stacks):
+        return path
+    known = list_stacks(data)
+    fix = (
+        f"There are: {', '.join(known[:10])}."
+        if known
+        else "Save one in the Generate tab, or with `inkwash stack save`."
+    )
+    raise ConfigError(f"There is no saved stack '{name}'.", where="stack", fix=fix)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise _no_stack(path)
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_stack(path) from error
+    loras = content.get("loras") if isinstance(content, dict) else None
+    if not isinstance(loras, list) or _MARK not in content or not all(isinstance(lora, dict) for lora in loras):
+        raise _no_stack(path)
+    if content[_MARK] != _VERSION:
+        raise ConfigError(
+            "This stack was saved by a newer Inkwash.", where=str(path), fix="Update Inkwash, then open it again."
+        )
+    return content
+
+
+def _no_stack(path: Path) -> ConfigError:
+    return ConfigError(
+        "This file is no stack of LoRAs, or it is damaged.",
+        where=str(path),
+        fix="Choose a .json file that Inkwash saved as a stack.",
+    )
