@@ -43,7 +43,9 @@ def report(config: RunConfig, data: DataFolder, budget: int | None) -> dict[str,
             "data.tag_dropout they would leave it."
         )
     if device.type != "cpu":
-        notes.append("Not measured on a graphics card: leave a tenth for the working memory of its kernels.")
+        notes.append(
+            "Estimates were compared with measured peaks on processors only: leave a margin on a graphics card."
+        )
     return {
         "device": device.type,
         "parts": final.parts,
