@@ -73,7 +73,7 @@ class Sides:
         self.components: Components = load_components(
             str(folder), DataFolder(folder.parent), torch.device("cpu"), dtype
         )
-        self.pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=dtype)
+        self.pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=dtype)
         self.base = copy.deepcopy(self.components.unet)
         self.stack = LoraStack(self.components)
         shapes = adaptable_shapes(self.components.adaptable)
