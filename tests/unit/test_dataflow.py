@@ -580,14 +580,16 @@ def test_a_run_on_all_of_it_resumes_to_the_bit_and_says_what_it_learned_from(tmp
                 "resolution": 32,
                 "resolutions": [48],
                 "repeats": 2,
-                "concepts": [{"dataset": str(second), "trigger_word": "kol", "weight": 0.5}],
+                "concepts": [
+                    {"dataset": str(second), "trigger_word": "kol", "weight": 0.5, "class_prompt": "a cat"},
+                ],
                 "balance": "concepts",
                 "masks": "files",
                 "several_captions": True,
                 "crop_variants": 2,
                 "colour_variants": 1,
                 "horizontal_flip": True,
-                "prior": {"class_prompt": "a house", "dataset": str(own)},
+                "prior": {"class_prompt": "a house", "dataset": str(own), "num_class_images": 1},
             },
             "objective": {"mask_normalised": True},
             "training": {"steps": 4},
@@ -597,6 +599,9 @@ def test_a_run_on_all_of_it_resumes_to_the_bit_and_says_what_it_learned_from(tmp
     warnings: list[str] = []
     straight = train_here(new_run(data, config), lambda event: warnings.append(getattr(event, "message", "")))
     assert "3 of 5 pictures have no mask" in "\n".join(warnings)
+
+    # Class pictures of the first concept are the user's, those of the second are made.
+    assert len(list((data.cache / "class_images").rglob("*.png"))) == 1
 
     def die(event: Event) -> None:
         if isinstance(event, CheckpointSaved) and event.step == 2:

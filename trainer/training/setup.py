@@ -127,7 +127,10 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
         latents=latents,
         name=config.save.name or dataset.title,
         dataset_name=dataset.name,
-        identity=run_identity(config, components, [*examples, *(class_pictures if prior.dataset else ())], ranks.count),
+        # Generated class pictures follow from the settings; the user's own have a data set's name.
+        identity=run_identity(
+            config, components, [*examples, *(each for each in class_pictures if each.concept)], ranks.count
+        ),
         average=WeightAverage(weights, decay) if decay else None,
         ranks=ranks,
         start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
