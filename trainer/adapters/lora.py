@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -11,8 +12,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from trainer.adapters.method import chosen_layers, group_factor, grouped, part_settings, rank_notes, take_over
-from trainer.config.adapter import AdapterConfig, TextEncoderLora, UnetLora
+from trainer.adapters.choice import chosen_layers
+from trainer.adapters.dropout import drop_ranks
+from trainer.adapters.method import group_factor, grouped, rank_notes, take_over
+from trainer.config.adapter import AdapterConfig
+from trainer.config.blocks import LayerChoice
 from trainer.lora_files.file import AdapterModule, LoraModule
 from trainer.models.components import Components
 
@@ -37,31 +41,38 @@ class LoraMethod:
         """
         for part, paths in chosen_layers(components, self._config).items():
             model = getattr(components, part)
-            peft.inject_adapter_in_model(self._peft_config(part_settings(self._config, part), paths), model, _ADAPTER)
+            peft.inject_adapter_in_model(self._peft_config(paths), model, _ADAPTER)
             found = {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
             if found.keys() != set(paths):
                 raise RuntimeError(f"peft wrapped {len(found)} layers instead of {len(paths)} in the {part}")
             self._layers |= {f"{part}.{path}": found[path] for path in sorted(found)}
         self._initialise(seed)
 
-    def _peft_config(self, settings: UnetLora | TextEncoderLora, paths: list[str]) -> peft.LoraConfig:
+    def _peft_config(self, layers: Mapping[str, LayerChoice]) -> peft.LoraConfig:
+        usual = next(iter(layers.values()))
+        # peft reads the names as regular expressions.
+        others = {f"^{re.escape(path)}": choice for path, choice in layers.items() if choice != usual}
         return peft.LoraConfig(
-            r=settings.rank,
-            lora_alpha=self._alpha(settings),  # type: ignore[arg-type] - peft divides it, whole or not
-            target_modules=paths,
+            r=usual.rank,
+            lora_alpha=self._alpha(usual),  # type: ignore[arg-type] - peft divides it, whole or not
+            rank_pattern={name: choice.rank for name, choice in others.items()},
+            alpha_pattern={name: self._alpha(choice) for name, choice in others.items()},  # type: ignore[arg-type]
+            target_modules=list(layers),
             lora_dropout=self._config.dropout,
             init_lora_weights=False,
         )
 
-    def _alpha(self, settings: UnetLora | TextEncoderLora) -> float:
+    def _alpha(self, choice: LayerChoice) -> float:
         """The alpha that gives the scale as alpha / rank: files have no other way to say it."""
-        return settings.alpha * math.sqrt(settings.rank) if self._config.method == "rslora" else settings.alpha
+        return choice.alpha * math.sqrt(choice.rank) if self._config.method == "rslora" else choice.alpha
 
     def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         for layer in self._layers.values():
             # peft makes them in the base weight's format; Adam's small steps would vanish in bf16.
             down, up = (weight.requires_grad_(True) for weight in _weights(layer, torch.float32))
+            drop_ranks(cast(nn.Module, layer.lora_A[_ADAPTER]), self._config)
+            cast(nn.Module, layer).train(cast(nn.Module, layer.get_base_layer()).training)
             with torch.no_grad():
                 start = torch.empty(down.shape)
                 if self._config.init == "orthogonal":

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from trainer.config.adapter import AdapterConfig, adapter_faults
+from trainer.config.adapter import PLAIN, AdapterConfig
+from trainer.config.adapter_faults import adapter_faults
 from trainer.config.base import Settings
 from trainer.config.data import DataConfig
 from trainer.config.model import ModelConfig
@@ -58,6 +59,12 @@ def _impossible(config: RunConfig) -> list[tuple[str, str]]:
     """Combinations of valid settings that cannot be run, as (field path, message with the remedy)."""
     faults = [*adapter_faults(config.adapter), *optimizer_faults(config.optimizer, config.schedule)]
     faults += _averages(config)
+    if config.save.export_sum and not config.adapter.on_top_of:
+        faults.append(
+            ("save.export_sum", "there is nothing to add up: name LoRAs in adapter.on_top_of, or turn it off")
+        )
+    if config.save.export_sum and config.adapter.method not in (*PLAIN, "adalora"):
+        faults.append(("save.export_sum", "only changes of low rank add up to a LoRA: choose the method lora"))
     if config.objective.min_timestep >= config.objective.max_timestep:
         faults.append(("objective.min_timestep", "must be lower than objective.max_timestep"))
     if config.data.buckets and config.data.bucket_step > config.data.resolution:

@@ -46,7 +46,7 @@ def check_optimizer(context: JobContext, config: RunConfig, device: torch.device
                 message=f"{facts.title} is made for graphics cards; on a processor it is a hundred times slower than AdamW."
             )
         )
-    if facts.finds_rate and config.adapter.unet.rank and config.adapter.text_encoder.rank:
+    if facts.finds_rate and config.adapter.unet.rank and config.adapter.trains_text:
         context.emit(
             Warned(
                 message=f"{facts.title} finds one learning rate for UNet and text encoder; the rates that are set only say what is trained."
