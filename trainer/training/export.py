@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.base_models import main_weights
@@ -14,6 +15,7 @@ from trainer.lora_files.file import write_lora
 from trainer.lora_files.metadata import TrainingFacts, build_metadata
 from trainer.training.preview import preview_path
 from trainer.training.state import TrainParts, TrainState
+from trainer.training.underneath import on_top_metadata, sum_metadata, summed
 
 
 def export_name(parts: TrainParts, step: int, *, is_final: bool) -> str:
@@ -37,8 +39,15 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
     path.parent.mkdir(parents=True, exist_ok=True)
     if not (is_final and path.exists()):
         # A finished run that is resumed has its file already; writing it again would only change its times.
-        metadata = build_metadata(parts.config, _facts(parts, state))
+        metadata = build_metadata(parts.config, _facts(parts, state)) | on_top_metadata(parts.frozen)
         write_lora(path, parts.adapter.export_modules(), metadata, parts.config.save.precision)
+    if is_final and parts.config.save.export_sum:
+        _export_sum(parts, state, path)
+    return path, _announce(parts, state, path, parts.adapter.outcome())
+
+
+def _announce(parts: TrainParts, state: TrainState, path: Path, note: str) -> Path:
+    """Copy a file to the library with its picture, and say so. Returns where it lies there."""
     library_path = _add_to_library(path, parts.data.loras)
     _add_preview(library_path, preview_path(parts, state.step, 0))
     event = LoraExported(
@@ -46,10 +55,23 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
         path=parts.relative(path),
         library_path=str(library_path),
         size_bytes=path.stat().st_size,
-        note=parts.adapter.outcome(),
+        note=note,
     )
     parts.context.emit(event)
-    return path, library_path
+    return library_path
+
+
+def _export_sum(parts: TrainParts, state: TrainState, path: Path) -> None:
+    """Write the LoRA that does what the frozen ones and the new one do together, beside it and in the library."""
+    target = path.with_name(f"{path.stem}-sum{path.suffix}")
+    if not target.exists():
+        facts = replace(_facts(parts, state), name=target.stem)
+        metadata = build_metadata(parts.config, facts) | sum_metadata(parts.frozen, path.stem)
+        # The ranks are those of all together, and differ.
+        metadata |= {"ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}
+        write_lora(target, summed(parts.frozen, parts.adapter.export_modules()), metadata, parts.config.save.precision)
+    names = ", ".join(lora.name for lora in parts.frozen)
+    _announce(parts, state, target, f"It does what {names} and {path.stem} do together.")
 
 
 def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:

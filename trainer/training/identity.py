@@ -17,6 +17,8 @@ from trainer.models.devices import dtype_name
 # These change what is shown and saved, not what is learned.
 _FREE = ("preview.", "save.", "note", "validation.every", "training.device", "training.num_threads", "model.base")
 
+_BY_CONTENT = ("data.dataset", "adapter.on_top_of")
+
 
 def run_identity(config: RunConfig, components: Components, examples: Sequence[Example]) -> dict[str, Any]:
     """Settings, pictures, base model and surroundings, JSON-able."""
@@ -26,8 +28,8 @@ def run_identity(config: RunConfig, components: Components, examples: Sequence[E
         for example in examples
     }
     return {
-        # The data set may have moved; its pictures are what counts.
-        "settings": {path: value for path, value in settings.items() if path != "data.dataset"},
+        # Data set and LoRAs may have moved; their contents are what counts.
+        "settings": {path: value for path, value in settings.items() if path not in _BY_CONTENT},
         "pictures": pictures,
         "base": {part: components.fingerprint(part) for part in components.parts},
         "noise": [components.prediction_type, components.zero_terminal_snr],
@@ -54,6 +56,10 @@ def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     ]
     if saved.get("noise", current["noise"]) != current["noise"]:
         findings.append(Finding("base model", f"its noise was {saved['noise']}, is {current['noise']}"))
+    before, now = ([item[1:] for item in identity.get("on_top_of", [])] for identity in (saved, current))
+    if before != now:
+        names = [item[0] for identity in (saved, current) for item in identity.get("on_top_of", [])]
+        findings.append(Finding("adapter.on_top_of", f"files or weights changed: {', '.join(dict.fromkeys(names))}"))
     if findings:
         raise RunError(
             "This run cannot go on: what it was started with has changed since.",

@@ -20,7 +20,8 @@ from trainer.training.setup import set_up
 def train(context: JobContext) -> dict[str, Any]:
     """Train, or go on training, the run's LoRA, and export it.
 
-    Returns: run, lora, library_path, steps, seconds, validation_loss_first, validation_loss_last.
+    Returns: run, lora, library_path, steps, seconds, validation_loss_first, validation_loss_last; where the method has
+        something to say a note, and where layers ended with different ranks those by layer.
     Raises: Cancelled: the user stopped it; there is a checkpoint if a step was done. InkwashError: see the message.
     """
     run = context.run
@@ -42,6 +43,8 @@ def train(context: JobContext) -> dict[str, Any]:
     train_loop(parts, state)
     with weights_in_use(parts):
         path, library_path = export_lora(parts, state, is_final=True)
+        ranks = {name: module.rank for name, module in parts.adapter.export_modules().items()}
+    note = parts.adapter.outcome()
     return {
         "run": str(run.folder),
         "lora": str(path),
@@ -50,4 +53,6 @@ def train(context: JobContext) -> dict[str, Any]:
         "seconds": round(state.elapsed_seconds, 3),
         "validation_loss_first": state.validation[0][1],
         "validation_loss_last": state.validation[-1][1],
+        **({"note": note} if note else {}),
+        **({"ranks": ranks} if len(set(ranks.values())) > 1 else {}),
     }

@@ -14,6 +14,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
+from trainer.adapters.choice import chosen_layers
 from trainer.adapters.method import AdapterMethod, build_method
 from trainer.config.run import RunConfig
 from trainer.data.batches import BatchMaker, BatchOrder
@@ -29,13 +30,14 @@ from trainer.jobs import JobContext
 from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, pick_device, pick_dtype
 from trainer.models.text import CHUNK_TOKENS, PromptOptions
-from trainer.objectives.diffusion import PredictionType
+from trainer.objectives.diffusion import PredictionType, add_noise
 from trainer.objects import load_object
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 from trainer.progress import StageProgress
 from trainer.training.base_prediction import start_of
 from trainer.training.class_images import class_examples
+from trainer.training.eva import begin_with, eva_starts, keep_starts, kept_starts, with_ranks
 from trainer.training.identity import run_identity
 from trainer.training.preflight import (
     check_captions,
@@ -45,6 +47,7 @@ from trainer.training.preflight import (
     read_pictures,
 )
 from trainer.training.state import NoiseSchedule, TrainParts
+from trainer.training.underneath import merge_frozen, read_frozen, text_key
 
 log = logging.getLogger(__name__)
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -62,6 +65,11 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
     dataset, pictures = read_pictures(context, config, data)
     context.stage("Loading the base model")
     components = load_components(config.model, data, device, dtype)
+    chosen_layers(components, config.adapter)  # refused before any time is spent
+    frozen = read_frozen(config, data, components)
+    for lora in frozen:
+        if lora.unknown:
+            context.emit(Warned(message=f"{len(lora.unknown)} layers of '{lora.name}' are not in the base model."))
     noise_schedule = _noise_schedule(components)
     examples = make_examples(pictures, config.data, config.data.trigger_word)
     check_sizes(context, config, components, examples)
@@ -70,11 +78,12 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
     context.check_stop()
     class_pictures = class_examples(context, config, data, components)
     latents = _cache_latents(context, config, data, components, [*examples, *class_pictures])
-    texts = _make_texts(context, config, data, components, [*examples, *class_pictures])
+    merge_frozen(components, frozen)
+    texts = _make_texts(context, config, data, components, [*examples, *class_pictures], text_key(frozen))
     if device.type != "cpu":
         components.move_away("vae", *([] if texts.needs_encoder else components.text_encoders))
-    adapter = build_method(config.adapter)
-    adapter.attach(components, stream_seed("adapter", config.training.seed))
+    batches = _batches(config, split.training, latents, "instance", config.data.repeats)
+    adapter = _adapter(context, config, components, noise_schedule, batches, texts)
     for note in adapter.notes():
         context.emit(Warned(message=note))
     check_disk(context, config, sum(weight.numel() for weight in adapter.state_dict().values()))
@@ -93,13 +102,14 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
         optimizer=optimizer,
         noise_schedule=noise_schedule,
         split=split,
-        batches=_batches(config, split.training, latents, "instance", config.data.repeats),
+        batches=batches,
         class_batches=_batches(config, class_pictures, latents, "class", 1) if class_pictures else None,
         texts=texts,
         latents=latents,
         name=config.save.name or dataset.title,
         dataset_name=dataset.name,
-        identity=run_identity(config, components, examples),
+        identity=run_identity(config, components, examples) | {"on_top_of": [lora.identity() for lora in frozen]},
+        frozen=frozen,
         average=WeightAverage(weights, decay) if decay else None,
         start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
     )
@@ -143,14 +153,19 @@ def _cache_latents(
 
 
 def _make_texts(
-    context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
+    context: JobContext,
+    config: RunConfig,
+    data: DataFolder,
+    components: Components,
+    examples: Sequence[Example],
+    changes: str,
 ) -> Texts:
     options = PromptOptions(config.model.clip_skip, config.data.max_caption_tokens // CHUNK_TOKENS)
-    if config.adapter.text_encoder.rank or varies(config.data):
+    if config.adapter.trains_text or varies(config.data):
         return LiveTexts(components, options)
     store = TensorStore(data.cache / "texts")
     name = "".join(components.fingerprint(part) for part in components.text_encoders)
-    texts = CachedTexts(store, components, name + fingerprint_tokenizers(components), options)
+    texts = CachedTexts(store, components, name + fingerprint_tokenizers(components) + changes, options)
     captions = [config.data.prior.class_prompt, *(example.caption for example in examples)]
     texts.prepare(captions, partial(StageProgress(context), "Caching captions"))
     return texts
@@ -164,6 +179,35 @@ def fingerprint_tokenizers(components: Components) -> str:
     )
 
 
+def _adapter(
+    context: JobContext,
+    config: RunConfig,
+    components: Components,
+    schedule: NoiseSchedule,
+    batches: BatchMaker,
+    texts: Texts,
+) -> AdapterMethod:
+    """The adapter in the model, at its start."""
+    seed, settings = config.training.seed, config.adapter
+    starts = kept_starts(context.run.folder, settings) if settings.init == "eva" else {}
+    if settings.init == "eva" and not starts:
+
+        def look(number: int) -> None:
+            context.check_stop()
+            context.stage("Looking at what the layers are given (EVA)", number, settings.eva.batches)
+            batch = batches.make(number, "eva", seed, number).to(components.device)
+            noisy = add_noise(batch.latents, batch.input_noise, batch.timesteps, schedule.alphas_cumprod)
+            conditioning = texts.encode(batch.captions).framed(batch.frames)
+            components.family.predict(components, noisy, batch.timesteps, conditioning)
+
+        starts = eva_starts(components, settings, look)
+        keep_starts(context.run.folder, settings, starts)
+    adapter = build_method(with_ranks(settings, starts))
+    adapter.attach(components, stream_seed("adapter", seed))
+    begin_with(adapter, starts)
+    return adapter
+
+
 def _batches(
     config: RunConfig, examples: Sequence[Example], latents: LatentCache, stream: str, repeats: int
 ) -> BatchMaker:
@@ -175,7 +219,7 @@ def _batches(
 def _set_modes(config: RunConfig, components: Components) -> None:
     """Training mode where dropout and gradient checkpointing need it."""
     components.unet.train()
-    trained = components.text_encoders.values() if config.adapter.text_encoder.rank else ()
+    trained = components.text_encoders.values() if config.adapter.trains_text else ()
     for encoder in trained:
         encoder.train()
     if config.training.gradient_checkpointing:

@@ -22,6 +22,7 @@ from trainer.models.components import Components
 from trainer.objectives.diffusion import PredictionType
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
+from trainer.training.underneath import FrozenLora
 
 
 @dataclass
@@ -71,6 +72,7 @@ class TrainParts:
     Attributes:
         average: of the trained weights, where the settings ask for one.
         start: the adapter's state with which the model is the base model, where the base model's predictions are needed.
+        frozen: the LoRAs under the adapter, merged into the model.
     """
 
     context: JobContext
@@ -91,6 +93,7 @@ class TrainParts:
     identity: dict[str, Any]
     average: WeightAverage | None = None
     start: dict[str, Tensor] | None = None
+    frozen: tuple[FrozenLora, ...] = ()
 
     @property
     def total_steps(self) -> int:
