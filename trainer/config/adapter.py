@@ -199,6 +199,12 @@ class AdapterConfig(Settings):
         return [weighted_lora(line) for line in self.on_top_of]
 
     @property
+    def has_rates(self) -> bool:
+        """Whether blocks that are trained learn at rates of their own."""
+        rates = {*parse_rates(self.block_rates), *(parse_rule(line).rate for line in self.blocks)}
+        return bool(rates - {None, 0.0, 1.0})
+
+    @property
     def trains_text(self) -> bool:
         """Whether a text encoder is trained."""
         return bool(self.text_encoder.rank or self.second_text_encoder.rank)

@@ -47,7 +47,9 @@ class InputDirections:
     def see(self, rows: Tensor) -> None:
         """Take inputs in, float32 `(inputs, numbers)`."""
         count, is_large = min(self._wanted, rows.shape[1]), rows.shape[1] > _LARGE
-        self._waiting.append(rows[:: max(1, len(rows) // _ROWS)][:_ROWS])
+        rows = rows[:: max(1, len(rows) // _ROWS)][:_ROWS]
+        # Apple's GPUs have no float64, in which means are counted.
+        self._waiting.append(rows.cpu() if rows.device.type == "mps" else rows)
         # The fast decomposition of large inputs looks at twice as many directions.
         if sum(map(len, self._waiting)) > count * (2 if is_large else 1):
             self._pca = self._pca or IncrementalPCA(n_components=count, lowrank=is_large, lowrank_seed=0)
@@ -60,7 +62,8 @@ class InputDirections:
         Where fewer inputs were seen than directions are wanted, the others are at right angles to them, with no share.
         """
         if self._pca is not None:
-            return self._pca.components_, self._pca.explained_variance_ratio_
+            # It counts in float64 from the second part on; inputs that are all alike have no variance to share.
+            return self._pca.components_.float(), self._pca.explained_variance_ratio_.float().nan_to_num()
         rows = torch.cat(self._waiting)
         _, values, right = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
         count = min(self._wanted, rows.shape[1])
