@@ -117,7 +117,7 @@ def _make(row: Row, path: Path, steps: int) -> None:
         "--row",
         json.dumps(asdict(row)),
     ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         # A rate that ends in NaN is a result, too.
         result = key | {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}

@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 from trainer.base_models import BaseModelInfo, list_base_models, resolve_base
 from trainer.config.adapter_size import num_parameters
+from trainer.config.blocks import choose_layer, part_lora
 from trainer.config.loading import Preset, build_config, flatten, list_presets, load_preset
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
+from trainer.config.targets import is_target
 from trainer.dataset.kohya import kohya_folders
 from trainer.dataset.store import DatasetInfo, DatasetStore
 from trainer.errors import ConfigError, DatasetError, Finding, InkwashError, LoraFileError, ModelFileError
@@ -30,13 +32,6 @@ log = logging.getLogger(__name__)
 
 FIRST_PRESET = "embedded-quick"
 _BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-_UNET_TARGETS = {
-    "attention": _ATTENTION,
-    "attention+mlp": (*_ATTENTION, "ff.net.0.proj", "ff.net.2"),
-}
-_TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
-_TEXT_TARGETS = {"attention": _TEXT_ATTENTION, "attention+mlp": (*_TEXT_ATTENTION, "fc1", "fc2")}
 
 
 class TrainingService:
@@ -183,18 +178,15 @@ class TrainingService:
 
     def file_bytes(self, config: RunConfig) -> int:
         """The size that the LoRA file will have, from the shapes of the base model's layers; 0 where they cannot be read."""
-        total, model = 0, self._base_path(config.model.base)
-        unet, text = config.adapter.unet, config.adapter.text_encoder
-        for part, lora, chosen in (
-            ("unet", unet, lambda name, shape: _is_unet_target(name, shape, unet.targets)),
-            *(
-                (name, text, lambda name, shape: _ends(name, _TEXT_TARGETS[text.targets]))
-                for name in ("text_encoder", "text_encoder_2")
-            ),
-        ):
-            if lora.rank:
-                layers = [item for item in self._layer_shapes(model / part) if chosen(*item)]
-                total += sum(num_parameters(config.adapter, lora.rank, name, shape) for name, shape in layers)
+        total, model, adapter = 0, self._base_path(config.model.base), config.adapter
+        for part in ("unet", "text_encoder", "text_encoder_2"):
+            settings = part_lora(adapter, part)
+            if not settings.rank:
+                continue
+            for path, shape in self._layer_shapes(model / part):
+                if is_target(part, settings, path, shape):
+                    rank = choose_layer(adapter, f"{part}.{path}", shape).rank
+                    total += num_parameters(adapter, rank, path, shape) if rank else 0
         return total * _BYTES[config.save.precision]
 
     def _base_path(self, base: str) -> Path:
@@ -216,16 +208,6 @@ class TrainingService:
                 ]
             return self._shapes[key]
         return []
-
-
-def _ends(name: str, endings: tuple[str, ...]) -> bool:
-    return any(name.endswith(f".{ending}") for ending in endings)
-
-
-def _is_unet_target(name: str, shape: tuple[int, ...], targets: str) -> bool:
-    if targets in _UNET_TARGETS:
-        return _ends(name, _UNET_TARGETS[targets])
-    return targets == "all+conv" or len(shape) == 2
 
 
 def _showings_an_epoch(config: RunConfig, counts: list[int]) -> int:

@@ -150,6 +150,8 @@ class RunView:
         is_working = row.state is RunState.RUNNING
         lora = lora_file(history)
         about = f'<div class="hint">LoRA file: {render.text(lora)} ({size(lora.stat().st_size)})</div>' if lora else ""
+        if history.lora and history.lora.note:
+            about += f'<div class="hint">{render.text(history.lora.note)}</div>'
         return {
             self._stop: gr.update(
                 visible=is_waiting or row.state.is_active,

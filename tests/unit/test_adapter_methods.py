@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from tests.tiny_model import make_tiny_model
-from trainer.adapters.method import AdapterMethod, build_method, part_settings
-from trainer.config.adapter import METHODS, AdapterConfig, Method, TextEncoderLora, UnetLora, adapter_faults
+from trainer.adapters.method import AdapterMethod, build_method
+from trainer.config.adapter import METHODS, AdapterConfig, Method, TextEncoderLora, UnetLora
+from trainer.config.adapter_faults import adapter_faults
 from trainer.config.adapter_size import num_parameters
+from trainer.config.blocks import choose_layer
 from trainer.config.optimizer import OptimizerConfig
 from trainer.errors import ConfigError, RunError
 from trainer.lora_files.file import AdapterModule, LoraModule, read_lora, write_lora
@@ -25,6 +27,7 @@ from trainer.paths import DataFolder
 from trainer.training.checkpoint import pack_optimizer, unpack_optimizer
 from trainer.training.step import learning_rate
 
+BLOCKS = ["down_blocks.0: rank=2", "mid_block: rank=0", "text_encoder.*.layers.1: rank=4 alpha=3", "OUT03: rate=0.5"]
 CASES: dict[str, dict[str, Any]] = {
     **{method: {"method": method} for method in METHODS},
     "dora by output": {"method": "dora", "dora": {"axis": "output"}},
@@ -33,7 +36,13 @@ CASES: dict[str, dict[str, Any]] = {
     "orthogonal": {"method": "loraplus", "init": "orthogonal"},
     "max norm": {"max_norm": 0.05},
     "constrained oft": {"method": "oft", "oft": {"constraint": 1e-3}},
-    "loha with dropout": {"method": "loha", "module_dropout": 0.3},
+    "loha with dropout": {"method": "loha", "module_dropout": 0.3, "rank_dropout": 0.2},
+    "lora with dropout": {"module_dropout": 0.1, "rank_dropout": 0.2},
+    **{
+        f"blocks of {method}": {"method": method, "blocks": BLOCKS}
+        for method in ("loraplus", "adalora", "lokr", "boft")
+    },
+    "blocks of pissa": {"init": "pissa", "blocks": BLOCKS},
 }
 # These move little at the rates that suit the others.
 RATES = {"adalora": 2e-2, "ia3": 5e-2}
@@ -109,13 +118,8 @@ def test_the_file_read_back_makes_the_same_change(loaded: Components, case: str,
     modules = method.export_modules()
     config = config_of(case)
     for path, module in modules.items():
-        rank = part_settings(config, path.partition(".")[0]).rank
-        told = num_parameters(
-            config,
-            rank,
-            path,
-            getattr(merged, path.partition(".")[0]).get_submodule(path.partition(".")[2]).weight.shape,
-        )
+        shape = getattr(merged, path.partition(".")[0]).get_submodule(path.partition(".")[2]).weight.shape
+        told = num_parameters(config, choose_layer(config, path, shape).rank, path, shape)
         written = sum(tensor.numel() for part, tensor in module.tensors().items() if part not in ("alpha", "on_input"))
         # AdaLoRA's share is of all layers together, and not taken yet.
         assert written == told * (2 if config.method == "adalora" else 1), path
@@ -151,7 +155,7 @@ def train(components: Components, method: AdapterMethod, optimizer: torch.optim.
 
 @ALL
 def test_it_learns_and_goes_on_bit_by_bit(loaded: Components, case: str) -> None:
-    rate = RATES.get(case, 3e-3)
+    rate = RATES.get(str(CASES[case].get("method")), 3e-3)
     config = OptimizerConfig(unet_learning_rate=rate, text_encoder_learning_rate=rate)
     components = fresh(loaded)
     method = attached(components, case)

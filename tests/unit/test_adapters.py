@@ -107,7 +107,8 @@ def test_the_seed_decides_the_start_and_the_format_does_not(folder: Path) -> Non
     assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("targets", get_args(UnetTargets))
+# The others are for SDXL, or for what a user writes: tests/unit/test_adapter_structure.py.
+@pytest.mark.parametrize("targets", sorted({*get_args(UnetTargets)} - {"style-blocks", "content-blocks", "pattern"}))
 def test_named_sets_hold_what_they_say_and_nothing_that_other_tools_skip(folder: Path, targets: UnetTargets) -> None:
     components = load(folder)
     kinds = {name: type(module) for name, module in components.unet.named_modules()}
@@ -117,7 +118,7 @@ def test_named_sets_hold_what_they_say_and_nothing_that_other_tools_skip(folder:
     assert not [path for path in paths if path.startswith(("conv_in", "conv_out", "time_embedding"))]
     convolutions = [path for path in paths if kinds[path] is nn.Conv2d and not path.endswith(("proj_in", "proj_out"))]
     assert bool(convolutions) == (targets == "all+conv")
-    assert any(path.endswith("ff.net.2") for path in paths) == (targets != "attention")
+    assert any(path.endswith("ff.net.2") for path in paths) == (targets not in ("attention", "attention-qv"))
     assert any(path.endswith("proj_in") for path in paths) == (targets in ("all-linear", "all+conv"))
     assert any(path.endswith("time_emb_proj") for path in paths) == (targets in ("all-linear", "all+conv"))
 

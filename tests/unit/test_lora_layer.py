@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer.adapters.lora_layer import CastTogether, LoraLayer
+from trainer.adapters.lora_layer import CastTogether, Dropouts, LoraLayer
 
 RANK, SCALE = 3, 1.5
 BASES: dict[str, Any] = {
@@ -50,7 +50,7 @@ def inputs_for(kind: str, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def layer_on(base: nn.Module, dropout: float = 0.0, scale: float = SCALE) -> LoraLayer:
-    layer = LoraLayer(base, RANK, scale, dropout, CPU)
+    layer = LoraLayer(base, RANK, scale, Dropouts(dropout), CPU)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for weight in (layer.down, layer.up):

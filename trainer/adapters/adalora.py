@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.adapters.changed import Change, ChangedWeights, Site
 from trainer.config.adapter import AdaloraSettings, AdapterConfig
+from trainer.config.blocks import blocks_of
 from trainer.lora_files.modules import AdapterModule, LoraModule
 
 _TRAINED = ("up", "values", "down")
@@ -146,8 +147,18 @@ class AdaloraMethod(ChangedWeights):
         most = max(ranks, key=lambda path: ranks[path])
         return (
             f"AdaLoRA left {sum(ranks.values())} of {sum(len(c.values) for part in self._parts() for c in part)} ranks in "
-            f"{len(ranks)} layers: {min(ranks.values())} to {max(ranks.values())} each, most in {most}."
+            f"{len(ranks)} layers: {min(ranks.values())} to {max(ranks.values())} each, most in {most}. "
+            f"By block: {_by_block(ranks)}."
         )
+
+
+def _by_block(ranks: Mapping[str, int]) -> str:
+    """Ranks for people: "down_blocks.0 1 to 4, mid_block 3"."""
+    blocks: dict[str, list[int]] = {}
+    for path, rank in ranks.items():
+        blocks.setdefault(blocks_of([path])[0], []).append(rank)
+    spans = {name: sorted({min(found), max(found)}) for name, found in blocks.items()}
+    return ", ".join(f"{name} {' to '.join(map(str, span))}" for name, span in spans.items())
 
 
 def budget(step: int, start: int, end: int, total: int, target: int) -> int:

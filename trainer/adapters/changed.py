@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.adapters.method import chosen_layers, group_factor, grouped, part_settings, rank_notes, take_over
+from trainer.adapters.choice import chosen_layers
+from trainer.adapters.dropout import module_mask, row_mask
+from trainer.adapters.method import group_factor, grouped, rank_notes, take_over
 from trainer.config.adapter import METHODS, AdapterConfig
 from trainer.lora_files.file import AdapterModule
 from trainer.lora_files.layouts import facts_of
@@ -29,7 +31,7 @@ class Site:
     Attributes:
         path: its module path, beginning with the part of the model.
         weight: the frozen weight, `(out, in)` or `(out, in, kernel, kernel)`.
-        rank, alpha: of its part of the model.
+        rank, alpha: its own.
         generator: where the start is drawn from, on the CPU.
     """
 
@@ -77,11 +79,12 @@ class Change(nn.Module, ABC):
 class ChangedLayer(nn.Module):
     """A linear layer or convolution in whose place it stands, with a change of its weight."""
 
-    def __init__(self, base: nn.Linear | nn.Conv2d, change: Change, dropout: float) -> None:
+    def __init__(self, base: nn.Linear | nn.Conv2d, change: Change, config: AdapterConfig) -> None:
         super().__init__()
         self.base = base
         self.change = change
-        self._dropout = dropout
+        self._rank_dropout = config.rank_dropout
+        self._module_dropout = config.module_dropout
 
     @property
     def weight(self) -> Tensor:
@@ -99,9 +102,10 @@ class ChangedLayer(nn.Module):
         # Mixed precision would compute the product of the factors in 16 bits.
         with without_autocast(weight.device):
             delta = self.change.delta_weight(weight)
-            if self.training and self._dropout:
-                # Times 0 rather than left out: every weight has a gradient in every step.
-                delta = delta * float(torch.rand(()) >= self._dropout)
+            if self.training and self._rank_dropout:
+                delta = delta * row_mask(delta, self._rank_dropout)
+            if self.training and self._module_dropout:
+                delta = delta * module_mask(self._module_dropout)
         if weight.dtype == torch.float32:
             return _apply(self.base, inputs, weight + delta, self.base.bias)
         # Added to a weight of 16 bits, a small change would be rounded away.
@@ -134,11 +138,11 @@ class ChangedWeights:
         """
         generator = torch.Generator().manual_seed(seed)
         for part, paths in chosen_layers(components, self._config).items():
-            model, settings = getattr(components, part), part_settings(self._config, part)
-            for path in sorted(paths):
+            model = getattr(components, part)
+            for path, choice in paths.items():
                 base = model.get_submodule(path)
-                site = Site(f"{part}.{path}", base.weight.detach(), settings.rank, settings.alpha, generator)
-                layer = ChangedLayer(base, self._make(self._config, site), self._config.module_dropout)
+                site = Site(f"{part}.{path}", base.weight.detach(), choice.rank, choice.alpha, generator)
+                layer = ChangedLayer(base, self._make(self._config, site), self._config)
                 layer.train(base.training)
                 model.set_submodule(path, layer)
                 self._layers[site.path] = layer

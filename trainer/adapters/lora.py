@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from trainer.adapters.lora_layer import CastTogether, LoraLayer, weight_shape
-from trainer.adapters.method import chosen_layers, group_factor, grouped, part_settings, rank_notes, take_over
-from trainer.config.adapter import AdapterConfig, TextEncoderLora, UnetLora
+from trainer.adapters.choice import chosen_layers
+from trainer.adapters.lora_layer import CastTogether, Dropouts, LoraLayer, weight_shape
+from trainer.adapters.method import group_factor, grouped, rank_notes, take_over
+from trainer.config.adapter import AdapterConfig
+from trainer.config.blocks import LayerChoice
 from trainer.lora_files.file import AdapterModule, LoraModule
 from trainer.models.components import Components
 
@@ -25,21 +27,23 @@ class LoraMethod:
     def __init__(self, config: AdapterConfig) -> None:
         self._config = config
         self._layers: dict[str, LoraLayer] = {}
+        self._choices: dict[str, LayerChoice] = {}
 
     def attach(self, components: Components, seed: int) -> None:
         """Inject the layers; equal seeds give equal weights, whatever the device and number format.
 
         Raises: ConfigError: a chosen set of layers does not exist in this model.
         """
-        for part, paths in chosen_layers(components, self._config).items():
-            model, settings = getattr(components, part), part_settings(self._config, part)
-            scale = self._config.scale(settings)
-            layers: dict[str, LoraLayer] = {}
-            for path in sorted(paths):
-                base = model.get_submodule(path)
-                layer = LoraLayer(base, settings.rank, scale, self._config.dropout, components.device)
+        own = self._config
+        dropouts = Dropouts(own.dropout, own.rank_dropout, own.module_dropout)
+        for part, paths in chosen_layers(components, own).items():
+            model, layers = getattr(components, part), dict[str, LoraLayer]()
+            for path, choice in sorted(paths.items()):
+                base, scale = model.get_submodule(path), self._config.scale(choice.rank, choice.alpha)
+                layer = LoraLayer(base, choice.rank, scale, dropouts, components.device)
                 model.set_submodule(path, layer)
                 layers[f"{part}.{path}"] = layer
+                self._choices[f"{part}.{path}"] = choice
             CastTogether(model, list(layers.values()), components.dtype)
             self._layers |= layers
         self._initialise(seed)
@@ -98,13 +102,12 @@ class LoraMethod:
         modules: dict[str, AdapterModule] = {}
         for path, layer in self._layers.items():
             down, up = layer.down.detach(), layer.up.detach()
-            settings = part_settings(self._config, path.partition(".")[0])
-            modules[path] = LoraModule(down, up, alpha=self._alpha(settings))
+            modules[path] = LoraModule(down, up, alpha=self._alpha(self._choices[path]))
         return modules
 
-    def _alpha(self, settings: UnetLora | TextEncoderLora) -> float:
+    def _alpha(self, choice: LayerChoice) -> float:
         """The alpha that gives the scale as alpha / rank: files have no other way to say it."""
-        return settings.alpha * math.sqrt(settings.rank) if self._config.method == "rslora" else settings.alpha
+        return choice.alpha * math.sqrt(choice.rank) if self._config.method == "rslora" else choice.alpha
 
     def notes(self) -> list[str]:
         """Says where a rank is higher than a layer can use."""

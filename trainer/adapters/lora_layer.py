@@ -10,6 +10,7 @@ hooks, another adapter) autograd does the same by the same formula.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -17,11 +18,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from trainer.adapters.dropout import module_mask, rank_mask
 from trainer.adapters.lora_products import conv_change, linear_change
-from trainer.models.devices import without_autocast
 
 PLAIN_TENSORS: set[type] = {nn.Parameter, Tensor}
 """Classes of weights with which a product is nothing but a product; those of quantised weights are others."""
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """Shares, in [0, 1), of what is left out of a change at random while it is trained: its inputs, its ranks, all of it."""
+
+    inputs: float = 0.0
+    ranks: float = 0.0
+    whole: float = 0.0
 
 
 class LoraLayer(nn.Module):
@@ -33,18 +43,18 @@ class LoraLayer(nn.Module):
         base: the frozen module; of its weights nothing is assumed but what they are on plain layers.
         rank: columns of `up` and rows of `down`, > 0.
         scale: what the change is multiplied with.
-        dropout: share of the change's inputs that is dropped while training, in [0, 1).
+        dropouts: what is left out while training.
         device: where the weights are made, float32; all zero at first.
     """
 
-    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, device: torch.device) -> None:
+    def __init__(self, base: nn.Module, rank: int, scale: float, dropouts: Dropouts, device: torch.device) -> None:
         super().__init__()
         out, *rest = weight_shape(base)
         self.base = base
         self.scale = scale
         self.down = nn.Parameter(torch.zeros(rank, *rest, device=device))
         self.up = nn.Parameter(torch.zeros(out, rank, *(1 for _ in rest[1:]), device=device))
-        self._dropout = dropout
+        self._dropouts = dropouts
         self._cast: tuple[Tensor, Tensor] | None = None
         self.train(base.training)
 
@@ -64,7 +74,7 @@ class LoraLayer(nn.Module):
 
     def forward(self, inputs: Tensor, *_: object) -> Tensor:
         """The changed layer's output; further arguments (a LoRA scale of old) are for other layers."""
-        base, drops = self.base, self.training and self._dropout > 0
+        base, drops = self.base, self.training and self._dropouts != Dropouts()
         down, up = self._cast or (self.down, self.up)
         if not drops and _is_plain(base, inputs):
             down, up = down.to(inputs.dtype), up.to(inputs.dtype)
@@ -72,10 +82,19 @@ class LoraLayer(nn.Module):
             return change(cast(Any, base), inputs, down, up, self.scale)
         outputs = base(inputs)
         if drops:
-            inputs = functional.dropout(inputs, self._dropout)
-        with without_autocast(inputs.device):
+            inputs = functional.dropout(inputs, self._dropouts.inputs)
+        with torch.autocast(inputs.device.type, enabled=False):
             inputs, down, up = (tensor.to(outputs.dtype) for tensor in (inputs, down, up))
-            return _beside(base, outputs, inputs, down, up, self.scale)
+            hidden = _hidden(base, inputs, down)
+            if drops:
+                hidden = self._thinned(hidden)
+            return _beside(outputs, hidden, up, self.scale)
+
+    def _thinned(self, hidden: Tensor) -> Tensor:
+        dropouts = self._dropouts
+        if dropouts.ranks:
+            hidden = hidden * rank_mask(hidden, dropouts.ranks, -1 if self.down.ndim == 2 else 1)
+        return hidden * module_mask(dropouts.whole) if dropouts.whole else hidden
 
 
 def weight_shape(base: nn.Module) -> torch.Size:
@@ -109,13 +128,18 @@ def _is_plain(base: nn.Module, inputs: Tensor) -> bool:
     return not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) == inputs.dtype
 
 
-def _beside(base: nn.Module, outputs: Tensor, inputs: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """`outputs` + scale * up(down(inputs)), differentiable; all of one number format."""
+def _hidden(base: nn.Module, inputs: Tensor, down: Tensor) -> Tensor:
+    """down(inputs), with a convolution's own stride and padding."""
     if down.ndim == 2:
-        hidden = functional.linear(inputs, down).flatten(0, -2)
-        return torch.addmm(outputs.flatten(0, -2), hidden, up.t(), alpha=scale).view(outputs.shape)
+        return functional.linear(inputs, down)
     conv = cast(nn.Conv2d, base)
-    hidden = functional.conv2d(inputs, down, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return functional.conv2d(inputs, down, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _beside(outputs: Tensor, hidden: Tensor, up: Tensor, scale: float) -> Tensor:
+    """`outputs` + scale * up(hidden), differentiable; all of one number format."""
+    if up.ndim == 2:
+        return torch.addmm(outputs.flatten(0, -2), hidden.flatten(0, -2), up.t(), alpha=scale).view(outputs.shape)
     return torch.add(outputs, functional.conv2d(hidden, up), alpha=scale)
 
 

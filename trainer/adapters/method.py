@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from trainer.config.adapter import METHODS, PIVOTAL, AdapterConfig, TextEncoderLora, UnetLora
-from trainer.errors import ConfigError, Finding, RunError
+from trainer.config.adapter import METHODS, PIVOTAL, AdapterConfig
+from trainer.config.blocks import choose_layer, layer_rate
+from trainer.errors import Finding, RunError
 from trainer.lora_files.file import AdapterModule
 from trainer.models.components import Components
 from trainer.objects import load_object
@@ -71,26 +72,6 @@ def build_method(config: AdapterConfig, trigger_word: str = "") -> AdapterMethod
     return load_object(PIVOTAL)(config, inner, trigger_word)
 
 
-def part_settings(config: AdapterConfig, part: str) -> UnetLora | TextEncoderLora:
-    """What a part is trained with; all text encoders share theirs."""
-    return config.unet if part == "unet" else config.text_encoder
-
-
-def chosen_layers(components: Components, config: AdapterConfig) -> dict[str, list[str]]:
-    """Paths of the layers that are trained, by part.
-
-    Raises: ConfigError: a chosen set of layers does not exist in this model.
-    """
-    targets = components.family.target_modules(components, config)
-    for part, paths in targets.items():
-        if not paths:
-            raise ConfigError(
-                f"This base model has no layers of the set '{part_settings(config, part).targets}'.",
-                where=f"adapter.{'unet' if part == 'unet' else 'text_encoder'}.targets",
-            )
-    return targets
-
-
 def take_over(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """Copy a checkpoint's tensors into the adapter's. Raises RunError where names or shapes differ."""
     wrong = [name for name in own.keys() | state.keys() if not _same_shape(own.get(name), state.get(name))]
@@ -109,36 +90,47 @@ def _same_shape(first: Tensor | None, second: Tensor | None) -> bool:
     return first is not None and second is not None and first.shape == second.shape
 
 
-_UP = " up"
+_UP, _RATE = "up", "x"
 
 
 def grouped(config: AdapterConfig, weights: Iterable[tuple[str, nn.Parameter]]) -> dict[str, list[nn.Parameter]]:
-    """Weights by group, from their names ("unet.….up"): a group a part, and with LoRA+ one of its own for each part's `up`."""
+    """Weights by group, from their names ("unet.….up").
+
+    A group a part; of its own for each part's `up` with LoRA+ ("unet up"), and for each rate of blocks ("unet x0.5").
+    """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, weight in weights:
-        part = name.partition(".")[0]
-        is_fast = config.method == "loraplus" and name.endswith(".up")
-        groups.setdefault(part + _UP if is_fast else part, []).append(weight)
+        path = name.rpartition(".")[0]
+        words = [path.partition(".")[0]]
+        if config.method == "loraplus" and name.endswith(".up"):
+            words.append(_UP)
+        rate = layer_rate(config, path)
+        if rate != 1:
+            words.append(f"{_RATE}{rate!r}")
+        groups.setdefault(" ".join(words), []).append(weight)
     return groups
 
 
 def group_factor(config: AdapterConfig, group: str) -> float:
     """What a group of `grouped` multiplies its part's learning rate with (LoRA+, https://arxiv.org/abs/2402.12354)."""
-    return config.loraplus.ratio if group.endswith(_UP) else 1.0
+    factor = 1.0
+    for word in group.split(" ")[1:]:
+        factor *= config.loraplus.ratio if word == _UP else float(word.removeprefix(_RATE))
+    return factor
 
 
 def rank_notes(config: AdapterConfig, shapes: Mapping[str, torch.Size]) -> list[str]:
     """Says where a rank is higher than a layer can use; `shapes` has the weights' shapes by module path."""
     notes: list[str] = []
     for part in dict.fromkeys(path.partition(".")[0] for path in shapes):
-        rank = part_settings(config, part).rank
-        limits = [
-            min(shape[0], shape[1:].numel()) for path, shape in shapes.items() if path.startswith(f"{part}.")
-        ]  # fmt: skip
-        above = sum(1 for limit in limits if rank > limit)
+        own = {path: shape for path, shape in shapes.items() if path.startswith(f"{part}.")}
+        limits = {path: min(shape[0], shape[1:].numel()) for path, shape in own.items()}
+        ranks = {path: choose_layer(config, path, shape).rank for path, shape in own.items()}
+        above = [path for path in own if ranks[path] > limits[path]]
         if above:
+            highest = max(ranks[path] for path in above)
             notes.append(
-                f"Rank {rank} is higher than {above} of the {len(limits)} layers of the {part.replace('_', ' ')} can use "
-                f"(the smallest: {min(limits)}); a lower rank learns as much in a smaller file."
+                f"Rank {highest} is higher than {len(above)} of the {len(own)} layers of the {part.replace('_', ' ')} can use "
+                f"(the smallest: {min(limits[path] for path in above)}); a lower rank learns as much in a smaller file."
             )
     return notes

@@ -32,7 +32,7 @@ def _shape(method: str, site: Site) -> tuple[int, ...]:
     if not size:
         raise ConfigError(
             f"No block of at most {site.rank} channels fits the {out} output channels of the layer '{site.path}'.",
-            where=f"adapter.{'unet' if site.path.startswith('unet.') else 'text_encoder'}.rank",
+            where=f"adapter.{site.path.partition('.')[0]}.rank",
             fix="Choose a higher rank: it is the largest size of a block.",
         )
     count = out // size

@@ -28,8 +28,7 @@ class PrincipalChange(Change):
         shape = site.weight.shape
         matrix = site.weight.detach().float().flatten(1)
         rank = min(site.rank, *matrix.shape)
-        settings = config.unet if site.path.startswith("unet.") else config.text_encoder
-        self._scale = config.scale(settings)
+        self._scale = config.scale(site.rank, site.alpha)
         up, down = (pissa if config.init == "pissa" else olora)(matrix, rank)
         root = self._scale**0.5
         self.start_down: Tensor

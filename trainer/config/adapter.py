@@ -11,14 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from trainer.config.base import BASIC, Settings, foreign_settings
+from trainer.config.base import BASIC, Settings
+from trainer.config.blocks import parse_rates, parse_rule
+from trainer.config.cut import WeightedLora, weighted_lora
 from trainer.config.embedding import EmbeddingSettings
 
 Method = Literal["lora", "rslora", "loraplus", "dora", "adalora", "loha", "lokr", "oft", "boft", "ia3"]
-UnetTargets = Literal["attention", "attention+mlp", "all-linear", "all+conv"]
-TextTargets = Literal["attention", "attention+mlp"]
+UnetTargets = Literal[
+    "attention", "attention-qv", "attention+mlp", "all-linear", "all+conv", "style-blocks", "content-blocks", "pattern"
+]
+TextTargets = Literal["attention", "attention-qv", "attention+mlp"]
 
 
 class UnetLora(Settings):
@@ -29,7 +33,13 @@ class UnetLora(Settings):
     alpha: Annotated[float, BASIC, Field(gt=0, le=1024)] = 16.0
     """The LoRA is scaled by alpha / rank (rsLoRA: alpha / √rank). Equal to the rank, or half of it, is usual; much higher than the rank often ends in NaN. OFT, BOFT and (IA)³ have no scale."""
     targets: UnetTargets = "attention"
-    """Which layers learn: `attention` (small file), `attention+mlp`, `all-linear`, or `all+conv` (LoCon: also convolutions; strongest for styles)."""
+    """Which layers learn: `attention` (small file), `attention-qv` (half of it), `attention+mlp`, `all-linear`, `all+conv` (LoCon: also convolutions; strongest for styles); `style-blocks` and `content-blocks` of SDXL (B-LoRA, arXiv 2403.14572); or `pattern`."""
+    pattern: Annotated[str, Field(max_length=1000)] = ""
+    """Which layers learn with the targets `pattern`: module paths with * and a comma between them (up_blocks.1.*.attn2, mid_block), or re: and a regular expression."""
+    conv_rank: Annotated[int, Field(ge=-1, le=512)] = -1
+    """Rank of the convolutions larger than 1 x 1 (kohya's conv_dim), where the targets have any. -1: as the others; 0: none of them."""
+    conv_alpha: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    """Alpha of those convolutions (kohya's conv_alpha). 0: in proportion to their rank, as the others' is to theirs."""
 
 
 class TextEncoderLora(Settings):
@@ -43,11 +53,34 @@ class TextEncoderLora(Settings):
     """Which layers of the text encoder learn."""
 
 
+class SecondTextEncoderLora(Settings):
+    """LoRA on the second text encoder, which SDXL has."""
+
+    rank: Annotated[int, Field(ge=-1, le=512)] = -1
+    """Rank of the second text encoder's LoRA. -1: as the first; 0: it is not trained."""
+    alpha: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    """The LoRA is scaled by alpha / rank. 0: in proportion to its rank, as the first's."""
+    targets: Literal["same", "attention", "attention-qv", "attention+mlp"] = "same"
+    """Which of its layers learn; `same` as the first's."""
+
+
+PartLora = UnetLora | TextEncoderLora
+
+
 class LoraPlusSettings(Settings):
     """LoRA+ only."""
 
     ratio: Annotated[float, Field(ge=1, le=256)] = 16.0
     """How many times faster `up` learns than `down` with the method loraplus. The paper's 16 wants a somewhat lower learning rate."""
+
+
+class EvaSettings(Settings):
+    """The start EVA only (arXiv 2410.07170)."""
+
+    batches: Annotated[int, Field(ge=1, le=1000)] = 8
+    """How many batches are looked at before the first step."""
+    rho: Annotated[float, Field(ge=1, le=10)] = 1.0
+    """Up to how many times its rank a layer may get: above 1, ranks move to the layers whose inputs differ in more ways; how many there are in all stays. 2 is the paper's."""
 
 
 class DoraSettings(Settings):
@@ -99,14 +132,26 @@ class AdapterConfig(Settings):
     """LoRA on the UNet."""
     text_encoder: TextEncoderLora = TextEncoderLora()
     """LoRA on the text encoder."""
+    text_encoder_2: SecondTextEncoderLora = SecondTextEncoderLora()
+    """LoRA on the second text encoder."""
+    blocks: Annotated[list[str], Field(max_length=1000)] = []
+    """Other numbers for single blocks, one a line: `down_blocks.2: rank=4 alpha=2 rate=0.5`, `mid_block: rank=0` (not trained), `text_encoder.encoder.layers.0: rate=0.1`. Names may have * or be kohya's (IN04, MID, OUT05, BASE); later lines win; rate is a factor of the learning rate."""
+    block_rates: Annotated[str, Field(max_length=500)] = ""
+    """Factors of the learning rate for all blocks, as kohya's lists of block weights: 17 or 26 numbers for SD 1 and 2, 12 or 20 for SDXL, the text encoder's first. 0: the block is not trained."""
+    on_top_of: Annotated[list[str], Field(max_length=16)] = []
+    """LoRAs that the training starts on top of, one a line: a name in the library or the path of a file, perhaps with a weight (style:0.8, or style:0.8:0.5 for UNet and text encoder). They stay as they are; a new one learns beside them."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the LoRA's inputs dropped at random while training. A little (0.1) against overfitting of tiny sets. For lora, rslora and loraplus."""
+    rank_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the ranks left out of a training step at random, others for each picture (kohya's rank_dropout; of loha and lokr rows of the change, as LyCORIS), against overfitting: 0.1 to 0.3. For lora, rslora, loraplus, loha and lokr."""
     module_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the layers whose change is left out of a training step at random, against overfitting. For all methods but lora, rslora and loraplus from a random start."""
+    """Share of the layers whose change is left out of a training step at random, against overfitting."""
     max_norm: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Longest that the change of a layer may get; a longer one is shortened after each step (kohya's scale_weight_norms; 1 is usual). 0: no limit. For lora, rslora and loraplus."""
-    init: Literal["random", "orthogonal", "pissa", "olora"] = "random"
-    """Where lora, rslora and loraplus start: at random, in directions at right angles, in the strongest of the base (PiSSA), or in those of its QR (OLoRA). PiSSA and OLoRA make files of twice the rank."""
+    init: Literal["random", "orthogonal", "eva", "pissa", "olora"] = "random"
+    """Where lora, rslora and loraplus start: at random, in directions at right angles, in those in which your pictures differ most inside the model (EVA), in the strongest of the base (PiSSA), or in those of its QR (OLoRA). PiSSA and OLoRA make files of twice the rank."""
+    eva: EvaSettings = EvaSettings()
+    """EVA only."""
     loraplus: LoraPlusSettings = LoraPlusSettings()
     """LoRA+ only."""
     dora: DoraSettings = DoraSettings()
@@ -123,7 +168,54 @@ class AdapterConfig(Settings):
     @property
     def has_lora(self) -> bool:
         """Whether any layer is trained."""
-        return bool(self.unet.rank or self.text_encoder.rank)
+        return bool(self.unet.rank or self.trains_text)
+
+    @field_validator("blocks")
+    @classmethod
+    def _readable_blocks(cls, value: list[str]) -> list[str]:
+        for line in value:
+            parse_rule(line)
+        return value
+
+    @field_validator("on_top_of")
+    @classmethod
+    def _readable_loras(cls, value: list[str]) -> list[str]:
+        for line in value:
+            weighted_lora(line)
+        return value
+
+    @field_validator("block_rates")
+    @classmethod
+    def _readable_rates(cls, value: str) -> str:
+        parse_rates(value)
+        return value
+
+    @property
+    def second_text_encoder(self) -> TextEncoderLora:
+        """What the second text encoder is trained with, where the model has one."""
+        first, own = self.text_encoder, self.text_encoder_2
+        rank = first.rank if own.rank < 0 else own.rank
+        alpha = own.alpha or (first.alpha * rank / first.rank if rank and first.rank else first.alpha)
+        # Proportions of valid numbers; their limits were those of the settings that they come from.
+        return TextEncoderLora.model_construct(
+            rank=rank, alpha=alpha, targets=first.targets if own.targets == "same" else own.targets
+        )
+
+    @property
+    def frozen_loras(self) -> list[WeightedLora]:
+        """The LoRAs that the training starts on top of."""
+        return [weighted_lora(line) for line in self.on_top_of]
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether blocks that are trained learn at rates of their own."""
+        rates = {*parse_rates(self.block_rates), *(parse_rule(line).rate for line in self.blocks)}
+        return bool(rates - {None, 0.0, 1.0})
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether a text encoder is trained."""
+        return bool(self.text_encoder.rank or self.second_text_encoder.rank)
 
     @property
     def implementation(self) -> str:
@@ -135,9 +227,9 @@ class AdapterConfig(Settings):
         """Whether it starts from directions of the base model's own weights."""
         return self.init in ("pissa", "olora")
 
-    def scale(self, part: UnetLora | TextEncoderLora) -> float:
-        """What a part's low-rank change is multiplied with; its rank must not be 0."""
-        return part.alpha / (part.rank**0.5 if self.method == "rslora" else part.rank)
+    def scale(self, rank: int, alpha: float) -> float:
+        """What a low-rank change is multiplied with; the rank must not be 0."""
+        return alpha / (rank**0.5 if self.method == "rslora" else rank)
 
 
 @dataclass(frozen=True)
@@ -174,57 +266,3 @@ METHODS: dict[str, MethodFacts] = {
     "boft": MethodFacts(_OFT, "BOFT", "oft", "boft"),
     "ia3": MethodFacts("trainer.adapters.ia3:build", "(IA)³", algorithm="ia3"),
 }
-_WITHOUT_SCALE = ("oft", "boft", "ia3")
-
-
-def adapter_faults(config: AdapterConfig) -> list[tuple[str, str]]:
-    """Settings that do not go together, as (field path, message with the remedy)."""
-    faults = [*_rank_faults(config), *_foreign_groups(config)]
-    method = METHODS[config.method].title
-    is_random = config.init in ("random", "orthogonal")
-    if config.dropout and not (config.method in PLAIN and is_random):
-        faults.append(("adapter.dropout", f"{_start(config)} has none: set it to 0, or use adapter.module_dropout"))
-    if config.max_norm and not (config.method in PLAIN and is_random):
-        faults.append(("adapter.max_norm", f"{_start(config)} has none: set it to 0"))
-    if config.module_dropout and config.method in PLAIN and is_random:
-        faults.append(("adapter.module_dropout", f"{method} has none: set it to 0, or use adapter.dropout"))
-    if config.init != "random" and config.method not in PLAIN:
-        faults.append(("adapter.init", f"{method} starts in its own way: choose random, or the method lora"))
-    if config.method == "ia3" and config.unet.rank and config.unet.targets not in ("attention", "attention+mlp"):
-        faults.append(
-            ("adapter.unet.targets", "(IA)³ is read by other tools in linear layers only: attention or attention+mlp")
-        )
-    if config.method == "adalora" and config.adalora.start_share + config.adalora.final_share >= 1:
-        faults.append(("adapter.adalora.final_share", "with adapter.adalora.start_share it must be less than 1"))
-    return faults
-
-
-def _start(config: AdapterConfig) -> str:
-    return {"pissa": "PiSSA", "olora": "OLoRA"}.get(config.init, METHODS[config.method].title)
-
-
-def _rank_faults(config: AdapterConfig) -> list[tuple[str, str]]:
-    faults: list[tuple[str, str]] = []
-    parts = {"unet": config.unet, "text_encoder": config.text_encoder}
-    if not config.has_lora and not config.embedding.num_vectors:
-        faults.append(
-            ("adapter.unet.rank", "nothing would be trained: give the UNet or the text encoder a rank above 0")
-        )
-    for name, part in parts.items():
-        if not part.rank or config.method in _WITHOUT_SCALE:
-            continue
-        if config.scale(part) > 8:
-            root = "√rank" if config.method == "rslora" else "rank"
-            faults.append(
-                (
-                    f"adapter.{name}.alpha",
-                    f"alpha / {root} is {config.scale(part):.0f}, which ends in NaN: use at most 8 × {root}",
-                )
-            )
-    return faults
-
-
-def _foreign_groups(config: AdapterConfig) -> list[tuple[str, str]]:
-    """Settings of methods that are not chosen: they would do nothing."""
-    groups = {word: facts.group for word, facts in METHODS.items()}
-    return foreign_settings(config, "adapter", groups, config.method, f"the method {config.method}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -21,6 +22,26 @@ class WeightedLora(Settings):
     """Strength of its changes of the UNet; a negative one turns them round."""
     text_encoder_weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
     """Strength of its changes of the text encoders."""
+
+
+def weighted_lora(text: str) -> WeightedLora:
+    """`FILE`, `FILE:0.8` or `FILE:0.8:0.5` (UNet, text encoders); colons inside the file name (a Windows drive) stay.
+
+    Raises: ValueError: the file name is empty, or a weight is beyond ±10.
+    """
+    parts, weights = text.split(":"), list[float]()
+    while len(parts) > 1 and len(weights) < 2 and _NUMBER.fullmatch(parts[-1].strip()):
+        weights.insert(0, float(parts.pop()))
+    file = ":".join(parts).strip()
+    if not file:
+        raise ValueError(f"'{text}' names no file: write FILE, FILE:0.8 or FILE:0.8:0.5")
+    if any(abs(weight) > 10 for weight in weights):
+        raise ValueError(f"the weights in '{text}' are from -10 to 10")
+    unet = weights[0] if weights else 1.0
+    return WeightedLora(file=file, unet_weight=unet, text_encoder_weight=weights[1] if len(weights) == 2 else unet)
+
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
 
 
 class Cut(Settings):

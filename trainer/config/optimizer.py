@@ -86,6 +86,8 @@ class OptimizerConfig(Settings):
     """Learning rate of the text encoder's LoRA; a fifth to a tenth of the UNet's is usual. Without effect while the text encoder's rank is 0."""
     embedding_learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-3
     """Learning rate of the trigger word's own vectors. Without effect while adapter.embedding.num_vectors is 0."""
+    text_encoder_2_learning_rate: Annotated[float, Field(ge=-1, le=1)] = -1.0
+    """Learning rate of the second text encoder's LoRA (SDXL). -1: as the first's."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Pulls the LoRA's weights towards zero a little in each step; learned vectors are left alone."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -114,9 +116,11 @@ class OptimizerConfig(Settings):
         return self.facts.implementation
 
     def learning_rate(self, part: str) -> float:
-        """The full rate of a part of the model (all text encoders have the same) or of learned vectors ("embedding"), or the factor of a rate that is found."""
+        """The full rate of a part of the model or of learned vectors ("embedding"), or the factor of a rate that is found."""
         rates = {"unet": self.unet_learning_rate, EMBEDDING: self.embedding_learning_rate}
         rate = rates.get(part, self.text_encoder_learning_rate)
+        if part == "text_encoder_2" and self.text_encoder_2_learning_rate >= 0:
+            rate = self.text_encoder_2_learning_rate
         return self.prodigy.factor if self.facts.finds_rate and rate > 0 else rate
 
 
@@ -168,6 +172,8 @@ def optimizer_faults(config: OptimizerConfig, schedule: ScheduleConfig) -> list[
     """Settings that do not go together, as (field path, message with the remedy)."""
     faults: list[tuple[str, str]] = []
     title = config.facts.title
+    if -1 < config.text_encoder_2_learning_rate < 0:
+        faults.append(("optimizer.text_encoder_2_learning_rate", "is 0 or more, or -1 for the first text encoder's"))
     if config.facts.averages and schedule.kind != "constant":
         faults.append(("schedule.kind", f"{title} averages instead of lowering the rate: choose constant"))
     if config.facts.averages and config.beta1 == 0:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from trainer.config.adapter import AdapterConfig, adapter_faults
+from trainer.config.adapter import PLAIN, AdapterConfig
+from trainer.config.adapter_faults import adapter_faults
 from trainer.config.base import Settings
 from trainer.config.data import DataConfig, data_faults
 from trainer.config.embedding import embedding_faults
@@ -60,6 +61,19 @@ def _impossible(config: RunConfig) -> list[tuple[str, str]]:
     faults = [*adapter_faults(config.adapter), *optimizer_faults(config.optimizer, config.schedule)]
     faults += _averages(config)
     faults += embedding_faults(config.adapter.embedding, config.data.trigger_word, has_lora=config.adapter.has_lora)
+    if config.save.export_sum and not config.adapter.on_top_of:
+        faults.append(
+            ("save.export_sum", "there is nothing to add up: name LoRAs in adapter.on_top_of, or turn it off")
+        )
+    if config.save.export_sum and config.adapter.method not in (*PLAIN, "adalora"):
+        faults.append(("save.export_sum", "only changes of low rank add up to a LoRA: choose the method lora"))
+    if config.adapter.on_top_of and config.model.quantization != "none":
+        faults.append(
+            (
+                "adapter.on_top_of",
+                "LoRAs cannot be merged into packed weights: set model.quantization to none, or leave them off",
+            )
+        )
     if config.objective.min_timestep >= config.objective.max_timestep:
         faults.append(("objective.min_timestep", "must be lower than objective.max_timestep"))
     faults += data_faults(config.data)
@@ -76,4 +90,9 @@ def _averages(config: RunConfig) -> list[tuple[str, str]]:
         faults.append((field, "AdaLoRA takes ranks away that an average would keep: use none with it"))
     if config.adapter.method == "loraplus" and facts.finds_rate:
         faults.append(("optimizer.name", f"{facts.title} finds one rate for all, and LoRA+ needs two: choose another"))
+    if config.adapter.has_rates and facts.finds_rate:
+        message = (
+            f"{facts.title} finds one rate for all: choose another optimizer, or let blocks have the rates 0 or 1 only"
+        )
+        faults.append(("adapter.blocks" if config.adapter.blocks else "adapter.block_rates", message))
     return faults

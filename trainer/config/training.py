@@ -88,5 +88,7 @@ class SaveConfig(Settings):
     """How many checkpoints are kept; the oldest goes only after the newest is complete."""
     export_every: Annotated[int, Field(ge=0)] = 0
     """Steps between LoRA files made along the way, for choosing the best later. 0: only at the end."""
+    export_sum: bool = False
+    """With adapter.on_top_of: also write one LoRA (`<name>-sum`) that does what those and the new one do together, exactly, their ranks side by side."""
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"
     """Number format of the LoRA file. fp16 is read by every tool; fp32 is exact and twice as large."""

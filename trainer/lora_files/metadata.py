@@ -6,6 +6,7 @@ The hashes of the data are added by `trainer.lora_files.file.write_lora`, which 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +16,9 @@ from typing import Any
 from trainer import __version__
 from trainer.base_models.families import FAMILY_FACTS
 from trainer.config.adapter import METHODS, PLAIN, AdapterConfig
+from trainer.config.blocks import choose_layer, layer_rate, parse_rule, part_lora
 from trainer.config.migrate import migrate
+from trainer.config.objective import ObjectiveConfig
 from trainer.config.run import RunConfig
 from trainer.errors import LoraFileError
 
@@ -80,14 +83,14 @@ def embedding_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str
 
 def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
     unet, text_encoder = config.adapter.unet, config.adapter.text_encoder
-    main = unet if unet.rank else text_encoder
+    main = next((part for part in (unet, text_encoder) if part.rank), config.adapter.second_text_encoder)
     values: dict[str, Any] = {
         "ss_base_model_version": FAMILY_FACTS[facts.family].kohya_base_version(facts.prediction_type),
         "ss_v2": facts.family == "sd2",
         "ss_network_module": network_module(config.adapter),
         "ss_network_dim": main.rank,
         "ss_network_alpha": main.alpha,
-        "ss_network_args": network_arguments(config.adapter),
+        "ss_network_args": network_arguments(config.adapter, facts.family),
         "ss_network_dropout": config.adapter.dropout,
         "ss_output_name": facts.name,
         "ss_sd_model_name": facts.base_name,
@@ -109,15 +112,21 @@ def _kohya_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
         "ss_gradient_accumulation_steps": config.training.gradient_accumulation,
         "ss_learning_rate": config.optimizer.unet_learning_rate,
         "ss_unet_lr": config.optimizer.unet_learning_rate if unet.rank else 0.0,
-        "ss_text_encoder_lr": config.optimizer.text_encoder_learning_rate if text_encoder.rank else 0.0,
+        "ss_text_encoder_lr": _text_encoder_rates(config, facts.family),
         "ss_optimizer": config.optimizer.name,
         "ss_lr_scheduler": config.schedule.kind,
         "ss_seed": config.training.seed,
         "ss_mixed_precision": config.model.precision,
         "ss_zero_terminal_snr": facts.zero_terminal_snr,
-        "ss_noise_offset": config.objective.noise_offset,
-        "ss_min_snr_gamma": config.objective.min_snr_gamma,
+        **_objective_entries(config.objective),
+        "ss_prior_loss_weight": config.data.prior.weight if config.data.prior.class_prompt else None,
+        "ss_max_grad_norm": config.training.max_grad_norm,
+        "ss_gradient_checkpointing": config.training.gradient_checkpointing,
+        "ss_lr_warmup_steps": round(config.schedule.warmup_share * config.training.steps),
+        "ss_max_token_length": config.data.max_caption_tokens,
+        "ss_flip_aug": config.data.horizontal_flip,
         "ss_caption_dropout_rate": config.data.caption_dropout,
+        "ss_caption_tag_dropout_rate": config.data.tag_dropout,
         "ss_shuffle_caption": config.data.shuffle_tags,
         "ss_keep_tokens": config.data.keep_tags,
         "ss_training_comment": config.note,
@@ -135,12 +144,40 @@ def network_module(adapter: AdapterConfig) -> str:
     return "networks.lora" if is_plain and adapter.method != "rslora" else "lycoris.kohya"
 
 
-def network_arguments(adapter: AdapterConfig) -> dict[str, Any]:
-    """The network's settings in the words of kohya and LyCORIS (`algo`, `conv_dim`, `dora_wd`, …)."""
+def _text_encoder_rates(config: RunConfig, family: str) -> Any:
+    """The text encoder's learning rate; of a family with two a list, as kohya writes it, where they differ."""
+    parts = {name: part_lora(config.adapter, name) for name in FAMILY_FACTS[family].text_encoders}
+    rates = [config.optimizer.learning_rate(name) if part.rank else 0.0 for name, part in parts.items()]
+    return rates if len(set(rates)) > 1 else rates[0]
+
+
+def _objective_entries(objective: ObjectiveConfig) -> dict[str, Any]:
+    """The objective in kohya's words; None where a setting is off or has no effect, as kohya writes it."""
+    is_robust, has_pyramid = objective.loss != "l2", objective.pyramid_noise_levels > 0
+    is_capped = objective.weighting == "min_snr" and objective.min_snr_gamma > 0
+    return {
+        "ss_noise_offset": objective.noise_offset,
+        "ss_multires_noise_iterations": objective.pyramid_noise_levels or None,
+        "ss_multires_noise_discount": objective.pyramid_noise_discount if has_pyramid else None,
+        "ss_ip_noise_gamma": objective.input_perturbation or None,
+        "ss_min_snr_gamma": objective.min_snr_gamma if is_capped else None,
+        "ss_debiased_estimation": objective.weighting == "debiased",
+        "ss_loss_type": objective.loss,
+        "ss_huber_c": objective.huber_delta if is_robust else None,
+        "ss_huber_schedule": objective.huber_schedule if is_robust else None,
+        "ss_min_timestep": objective.min_timestep,
+        "ss_max_timestep": objective.max_timestep,
+    }
+
+
+def network_arguments(adapter: AdapterConfig, family: str = "sd1") -> dict[str, Any]:
+    """The network's settings in the words of kohya and LyCORIS (`algo`, `conv_dim`, `dora_wd`, `block_dims`, …)."""
     unet = adapter.unet
     arguments: dict[str, Any] = {"algo": METHODS[adapter.method].algorithm}
     if unet.rank and unet.targets == "all+conv":
-        arguments |= {"conv_dim": unet.rank, "conv_alpha": unet.alpha}
+        conv = choose_layer(adapter.model_copy(update={"blocks": [], "block_rates": ""}), "unet.conv", (1, 1, 3, 3))
+        arguments |= {"conv_dim": conv.rank, "conv_alpha": conv.alpha} if conv.rank else {}
+    arguments |= block_arguments(adapter, family)
     match adapter.method:
         case "rslora":
             arguments["rs_lora"] = True
@@ -152,9 +189,47 @@ def network_arguments(adapter: AdapterConfig) -> dict[str, Any]:
             arguments["factor"] = adapter.lokr.factor
         case "oft" | "boft":
             arguments["constraint"] = adapter.oft.constraint
-    if adapter.module_dropout:
-        arguments["module_dropout"] = adapter.module_dropout
+    for name in ("rank_dropout", "module_dropout"):
+        if getattr(adapter, name):
+            arguments[name] = getattr(adapter, name)
     return arguments
+
+
+_WHOLE_BLOCKS = re.compile(
+    r"\*|(unet\.)?((down|up)_blocks(\.[\d*])?|mid_block)|IN\d\d|OUT\d\d|M00|MID|BASE", re.IGNORECASE
+)
+
+
+def block_arguments(adapter: AdapterConfig, family: str) -> dict[str, str]:
+    """Ranks, alphas and rates of blocks as kohya's trainer takes them: 25 numbers from the UNet's input to its output.
+
+    Empty where there are none, for SDXL (whose blocks it counts otherwise), and where lines name less than a block.
+    """
+    rules = [parse_rule(line) for line in adapter.blocks]
+    in_unet = [rule for rule in rules if not rule.name.startswith("text_encoder")]
+    if family == "sdxl" or not adapter.unet.rank or not (in_unet or adapter.block_rates):
+        return {}
+    if not all(_WHOLE_BLOCKS.fullmatch(rule.name) for rule in in_unet):
+        return {}
+    ways = {
+        "down": [f"unet.down_blocks.{level}.{place}.x" for level in range(4) for place in _DOWN],
+        "mid": ["unet.mid_block.attentions.0.x"],
+        "up": [f"unet.up_blocks.{level}.attentions.{index}.x" for level in range(4) for index in range(3)],
+    }
+    # kohya's first block is conv_in, which is never trained; the last level's sampler is not there.
+    ways["down"] = ["unet.conv_in", *ways["down"][:-1]]
+    arguments: dict[str, str] = {}
+    if any(rule.rank is not None or rule.alpha is not None for rule in in_unet):
+        choices = [choose_layer(adapter, path, (1, 1)) for paths in ways.values() for path in paths]
+        arguments["block_dims"] = ",".join(str(choice.rank) for choice in choices)
+        arguments["block_alphas"] = ",".join(f"{choice.alpha:g}" for choice in choices)
+    if adapter.block_rates or any(rule.rate is not None for rule in in_unet):
+        for way, paths in ways.items():
+            arguments[f"{way}_lr_weight"] = ",".join(f"{layer_rate(adapter, path):g}" for path in paths)
+    return arguments
+
+
+_DOWN = ("attentions.0", "attentions.1", "downsamplers.0")
 
 
 def _modelspec_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
@@ -187,6 +262,7 @@ def _own_entries(config: RunConfig) -> dict[str, str]:
     for place in (data["data"], data["data"]["prior"], *data["data"]["concepts"]):
         place["dataset"] = _last_part(place["dataset"])
     data["model"]["base"] = _last_part(config.model.base)
+    data["adapter"]["on_top_of"] = [_last_part(line) for line in config.adapter.on_top_of]
     entries = {CONFIG_KEY: json.dumps(data, ensure_ascii=False), VERSION_KEY: __version__}
     embedding = config.adapter.embedding
     if embedding.num_vectors:

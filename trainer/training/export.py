@@ -6,6 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.base_models import main_weights
@@ -18,6 +19,7 @@ from trainer.lora_files.metadata import TrainingFacts, build_metadata, embedding
 from trainer.training.export_word import embedding_files, embedding_path, learned_embedding
 from trainer.training.preview import preview_path
 from trainer.training.state import TrainParts, TrainState
+from trainer.training.underneath import on_top_metadata, sum_metadata, summed
 
 
 def export_name(parts: TrainParts, step: int, *, is_final: bool) -> str:
@@ -43,6 +45,13 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
     if not (is_final and path.exists()):
         # A finished run that is resumed has its file already; writing it again would only change its times.
         _write(parts, state, path)
+    if is_final and parts.config.save.export_sum:
+        _export_sum(parts, state, path)
+    return path, _announce(parts, state, path, parts.adapter.outcome())
+
+
+def _announce(parts: TrainParts, state: TrainState, path: Path, note: str) -> Path:
+    """Copy a file to the library with its picture, and say so. Returns where it lies there."""
     library_path = _add_to_library(path, parts.data.loras)
     alone = embedding_path(parts, path)
     if alone is not None and alone != path and not parts.config.adapter.embedding.bundle:
@@ -53,10 +62,23 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
         path=parts.relative(path),
         library_path=str(library_path),
         size_bytes=path.stat().st_size,
-        note=parts.adapter.outcome(),
+        note=note,
     )
     parts.context.emit(event)
-    return path, library_path
+    return library_path
+
+
+def _export_sum(parts: TrainParts, state: TrainState, path: Path) -> None:
+    """Write the LoRA that does what the frozen ones and the new one do together, beside it and in the library."""
+    target = path.with_name(f"{path.stem}-sum{path.suffix}")
+    if not target.exists():
+        facts = replace(_facts(parts, state), name=target.stem)
+        metadata = build_metadata(parts.config, facts) | sum_metadata(parts.frozen, path.stem)
+        # The ranks are those of all together, and differ.
+        metadata |= {"ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}
+        write_lora(target, summed(parts.frozen, parts.adapter.export_modules()), metadata, parts.config.save.precision)
+    names = ", ".join(lora.name for lora in parts.frozen)
+    _announce(parts, state, target, f"It does what {names} and {path.stem} do together.")
 
 
 def _write(parts: TrainParts, state: TrainState, path: Path) -> None:
@@ -69,7 +91,7 @@ def _write(parts: TrainParts, state: TrainState, path: Path) -> None:
             write_embedding(file, embedding if form == "trained" else embedding.mean(), own)
     if adapter.has_lora:
         bundled = [embedding] if embedding is not None and adapter.embedding.bundle else []
-        metadata = build_metadata(parts.config, facts)
+        metadata = build_metadata(parts.config, facts) | on_top_metadata(parts.frozen)
         write_lora(path, parts.adapter.export_modules(), metadata, parts.config.save.precision, embeddings=bundled)
 
 

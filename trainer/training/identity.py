@@ -27,7 +27,9 @@ _FREE = (
     "model.base",
 )
 
-_PLACES = ("data.dataset", "data.prior.dataset")
+
+_BY_CONTENT = ("data.dataset", "data.prior.dataset", "adapter.on_top_of")
+"""Settings whose files may have moved; their contents are what counts."""
 
 
 def run_identity(
@@ -41,7 +43,7 @@ def run_identity(
     ]
     pictures = {example.name: _facts(example) for example in examples}
     return {
-        "settings": {path: value for path, value in settings.items() if path not in _PLACES}
+        "settings": {path: value for path, value in settings.items() if path not in _BY_CONTENT}
         | {
             # How many devices share a batch is free, the batch of all of them is not.
             "training.batch_size": config.training.global_batch_size
@@ -81,6 +83,10 @@ def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     ]
     if saved.get("noise", current["noise"]) != current["noise"]:
         findings.append(Finding("base model", f"its noise was {saved['noise']}, is {current['noise']}"))
+    before, now = ([item[1:] for item in identity.get("on_top_of", [])] for identity in (saved, current))
+    if before != now:
+        names = [item[0] for identity in (saved, current) for item in identity.get("on_top_of", [])]
+        findings.append(Finding("adapter.on_top_of", f"files or weights changed: {', '.join(dict.fromkeys(names))}"))
     if findings:
         raise RunError(
             "This run cannot go on: what it was started with has changed since.",

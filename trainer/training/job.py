@@ -25,7 +25,9 @@ from trainer.training.setup import set_up
 def train(context: JobContext) -> dict[str, Any]:
     """Train, or go on training, the run's LoRA, and export it. Called once in each of the run's processes.
 
-    Returns: run, lora, library_path, embedding where a word was learned, steps, seconds, validation_loss_first, validation_loss_last.
+    Returns: run, lora, library_path, embedding where a word was learned, steps, seconds, validation_loss_first,
+        validation_loss_last; where the method has something to say a note, and where layers ended with different ranks those
+        by layer.
     Raises: Cancelled: the user stopped it; there is a checkpoint if a step was done. InkwashError: see the message.
     """
     config = build_config(context.run.config())
@@ -53,10 +55,12 @@ def _train(context: JobContext, config: RunConfig, ranks: Ranks) -> dict[str, An
     train_loop(parts, state)
     with weights_in_use(parts):
         exported = ranks.on_main(partial(export_lora, parts, state, is_final=True))
+        layer_ranks = {name: module.rank for name, module in parts.adapter.export_modules().items()}
     if exported is None:
         return {}
     path, library_path = exported
     alone = embedding_path(parts, path)
+    note = parts.adapter.outcome()
     return {
         "run": str(run.folder),
         "lora": str(path),
@@ -66,4 +70,6 @@ def _train(context: JobContext, config: RunConfig, ranks: Ranks) -> dict[str, An
         "seconds": round(state.elapsed_seconds, 3),
         "validation_loss_first": state.validation[0][1],
         "validation_loss_last": state.validation[-1][1],
+        **({"note": note} if note else {}),
+        **({"ranks": layer_ranks} if len(set(layer_ranks.values())) > 1 else {}),
     }

@@ -52,7 +52,7 @@ def check_optimizer(context: JobContext, config: RunConfig, device: torch.device
     adapter = config.adapter
     if (
         facts.finds_rate
-        and bool(adapter.unet.rank) + bool(adapter.text_encoder.rank) + bool(adapter.embedding.num_vectors) > 1
+        and bool(adapter.unet.rank) + bool(adapter.trains_text) + bool(adapter.embedding.num_vectors) > 1
     ):
         context.emit(
             Warned(

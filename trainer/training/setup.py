@@ -14,7 +14,9 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor
 
+from trainer.adapters.choice import chosen_layers
 from trainer.adapters.method import AdapterMethod, build_method
 from trainer.config.data import DataConfig
 from trainer.config.run import RunConfig
@@ -34,7 +36,7 @@ from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, pick_device, pick_dtype
 from trainer.models.neutral import skip_neutral_divisions
 from trainer.models.text import CHUNK_TOKENS, PromptOptions
-from trainer.objectives.diffusion import PredictionType
+from trainer.objectives.diffusion import PredictionType, add_noise
 from trainer.objects import load_object
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
@@ -42,6 +44,7 @@ from trainer.progress import StageProgress
 from trainer.training.base_prediction import start_of
 from trainer.training.class_images import class_data, class_examples
 from trainer.training.distributed import Ranks
+from trainer.training.eva import begin_with, eva_starts, keep_starts, kept_starts, with_ranks
 from trainer.training.identity import run_identity
 from trainer.training.preflight import (
     check_captions,
@@ -53,6 +56,7 @@ from trainer.training.preflight import (
 )
 from trainer.training.state import NoiseSchedule, TrainParts
 from trainer.training.storage import keeps_text_encoders, weight_storage
+from trainer.training.underneath import merge_frozen, read_frozen, text_key
 
 log = logging.getLogger(__name__)
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -72,6 +76,11 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     dataset, concepts = ranks.main_first(partial(read_concepts, context, config, data))
     context.stage("Loading the base model")
     components = load_components(config.model, data, device, dtype, storage)
+    chosen_layers(components, config.adapter)  # refused before any time is spent
+    frozen = read_frozen(config, data, components)
+    for lora in frozen:
+        if lora.unknown:
+            context.emit(Warned(message=f"{len(lora.unknown)} layers of '{lora.name}' are not in the base model."))
     noise_schedule = _noise_schedule(components)
     examples = [example for concept in concepts for example in concept_examples(concept, config.data)]
     check_sizes(context, config, components, at_all_resolutions(examples, config.data))
@@ -87,11 +96,18 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     ]
     latents = _cache_latents(context, data, components, wanted, ranks)
     masks = ranks.main_first(partial(_cache_masks, context, config, data, components, wanted))
-    texts = ranks.main_first(partial(_make_texts, context, config, data, components, [*examples, *class_pictures]))
+    merge_frozen(components, frozen)
+    told = [*examples, *class_pictures]
+    texts = ranks.main_first(partial(_make_texts, context, config, data, components, told, text_key(frozen)))
     if device.type != "cpu":
         components.move_away("vae", *([] if texts.needs_encoder else components.text_encoders))
-    adapter = build_method(config.adapter, config.data.trigger_word)
+    showings = Showings(shown, balanced=config.data.balance == "concepts")
+    # What the starts are found with must not depend on how many share the work.
+    look = partial(_batches, config, shown, latents, "instance", showings)
+    starts = ranks.main_first(partial(_starts, context, config, components, noise_schedule, look(Ranks()), texts))
+    adapter = build_method(with_ranks(config.adapter, starts), config.data.trigger_word)
     adapter.attach(components, stream_seed("adapter", config.training.seed))
+    begin_with(adapter, starts)
     # Where cards differ, so may the last bits of what each computed as a start (PiSSA's SVD).
     if ranks.count > 1:
         adapter.load_state_dict(ranks.take_mains(adapter.state_dict()))
@@ -113,15 +129,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
         optimizer=optimizer,
         noise_schedule=noise_schedule,
         split=split,
-        batches=_batches(
-            config,
-            shown,
-            latents,
-            "instance",
-            Showings(shown, balanced=config.data.balance == "concepts"),
-            ranks,
-            masks,
-        ),
+        batches=look(ranks, masks),
         class_batches=_class_batches(config, class_pictures, latents, ranks),
         texts=texts,
         latents=latents,
@@ -130,7 +138,9 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
         # Generated class pictures follow from the settings; the user's own have a data set's name.
         identity=run_identity(
             config, components, [*examples, *(each for each in class_pictures if each.concept)], ranks.count
-        ),
+        )
+        | {"on_top_of": [lora.identity() for lora in frozen]},
+        frozen=frozen,
         average=WeightAverage(weights, decay) if decay else None,
         ranks=ranks,
         start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
@@ -204,14 +214,19 @@ def _cache_masks(
 
 
 def _make_texts(
-    context: JobContext, config: RunConfig, data: DataFolder, components: Components, examples: Sequence[Example]
+    context: JobContext,
+    config: RunConfig,
+    data: DataFolder,
+    components: Components,
+    examples: Sequence[Example],
+    changes: str,
 ) -> Texts:
     options = PromptOptions(config.model.clip_skip, config.data.max_caption_tokens // CHUNK_TOKENS)
     if keeps_text_encoders(config):
         return LiveTexts(components, options)
     store = TensorStore(data.cache / "texts")
     name = "".join(components.fingerprint(part) for part in components.text_encoders)
-    texts = CachedTexts(store, components, name + fingerprint_tokenizers(components), options)
+    texts = CachedTexts(store, components, name + fingerprint_tokenizers(components) + changes, options)
     prompts = [config.data.prior.class_prompt, *(example.class_prompt for example in examples)]
     captions = [text for example in examples for text in example.all_captions]
     texts.prepare([*prompts, *captions], partial(StageProgress(context), "Caching captions"))
@@ -224,6 +239,34 @@ def fingerprint_tokenizers(components: Components) -> str:
         str(stream_seed(str(sorted(tokenizer.get_vocab().items())), str(tokenizer.pad_token_id)))
         for tokenizer in components.tokenizers.values()
     )
+
+
+def _starts(
+    context: JobContext,
+    config: RunConfig,
+    components: Components,
+    schedule: NoiseSchedule,
+    batches: BatchMaker,
+    texts: Texts,
+) -> dict[str, Tensor]:
+    """Where EVA's layers start: found once for a run; empty for other starts."""
+    seed, settings = config.training.seed, config.adapter
+    if settings.init != "eva":
+        return {}
+    starts = kept_starts(context.run.folder, settings)
+    if not starts:
+
+        def look(number: int) -> None:
+            context.check_stop()
+            context.stage("Looking at what the layers are given (EVA)", number, settings.eva.batches)
+            batch = batches.make(number, "eva", seed, number).to(components.device)
+            noisy = add_noise(batch.latents, batch.input_noise, batch.timesteps, schedule.alphas_cumprod)
+            conditioning = texts.encode(batch.captions).framed(batch.frames)
+            components.family.predict(components, noisy, batch.timesteps, conditioning)
+
+        starts = eva_starts(components, settings, look)
+        keep_starts(context.run.folder, settings, starts)
+    return starts
 
 
 def _batches(
@@ -254,7 +297,7 @@ def _set_modes(config: RunConfig, components: Components) -> None:
     """Training mode where dropout and gradient checkpointing need it; nothing computed that changes nothing."""
     components.unet.train()
     skip_neutral_divisions(components.unet)
-    trained = components.text_encoders.values() if config.adapter.text_encoder.rank else ()
+    trained = components.text_encoders.values() if config.adapter.trains_text else ()
     for encoder in trained:
         encoder.train()
     if config.training.gradient_checkpointing:

@@ -23,6 +23,7 @@ from trainer.objectives.diffusion import PredictionType
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 from trainer.training.distributed import Ranks
+from trainer.training.underneath import FrozenLora
 
 
 @dataclass
@@ -73,6 +74,7 @@ class TrainParts:
         average: of the trained weights, where the settings ask for one.
         ranks: the processes that train together.
         start: the adapter's state with which the model is the base model, where the base model's predictions are needed.
+        frozen: the LoRAs under the adapter, merged into the model.
     """
 
     context: JobContext
@@ -94,6 +96,7 @@ class TrainParts:
     average: WeightAverage | None = None
     start: dict[str, Tensor] | None = None
     ranks: Ranks = field(default_factory=Ranks)
+    frozen: tuple[FrozenLora, ...] = ()
 
     @property
     def total_steps(self) -> int:

@@ -14,7 +14,7 @@ _SHARES_MEMORY = ("cpu", "mps")
 
 def keeps_text_encoders(config: RunConfig) -> bool:
     """Whether the text encoders are needed in each step: they are trained, or captions differ each time."""
-    return bool(config.adapter.text_encoder.rank or config.adapter.embedding.num_vectors) or varies(config.data)
+    return bool(config.adapter.trains_text or config.adapter.embedding.num_vectors) or varies(config.data)
 
 
 def weight_storage(config: RunConfig, device: torch.device) -> WeightStorage:
