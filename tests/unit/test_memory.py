@@ -93,6 +93,14 @@ def test_each_rung_lowers_what_it_is_for(model: Path) -> None:
     assert texts["gradients"] > plain["gradients"]
 
 
+def test_learned_words_and_further_resolutions_count(model: Path) -> None:
+    plain = estimated(model)
+    words = estimated(model, adapter={"embedding": {"num_vectors": 2}})
+    assert words["activations"] > plain["activations"]
+    larger = estimated(model, data={"resolutions": [128]})
+    assert larger["activations"] > 1.2 * plain["activations"]
+
+
 @pytest.mark.parametrize("method", ["dora", "oft"])
 def test_other_methods_and_packing_can_be_estimated(model: Path, method: str) -> None:
     plain = estimated(model, adapter={"method": method}, model={"quantization": "nf4"})

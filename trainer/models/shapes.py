@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
+from transformers import CLIPTokenizer
 
 from trainer.base_models import FAMILY_FACTS, describe_base, resolve_base, resolve_vae
 from trainer.config.model import BaseChoice
+from trainer.models.clip_tokenizer import bundled_tokenizer
 from trainer.models.components import Components, vae_dtype
 from trainer.models.family import load_family
 from trainer.models.single_file import CONFIGS, empty_part, empty_text_encoder
@@ -23,7 +25,7 @@ META = torch.device("meta")
 
 
 def shapes_of(choice: BaseChoice, data: DataFolder, dtype: torch.dtype, storage: WeightStorage) -> Components:
-    """The parts of a base model on the meta device, kept as `storage` says; without tokenizers, and not able to encode.
+    """The parts of a base model on the meta device, kept as `storage` says; with tokenizers.
 
     Raises: ModelFileError: there is no such model, or it is incomplete.
     """
@@ -41,9 +43,11 @@ def shapes_of(choice: BaseChoice, data: DataFolder, dtype: torch.dtype, storage:
         nn.Module.to(part.requires_grad_(False).eval(), META, vae_dtype(dtype) if name == "vae" else dtype)
         if name != "vae":
             adopt(part, name, Placement(storage, META, dtype))
+    for name in FAMILY_FACTS[info.family].text_encoders:
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        parts[tokenizer] = _tokenizer(path, folder / tokenizer)
     return Components(
         family=load_family(info.family),
-        tokenizer=cast(Any, None),
         scheduler_config=_scheduler_config(folder),
         resolution=info.resolution,
         name=info.name,
@@ -53,6 +57,12 @@ def shapes_of(choice: BaseChoice, data: DataFolder, dtype: torch.dtype, storage:
         vae_path=vae_path,
         **parts,
     )
+
+
+def _tokenizer(path: Path, folder: Path) -> CLIPTokenizer:
+    if path.is_file():
+        return bundled_tokenizer(folder / "tokenizer_config.json")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _scheduler_config(folder: Path) -> dict[str, Any]:

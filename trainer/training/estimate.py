@@ -7,7 +7,8 @@ of kernels and the gaps between tensors, is a share on top; `docs/memory.md` com
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from trainer.models.frozen import FrozenLayer
 from trainer.models.neutral import skip_neutral_divisions
 from trainer.models.shapes import META, shapes_of
 from trainer.models.text import CHUNK_TOKENS
+from trainer.models.words import token_table
 from trainer.paths import DataFolder
 from trainer.training.live_bytes import LiveBytes, fused_attention
 from trainer.training.storage import keeps_text_encoders, weight_storage
@@ -69,7 +71,7 @@ def estimate(config: RunConfig, data: DataFolder) -> Estimate:
     unet, vae = _resident(components.unet), _resident(components.vae)
     texts = sum(_resident(encoder) for encoder in components.text_encoders.values())
     keeps_all = device.type == "cpu"
-    adapter = build_method(config.adapter)
+    adapter = build_method(config.adapter, config.data.trigger_word)
     adapter.attach(components, 0)
     weights = [weight for group in adapter.parameter_groups().values() for weight in group]
     trained = sum(weight.numel() for weight in weights)
@@ -77,7 +79,8 @@ def estimate(config: RunConfig, data: DataFolder) -> Estimate:
         4 * trained if config.training.ema_decay else 0
     )
     optimizer = round(trained * _state_bytes(config))
-    live = _step_bytes(config, components, device)
+    # Not always the largest: small pictures have another attention kernel.
+    live = max(_step_bytes(config, components, device, resolution) for resolution in config.data.all_resolutions)
     encoding, decoding = _picture_bytes(config, components)
     overhead, share = _PROCESS.get(device.type, _CONTEXT), _GAPS.get(device.type, _OTHER_GAPS)
     parts = {
@@ -113,10 +116,10 @@ def _resident(model: nn.Module) -> int:
     return total - sum(away) + sum(sorted(away)[-_IN_FLIGHT:])
 
 
-def _step_bytes(config: RunConfig, components: Components, device: torch.device) -> int:
+def _step_bytes(config: RunConfig, components: Components, device: torch.device, resolution: int) -> int:
     """The most that a step's forward and backward pass adds to what was there, the gradients included."""
     unet, encoders = components.unet.train(), components.text_encoders
-    side = config.data.resolution // components.vae_scale_factor
+    side = resolution // components.vae_scale_factor
     if config.training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         for encoder in encoders.values() if config.adapter.text_encoder.rank else ():
@@ -141,10 +144,11 @@ def _conditioning(config: RunConfig, components: Components, batch: int) -> Cond
     chunks = max(1, config.data.max_caption_tokens // CHUNK_TOKENS)
     states: list[Tensor] = []
     pooled: Tensor | None = None
-    trains = bool(config.adapter.text_encoder.rank)
+    vectors = config.adapter.embedding.num_vectors
+    trains = bool(config.adapter.text_encoder.rank or vectors)
     for encoder in components.text_encoders.values():
         ids = torch.zeros(batch * chunks, _CHUNK_LENGTH, dtype=torch.int64, device=META)
-        with torch.set_grad_enabled(trains):
+        with torch.set_grad_enabled(trains), _learned_inputs(encoder) if vectors else nullcontext():
             output: Any = encoder(ids)
         states.append(output.last_hidden_state.reshape(batch, chunks * _CHUNK_LENGTH, -1))
         pooled = getattr(output, "text_embeds", None)
@@ -152,13 +156,27 @@ def _conditioning(config: RunConfig, components: Components, batch: int) -> Cond
     return Conditioning(torch.cat(states, -1), None if pooled is None else pooled[:batch], frames)
 
 
+@contextmanager
+def _learned_inputs(encoder: nn.Module) -> Iterator[None]:
+    """Learned vectors stand among an encoder's inputs, so that its whole graph is kept for them."""
+    hook = token_table(encoder).register_forward_hook(lambda _module, _inputs, output: output.requires_grad_(True))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def _picture_bytes(config: RunConfig, components: Components) -> tuple[int, int]:
     """The most that encoding a picture and decoding one add to the weights."""
     vae: Any = components.vae
-    side = config.data.resolution // components.vae_scale_factor
+    side = max(config.data.all_resolutions) // components.vae_scale_factor
     found: list[int] = []
     for run in (
-        lambda: vae.encode(torch.empty(1, 3, *[config.data.resolution] * 2, dtype=vae.dtype, device=META)).latent_dist,
+        lambda: (
+            vae.encode(
+                torch.empty(1, 3, *[max(config.data.all_resolutions)] * 2, dtype=vae.dtype, device=META)
+            ).latent_dist
+        ),
         lambda: vae.decode(torch.empty(1, int(vae.config.latent_channels), side, side, dtype=vae.dtype, device=META)),
     ):
         with torch.no_grad(), LiveBytes() as live, fused_attention():
