@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +11,9 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from safetensors.numpy import save_file
 
-from tests.browser.conftest import App, fill_number, open_tab
+from tests.browser.conftest import App, open_tab
 from trainer.config.generate import GenerateConfig
-from trainer.recipe import Recipe, read_recipe, save_picture
+from trainer.recipe import Recipe, save_picture
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 LONG_NAME = "a_very_long_name_without_any_place_to_break_it_" * 2
@@ -83,65 +81,6 @@ def test_a_dropped_picture_fills_the_form_and_its_stack_is_moved_and_thinned(pag
     expect_stack(page, ("second", "0.7", "0.8"))
     page.locator("#lora-word-0-0").click()
     expect(page.locator("#gen-prompt textarea")).to_have_value("second word, a blue boat, first word")
-
-
-def put_strong_lora(app: App, name: str, seed: int) -> None:
-    """A LoRA that the embedded model's pictures show."""
-    draw = np.random.default_rng(seed)
-    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1"
-    tensors = {}
-    for part in ("to_v", "to_out_0"):
-        tensors[f"{layer}_{part}.lora_down.weight"] = draw.normal(0, 0.2, (4, 192)).astype(np.float16)
-        tensors[f"{layer}_{part}.lora_up.weight"] = draw.normal(0, 0.2, (192, 4)).astype(np.float16)
-        tensors[f"{layer}_{part}.alpha"] = np.array(4, np.float16)
-    save_file(tensors, app.data / "loras" / f"{name}.safetensors", {"modelspec.trigger_phrase": f"{name} word"})
-
-
-def test_three_stacked_loras_by_words_and_clicks_make_other_pictures(page: Page, app: App) -> None:
-    for seed, name in enumerate(("amber", "birch", "cloud")):
-        put_strong_lora(app, name, seed)
-    open_tab(page, "Generate")
-    fill_number(page, "gen-num-inference-steps", "2")
-    page.locator("#gen-seed textarea, #gen-seed input").first.fill("7")
-    prompt = page.locator("#gen-prompt textarea")
-    prompt.fill("a robot <lora:amber:0.8> <lora:birch:0.5:steps=0-0.5>")
-    expect_stack(page, ("amber", "0.8", "0.8"), ("birch", "0.5", "0.5"))
-    expect(page.locator("#lora-row-1")).to_contain_text("steps 0% to 50%")
-    page.locator("#lora-add input").first.click()
-    page.get_by_role("option", name=re.compile("cloud")).click()
-    expect_stack(page, ("amber", "0.8", "0.8"), ("birch", "0.5", "0.5"), ("cloud", "1", "1"))
-    page.locator("#lora-more-2").click()
-    page.locator("#lora-blocks input").first.fill("MIDD")
-    page.locator("#lora-blocks input").first.press("Enter")
-    expect(page.locator("#lora-row-2")).to_contain_text("MIDD")
-    page.locator("#gen-start").click()
-    expect(page.locator("#gen-gallery img").first).to_be_visible()
-    first = newest_picture(app, count=1)
-
-    page.locator("#lora-unet-0 input[type=number]").fill("-1.5")
-    page.locator("#lora-unet-0 input[type=number]").press("Tab")
-    expect(prompt).to_have_value("a robot <lora:amber:-1.5:0.8> <lora:birch:0.5:steps=0-0.5>")
-    page.locator("#gen-start").click()
-    second = newest_picture(app, count=2)
-    assert first["prompt"] == second["prompt"] == "a robot"
-    assert [(lora["unet_weight"], lora["blocks"], lora["end"]) for lora in second["loras"]] == [
-        (-1.5, "", 1.0),
-        (0.5, "", 0.5),
-        (1.0, "MIDD", 1.0),
-    ]
-    assert first["seed"] == second["seed"] == 7
-    assert first["pixels"] != second["pixels"]
-
-
-def newest_picture(app: App, count: int) -> dict[str, Any]:
-    """The recipe and the pixels of the last of so many pictures, once it is there."""
-    deadline = time.monotonic() + 90
-    while (
-        len(found := sorted((app.data / "outputs").rglob("[0-9]*.png"), key=lambda path: path.stat().st_mtime)) < count
-    ):
-        assert time.monotonic() < deadline, "no picture came"
-        time.sleep(0.1)
-    return {**read_recipe(found[-1]), "pixels": Image.open(found[-1]).tobytes()}
 
 
 def test_a_picture_without_a_recipe_is_refused_with_a_sentence(page: Page, tmp_path: Path) -> None:

@@ -211,3 +211,25 @@ def expected_sums(before: dict[str, Tensor], modules: dict[str, LoraModule], wei
     for path, module in modules.items():
         sums[f"{path}.weight"] += weight * module.delta_weight(before[f"{path}.weight"]).double()
     return sums
+
+
+@pytest.mark.parametrize("strengths", [(0.3,), (0.5, 0.5), (1.0, 0.25), (0.5, -0.25)])
+@pytest.mark.parametrize("shape", [(300, 900), (40, 20, 3, 3)])
+def test_a_layer_is_the_weighted_sum_in_every_memory_layout(
+    shape: tuple[int, ...], strengths: tuple[float, ...]
+) -> None:
+    modules = [modules_for({"x": shape}, seed=seed, size=1.0)["x"] for seed in range(len(strengths))]
+    base = torch.randn(shape, generator=torch.Generator().manual_seed(9))
+    layouts = (torch.contiguous_format, torch.channels_last) if len(shape) == 4 else (torch.contiguous_format,)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        original = base.to(dtype)
+        wanted = original.double()
+        for module, strength in zip(modules, strengths, strict=True):
+            change = module.up.double().flatten(1) @ module.down.double().flatten(1)
+            wanted = wanted + change.reshape(shape) * (strength * module.alpha / module.rank)
+        for layout in layouts:
+            weight = torch.zeros_like(original, memory_format=layout)
+            stack_module.LayerSum(modules, weight.device).merge(
+                weight, original.contiguous(memory_format=layout), strengths
+            )
+            torch.testing.assert_close(weight, wanted.to(dtype), msg=lambda text, d=dtype: f"{d}: {text}")

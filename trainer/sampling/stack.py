@@ -222,9 +222,12 @@ class LayerSum:
             weight.copy_(start)
             return
         scales = [s for s, rank in zip(strengths, self._ranks, strict=True) for _ in range(rank)]
-        up = self._up * torch.tensor(scales, device=self._up.device)
+        # One strength for all, as with a single LoRA, is a factor of the product itself.
+        is_one = len(set(scales)) == 1
+        alpha = scales[0] if is_one else 1.0
+        up = self._up if is_one else self._up * torch.tensor(scales, device=self._up.device)
         if not weight.is_contiguous():
-            weight.copy_(torch.addmm(start.float().flatten(1), up, self._down).reshape(weight.shape))
+            weight.copy_(torch.addmm(start.float().flatten(1), up, self._down, alpha=alpha).reshape(weight.shape))
             return
         rows, columns = up.shape[0], self._down.shape[1]
         # In pieces that stay in the processor's cache: up to a third faster.
@@ -233,9 +236,9 @@ class LayerSum:
         for first in range(0, rows, step):
             piece = slice(first, first + step)
             if weight.dtype == torch.float32:
-                torch.addmm(origin[piece], up[piece], self._down, out=flat[piece])
+                torch.addmm(origin[piece], up[piece], self._down, alpha=alpha, out=flat[piece])
             else:
-                flat[piece] = torch.addmm(origin[piece].float(), up[piece], self._down)
+                flat[piece] = torch.addmm(origin[piece].float(), up[piece], self._down, alpha=alpha)
 
 
 def _bounded(known: dict[_Stamp, Match], used: dict[_Stamp, Match]) -> dict[_Stamp, Match]:
