@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.e2e.test_cli import Inkwash
 from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
 from trainer.events import Event, StepDone
@@ -117,35 +116,3 @@ def test_vectors_are_fp32_on_a_bf16_model_and_their_files_say_what_they_are(fold
     info = inspect_lora(Path(result["lora"]))
     assert (info.embeddings, info.trigger_words, info.num_vectors) == (("zib",), ("zib",), 2)
     assert "inkwash.embedding" in info.metadata
-
-
-@pytest.mark.slow
-def test_the_command_line_trains_a_word_and_draws_it(tmp_path: Path) -> None:
-    inkwash = Inkwash(tmp_path / "data")
-    trained = inkwash.json(
-        *("train", "--preset", "embedded-quick", "--dataset", "zib-robot", "--data.trigger_word", "zib robot"),
-        *("--adapter.embedding.num_vectors", "2", "--training.steps", "4", "--training.batch_size", "2"),
-        *("--save.name", "zib", "--save.precision", "fp32", "--preview.num_inference_steps", "2"),
-        *("--preview.prompts", "zib robot in a forest"),
-    )
-    assert "bundle_emb.zib robot.string_to_param.*" in load_file(trained["lora"])
-    assert Path(trained["embedding"]).name == "zib robot.safetensors"
-    listed = inkwash("lora", "inspect", trained["lora"]).stdout
-    assert "zib robot" in listed
-    drawn = inkwash.json(
-        *(
-            "generate",
-            "--prompt",
-            "zib robot in a forest",
-            "--lora",
-            "zib",
-            "--seed",
-            "1234",
-            "--num_inference_steps",
-            "2",
-        ),
-        *("--guidance_scale", "2.0", "--sampler", "DPM++ 2M Karras"),
-    )
-    preview = next((tmp_path / "data").rglob("step-000004-0.png"))
-    pairs = zip(Image.open(drawn["pictures"][0]).tobytes(), Image.open(preview).tobytes(), strict=True)
-    assert max(abs(first - second) for first, second in pairs) <= 1

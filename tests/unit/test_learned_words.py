@@ -314,6 +314,11 @@ def test_tools_keep_working_on_files_with_bundles(tmp_path: Path) -> None:
     assert not read_lora(done.files[0]).embeddings
     tensors = read_lora(path).embeddings["zib"]
     assert torch.equal(read_embedding(done.files[1]).vectors["text_encoder"], tensors["string_to_param.*"])
+    layered = write_bundle(tmp_path / "layered.safetensors", layers=3, name="zob", width=768)
+    _, mean, own = convert_lora(layered, tmp_path / "d.safetensors", tool="diffusers").files
+    assert (mean.name, own.name) == ("zob.safetensors", "zob-per-layer.safetensors")
+    assert load_file(mean).keys() == {"emb_params"}
+    assert read_embedding(own).layers["text_encoder"].shape == (3, 2, 768)
     other = write_bundle(tmp_path / "c.safetensors", name="zab", width=768)
     merge_loras([MergeInput(path, 1.0), MergeInput(other, 0.5)], tmp_path / "merged.safetensors")
     merged = read_lora(tmp_path / "merged.safetensors").embeddings

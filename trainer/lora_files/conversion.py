@@ -171,7 +171,11 @@ def _write_peft(
 def _write_embeddings(embeddings: Sequence[Embedding], out: Path) -> list[Path]:
     files = []
     for embedding in embeddings:
-        file = unused_path(out.parent / f"{safe_name(embedding.name, 'embedding')}.safetensors")
-        write_embedding(file, embedding)
-        files.append(file)
+        name = safe_name(embedding.name, "embedding")
+        # Other tools read the mean of vectors for each layer; the vectors themselves stay ours.
+        forms = {name: embedding.mean(), **({f"{name}-per-layer": embedding} if embedding.layers else {})}
+        for stem, form in forms.items():
+            file = unused_path(out.parent / f"{stem}.safetensors")
+            write_embedding(file, form)
+            files.append(file)
     return files
