@@ -57,7 +57,7 @@ class RunConfig(Settings):
 def _impossible(config: RunConfig) -> list[tuple[str, str]]:
     """Combinations of valid settings that cannot be run, as (field path, message with the remedy)."""
     faults = [*adapter_faults(config.adapter), *optimizer_faults(config.optimizer, config.schedule)]
-    faults += _averages(config)
+    faults += [*_averages(config), *_fused_backward(config)]
     if config.objective.min_timestep >= config.objective.max_timestep:
         faults.append(("objective.min_timestep", "must be lower than objective.max_timestep"))
     if config.data.buckets and config.data.bucket_step > config.data.resolution:
@@ -80,3 +80,19 @@ def _averages(config: RunConfig) -> list[tuple[str, str]]:
     if config.adapter.method == "loraplus" and facts.finds_rate:
         faults.append(("optimizer.name", f"{facts.title} finds one rate for all, and LoRA+ needs two: choose another"))
     return faults
+
+
+def _fused_backward(config: RunConfig) -> list[tuple[str, str]]:
+    """What needs all gradients of a step at once, or more than one backward pass for an update."""
+    if not config.training.fused_backward:
+        return []
+    facts, fused = config.optimizer.facts, "training.fused_backward updates each weight alone: "
+    needs = {
+        "training.max_grad_norm": config.training.max_grad_norm > 0 and "set it to 0",
+        "training.gradient_accumulation": config.training.gradient_accumulation > 1 and "set it to 1",
+        "data.prior.class_prompt": config.data.prior.class_prompt and "leave it empty",
+        "adapter.method": config.adapter.method == "adalora" and "AdaLoRA weighs them against each other, choose another",
+        "optimizer.name": (facts.averages or facts.finds_rate) and f"{facts.title} has numbers for all of them, choose another",
+        "model.precision": config.model.precision == "fp16" and "fp16 scales the whole gradient, choose bf16 or fp32",
+    }  # fmt: skip
+    return [(field, fused + remedy) for field, remedy in needs.items() if remedy]

@@ -23,7 +23,7 @@ from trainer.data.latents import LatentCache
 from trainer.data.randomness import stream_seed
 from trainer.data.tensor_store import TensorStore
 from trainer.data.texts import CachedTexts, LiveTexts, Texts
-from trainer.errors import ModelFileError
+from trainer.errors import ConfigError, ModelFileError
 from trainer.events import Warned
 from trainer.jobs import JobContext
 from trainer.models.components import Components, load_components
@@ -37,6 +37,7 @@ from trainer.paths import DataFolder
 from trainer.progress import StageProgress
 from trainer.training.base_prediction import start_of
 from trainer.training.class_images import class_examples
+from trainer.training.fused import FusedBackward
 from trainer.training.identity import run_identity
 from trainer.training.preflight import (
     check_captions,
@@ -46,6 +47,7 @@ from trainer.training.preflight import (
     read_pictures,
 )
 from trainer.training.state import NoiseSchedule, TrainParts
+from trainer.training.step import can_skip
 
 log = logging.getLogger(__name__)
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -103,7 +105,24 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder) -> TrainPar
         identity=run_identity(config, components, examples),
         average=WeightAverage(weights, decay) if decay else None,
         start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
+        fused=_fused(accelerator, optimizer, device) if config.training.fused_backward else None,
     )
+
+
+def _fused(accelerator: Accelerator, optimizer: AcceleratedOptimizer, device: torch.device) -> FusedBackward:
+    if accelerator.scaler is not None:
+        raise ConfigError(
+            "The fused backward pass does not go together with fp16, whose gradients are scaled.",
+            where="training.fused_backward",
+            fix="Set it to false, or model.precision to bf16 or fp32.",
+        )
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            "The fused backward pass does not go together with several processes, which must add their gradients first.",
+            where="training.fused_backward",
+            fix="Set it to false.",
+        )
+    return FusedBackward(optimizer.optimizer, deferred=device.type == "cuda" and can_skip(optimizer.optimizer))
 
 
 def _prepare_torch(config: RunConfig, device: torch.device) -> None:

@@ -22,6 +22,7 @@ from trainer.models.components import Components
 from trainer.objectives.diffusion import PredictionType
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
+from trainer.training.fused import FusedBackward
 
 
 @dataclass
@@ -71,6 +72,7 @@ class TrainParts:
     Attributes:
         average: of the trained weights, where the settings ask for one.
         start: the adapter's state with which the model is the base model, where the base model's predictions are needed.
+        fused: updates the weights within the backward pass, where the settings ask for it.
     """
 
     context: JobContext
@@ -91,6 +93,7 @@ class TrainParts:
     identity: dict[str, Any]
     average: WeightAverage | None = None
     start: dict[str, Tensor] | None = None
+    fused: FusedBackward | None = None
 
     @property
     def total_steps(self) -> int:
