@@ -1,194 +1,272 @@
 """A training step of Inkwash against the arithmetic of diffusers' DreamBooth-LoRA script, side by side in one run.
 
-    python benchmarks/training.py                       (the embedded model, 64 px)
-    python benchmarks/training.py --base FOLDER --resolution 256 --batch-size 1
+    python benchmarks/training.py                                 (one row: the embedded model, 64 px, batch 8)
+    python benchmarks/training.py --table --out speed.jsonl       (the full SD 1.5 architecture, every size and method)
+    python benchmarks/training.py --table --rows '256px-b1-unet-*' '*-lora' --floor
+    python benchmarks/training.py --against ours --set training.fused_backward=true --set training.max_grad_norm=0
 
-Two processes stay resident and take turns step by step, so that a machine that slows down slows both; the median of the
-pairwise ratios counts. The script's arithmetic: fp32, the VAE and the text encoder run in every step, peft LoRA on the same layers
-and of the same rank, AdamW. Ours: what `inkwash train` does by default on this device, started in the environment that jobs get.
+A row's processes stay resident and take turns step by step, so that a machine that slows down slows all; the median of the
+ratios of steps taken side by side counts, and no absolute time. `benchmarks/training_sides.py` says what each does. The table is
+of random weights (`full_model.py`), made in a temporary folder (2.1 GB); its rows are named RESOLUTIONpx-bBATCH-PARTS-METHOD.
+A row goes to the file as soon as it is measured, and one that is there is not measured again, so that the table can be
+made in pieces; a row that fails says so and the others go on. `--against ours` compares our own step with and without changed
+settings: what a setting costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
+import select
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is measured."""
+
+    resolution: int
+    batch_size: int
+    parts: str
+    method: str
+
+    @property
+    def name(self) -> str:
+        """As `--rows` chooses it."""
+        return f"{self.resolution}px-b{self.batch_size}-{self.parts}-{self.method}"
+
+
+class Side:
+    """A resident process."""
+
+    def __init__(self, side: str, options: dict[str, Any], timeout: float) -> None:
+        from trainer.jobs import worker_environment
+
+        # Jobs are started in an environment of their own; the script gets the one that a user has.
+        environment = dict(os.environ) if side == "script" else worker_environment()
+        environment["PYTHONPATH"] = str(PROJECT)
+        about = json.dumps({**options, "side": side, "started": time.time()})
+        command = [sys.executable, str(PROJECT / "benchmarks/training_sides.py"), about]
+        self.name, self._timeout = side, timeout
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def answer(self) -> dict[str, Any]:
+        """The next answer. Raises RuntimeError when none comes."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        # On Windows select takes sockets only.
+        if os.name == "posix" and not select.select([stdout], [], [], self._timeout)[0]:
+            raise RuntimeError(f"'{self.name}' took longer than {self._timeout:.0f} s")
+        line = stdout.readline()
+        if not line:
+            raise RuntimeError(f"'{self.name}' ended with code {self._process.wait()}")
+        return json.loads(line)
+
+    def step(self) -> dict[str, Any]:
+        """One more step."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
+def measure(row: Row, options: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """Measure a row; a failure is in the result."""
+    common = {
+        "base": options.base,
+        "dataset": options.dataset,
+        "resolution": row.resolution,
+        "batch_size": row.batch_size,
+        "parts": row.parts,
+        "method": row.method,
+        "rank": options.rank,
+        "threads": options.threads,
+    }
+    names = {"ours": {}, **({"other": options.changes} if options.against == "ours" else {"script": {}})}
+    if options.floor:
+        names["floor"] = {}
+    sides: list[Side] = []
+    try:
+        starts: dict[str, dict[str, Any]] = {}
+        for side, changes in names.items():
+            # One after the other: the time to the first step is of a process that is alone. Nothing is cached before it.
+            data = Path(tempfile.mkdtemp(dir=place))
+            sides.append(Side(side, {**common, "changes": changes, "data": str(data)}, options.timeout))
+            starts[side] = sides[-1].answer()
+        steps: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
+        for _ in range(options.steps):
+            for side in sides:
+                steps[side.name].append(side.step())
+    except (RuntimeError, OSError, ValueError) as error:
+        return {"row": row.name, "error": str(error)}
+    finally:
+        for side in sides:
+            side.close()
+    return {"row": row.name, "steps": options.steps, "clock": options.clock, **_figures(starts, steps, options.clock)}
+
+
+def _figures(starts: dict[str, dict[str, Any]], steps: dict[str, list[dict[str, Any]]], clock: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for side, own in steps.items():
+        found[side] = {
+            "seconds": round(statistics.median(step[clock] for step in own), 4),
+            "peak_mb": round(own[-1]["peak_mb"]),
+            "start_peak_mb": round(starts[side]["peak_mb"]),
+            "seconds_to_ready": round(starts[side]["ready"], 1),
+            "seconds_to_first_step": round(starts[side]["first"], 1),
+        }
+    for side in steps.keys() - {"ours"}:
+        pairs = zip(steps[side], steps["ours"], strict=True)
+        ratios = [theirs[clock] / mine[clock] for theirs, mine in pairs]
+        found[f"{side}_to_ours"] = round(statistics.median(ratios), 3)
+        found[f"memory_ours_to_{side}"] = round(found["ours"]["peak_mb"] / found[side]["peak_mb"], 3)
+    return found
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Results as a table in Markdown; a ratio above 1 says that ours is faster."""
+    lines = [
+        "| row | ours, s | other, s | times faster | ours, MB | other, MB | memory | first step, s | other's | of the floor |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        if "error" in result:
+            lines.append(f"| {result['row']} | {result['error']} |" + " |" * 8)
+            continue
+        side = "script" if "script" in result else "other"
+        mine, theirs = result["ours"], result[side]
+        floor = f"{1 / result['floor_to_ours']:.2f}" if "floor" in result else ""
+        lines.append(
+            f"| {result['row']} | {mine['seconds']:.3f} | {theirs['seconds']:.3f} | {result[f'{side}_to_ours']:.2f} "
+            f"| {mine['peak_mb']} | {theirs['peak_mb']} | {result[f'memory_ours_to_{side}']:.2f} "
+            f"| {mine['seconds_to_first_step']} | {theirs['seconds_to_first_step']} | {floor} |"
+        )
+    return "\n".join(lines)
+
+
+def all_rows() -> list[Row]:
+    """The table's rows."""
+    from trainer.config.adapter import METHODS
+
+    return [
+        Row(resolution, batch_size, parts, method)
+        for resolution in (256, 512)
+        for batch_size in (1, 2)
+        for parts in ("unet", "unet+text")
+        for method in METHODS
+    ]
+
+
+def _chosen(options: argparse.Namespace) -> list[Row]:
+    if not options.table:
+        return [Row(options.resolution, options.batch_size, options.parts, options.method)]
+    return [row for row in all_rows() if any(fnmatch.fnmatch(row.name, pattern) for pattern in options.rows)]
+
+
+def _measured(out: Path | None) -> list[dict[str, Any]]:
+    """Results of an earlier run, without those that failed."""
+    if out is None or not out.exists():
+        return []
+    results = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines() if line]
+    return [result for result in results if "error" not in result]
+
+
+def _few_pictures(place: Path) -> str:
+    """A small data set, so that caching does not take an hour on a slow machine."""
+    folder = place / "pictures"
+    folder.mkdir()
+    for path in sorted((PROJECT / "assets/datasets/ink-wash").glob("*.png"))[:PICTURES]:
+        shutil.copy(path, folder)
+    return str(folder)
+
+
+def _change(text: str) -> dict[str, Any]:
+    """`training.ema_decay=0.9` as a nested table."""
+    path, _, value = text.partition("=")
+    try:
+        found: Any = json.loads(value)
+    except ValueError:
+        found = value
+    for name in reversed(path.split(".")):
+        found = {name: found}
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--table", action="store_true", help="the full SD 1.5 architecture, a row for each size and method"
+    )
+    parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="rows of the table, by name")
+    parser.add_argument("--out", type=Path, help="results as JSON lines; what is there is not measured again")
+    parser.add_argument("--base", default="inkwash-tiny")
+    parser.add_argument("--dataset", default="")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--parts", default="unet", choices=["unet", "text", "unet+text"])
+    parser.add_argument("--method", default="lora", help="ours; the script has plain LoRA always")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5, help="of each side, after a first one")
+    parser.add_argument("--threads", type=int, default=0, help="0 lets torch decide")
+    parser.add_argument(
+        "--clock", default="wall", choices=["wall", "processor"], help="processor: on a busy machine without a GPU"
+    )
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds that a step or a start may take")
+    parser.add_argument("--floor", action="store_true", help="also the frozen UNet without any adapter")
+    parser.add_argument("--against", default="script", choices=["script", "ours"])
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="changed for `--against ours`")
+    return parser
 
 
 def main() -> int:
-    """Measure and print one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="inkwash-tiny")
-    parser.add_argument("--dataset", default="ink-wash")
-    parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--method", default="lora", help="ours; the script has plain LoRA always")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--side", choices=["ours", "script"], help=argparse.SUPPRESS)
-    parser.add_argument("--data", help=argparse.SUPPRESS)
+    """Measure, print JSON lines and a table."""
+    from trainer.config.loading import merge
+
+    parser = _parser()
     options = parser.parse_args()
-    if options.side:
-        return {"ours": _serve_ours, "script": _serve_script}[options.side](options)
+    options.changes = merge({}, *(_change(text) for text in options.set))
+    if bool(options.set) != (options.against == "ours"):
+        parser.error("--set and --against ours go together")
+    rows = _chosen(options)
+    results = _measured(options.out)
     with tempfile.TemporaryDirectory() as folder:
-        sides = {side: _start(side, folder, sys.argv[1:]) for side in ("ours", "script")}
-        for process in sides.values():
-            _ask(process, "warm up")
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(options.steps):
-            for side, process in sides.items():
-                times[side].append(_ask(process, "step")["seconds"])
-        peaks = {side: _ask(process, "peak")["peak_mb"] for side, process in sides.items()}
-        for process in sides.values():
-            process.terminate()
-    ratios = [script / ours for ours, script in zip(times["ours"], times["script"], strict=True)]
-    result = {
-        "ours_seconds": round(statistics.median(times["ours"]), 4),
-        "script_seconds": round(statistics.median(times["script"]), 4),
-        "times_faster": round(statistics.median(ratios), 2),
-        "peak_memory_ratio": round(peaks["ours"] / peaks["script"], 2),
-        "steps": options.steps,
-    }
-    print(json.dumps(result))
-    return 0
+        options.dataset = options.dataset or _few_pictures(Path(folder))
+        todo = [row for row in rows if row.name not in {result["row"] for result in results}]
+        if options.table and todo and options.base == "inkwash-tiny":
+            from benchmarks.full_model import make_full_model
 
-
-def _start(side: str, folder: str, arguments: list[str]) -> subprocess.Popen[str]:
-    from trainer.jobs import worker_environment
-
-    environment = worker_environment() if side == "ours" else dict(os.environ)
-    environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, __file__, *arguments, "--side", side, "--data", str(Path(folder) / side)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def _ask(process: subprocess.Popen[str], what: str) -> dict[str, Any]:
-    stdin, stdout = process.stdin, process.stdout
-    assert stdin is not None
-    assert stdout is not None
-    stdin.write(what + "\n")
-    stdin.flush()
-    return json.loads(stdout.readline())
-
-
-def _answer(step: Any, out: IO[str]) -> int:
-    """Do a step per line of standard input; say how long each took."""
-    import psutil
-
-    for line in sys.stdin:
-        if line.strip() == "peak":
-            import resource
-
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(
-                json.dumps({"peak_mb": peak, "now_mb": psutil.Process().memory_info().rss / 2**20}),
-                file=out,
-                flush=True,
-            )
-            continue
-        started = time.perf_counter()
-        step()
-        print(json.dumps({"seconds": time.perf_counter() - started}), file=out, flush=True)
-    return 0
-
-
-def _config(options: argparse.Namespace) -> Any:
-    from trainer.config.loading import build_config
-
-    lora = {"rank": options.rank, "alpha": float(options.rank), "targets": "attention"}
-    return build_config(
-        {
-            "model": {"base": options.base},
-            "data": {"dataset": options.dataset, "resolution": options.resolution, "bucket_step": 16, "buckets": False},
-            "adapter": {"method": options.method, "unet": lora},
-            "training": {"steps": 100000, "batch_size": options.batch_size},
-        }
-    )
-
-
-def _serve_ours(options: argparse.Namespace) -> int:
-    from trainer.jobs import JobContext
-    from trainer.paths import DataFolder
-    from trainer.runs import create_run
-    from trainer.training.setup import set_up
-    from trainer.training.step import FiniteGuard, train_step
-
-    data, config = DataFolder(Path(options.data)), _config(options)
-    run = create_run(data, "train", "benchmark", config.model_dump(mode="json"))
-    parts = set_up(JobContext(run, lambda event: None), config, data)
-    guard, count = FiniteGuard(deferred=parts.device.type == "cuda"), 0
-
-    def step() -> None:
-        nonlocal count
-        count += 1
-        float(train_step(parts, count, guard).loss)
-
-    return _answer(step, sys.stdout)
-
-
-def _serve_script(options: argparse.Namespace) -> int:
-    import torch
-    import torch.nn.functional as functional
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-    from peft import LoraConfig
-
-    from trainer.data.examples import make_examples
-    from trainer.dataset.catalog import DatasetCatalog
-    from trainer.dataset.pictures import open_picture
-    from trainer.models.components import load_components
-    from trainer.models.devices import pick_device
-    from trainer.paths import DataFolder
-
-    data, config = DataFolder(Path(options.data)), _config(options)
-    device = pick_device("auto")
-    parts = load_components(options.base, data, device, torch.float32)
-    scan = DatasetCatalog(data).scan(options.dataset)
-    examples = make_examples(scan.require_usable(), config.data, "")
-    pixels = torch.stack([_pixels(open_picture(e.path), options.resolution) for e in examples]).to(device)
-    captions = [example.caption for example in examples]
-    targets = ["to_q", "to_k", "to_v", "to_out.0"]
-    parts.unet.add_adapter(LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=targets))
-    trained = [p for p in parts.unet.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    scheduler: Any = DDPMScheduler.from_config(parts.scheduler_config)
-    scale, size = parts.vae.config.scaling_factor, options.batch_size
-
-    def step() -> None:
-        chosen = torch.randint(0, len(captions), (size,)).tolist()
-        latents = parts.vae.encode(pixels[chosen]).latent_dist.sample() * scale
-        tokens = parts.tokenizer(
-            [captions[i] for i in chosen], padding="max_length", truncation=True, max_length=77, return_tensors="pt"
-        )
-        states = parts.text_encoder(tokens.input_ids.to(device))[0]
-        noise = torch.randn_like(latents)
-        timesteps = torch.randint(0, 1000, (size,), device=device)
-        noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-        loss = functional.mse_loss(parts.unet(noisy_latents, timesteps, states).sample.float(), noise.float())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()
-
-    return _answer(step, sys.stdout)
-
-
-def _pixels(picture: Any, side: int) -> Any:
-    import numpy as np
-    import torch
-
-    square = picture.convert("RGB").resize((side, side))
-    return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).float() / 127.5 - 1
+            options.base = str(make_full_model("sd1", Path(folder) / "sd1.safetensors"))
+        for row in todo:
+            results.append(measure(row, options, Path(folder)))
+            line = json.dumps(results[-1])
+            print(line, flush=True)
+            if options.out:
+                with open(options.out, "a", encoding="utf-8") as handle:
+                    handle.write(line + "\n")
+    print("\n" + table([result for result in results if result["row"] in {row.name for row in rows}]))
+    return int(any("error" in result for result in results))
 
 
 if __name__ == "__main__":

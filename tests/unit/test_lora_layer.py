@@ -243,10 +243,16 @@ def test_dropout_is_pefts_while_training_and_none_afterwards() -> None:
     torch.testing.assert_close(mean, layer(inputs), atol=0.25, rtol=0)
 
 
-def test_inputs_without_gradient_get_none_and_frozen_weights_neither() -> None:
-    layer, inputs = layer_on(base_of("conv 3x3")), inputs_for("conv 3x3").detach()
-    layer.up.requires_grad_(False)
+@pytest.mark.parametrize("kind", ["linear", "conv 3x3", "conv 1x1"])
+@pytest.mark.parametrize("frozen", ["down", "up"])
+def test_inputs_without_gradient_get_none_and_frozen_weights_neither(kind: str, frozen: str) -> None:
+    layer, inputs = layer_on(base_of(kind)), inputs_for(kind).detach()
+    getattr(layer, frozen).requires_grad_(False)
     layer(inputs).square().sum().backward()
-    assert layer.down.grad is not None
-    assert layer.up.grad is None
+    found = {"down": layer.down.grad, "up": layer.up.grad}
+    assert found.pop(frozen) is None
+    both = layer_on(base_of(kind))
+    both(inputs).square().sum().backward()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, getattr(both, name).grad)
     assert inputs.grad is None

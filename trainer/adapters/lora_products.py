@@ -93,18 +93,37 @@ class _Conv(torch.autograd.Function):
         inputs, weight, hidden, down, up = ctx.saved_tensors
         for_inputs, _, _, for_down, for_up, _, _ = ctx.needs_input_grad
         pixels = gradient.flatten(2)
-        of_inputs = of_down = of_up = None
-        if for_up:
-            # The pictures' products first, then their sum: one product over all would need the pictures side by side.
-            products = torch.bmm(pixels, hidden.flatten(2).transpose(1, 2))
-            of_up = (products[0] if len(products) == 1 else products.sum(0)).view(up.shape)
+        of_inputs = of_hidden = of_down = of_up = None
         if for_inputs or for_down:
             of_hidden = _scaled(torch.bmm(_each(up.flatten(1).t(), inputs), pixels), ctx.scale).view(hidden.shape)
+        if for_up:
+            of_up = _sum_of_products(pixels, hidden.flatten(2)).view(up.shape)
+        if of_hidden is None:
+            return (None,) * 4 + (of_up, None, None)
+        # One number a pixel in and out: then the sum of both gradients is part of a product, too.
+        is_point = down.shape[2:] == (1, 1) and ctx.shape[:2] == ((1, 1), (0, 0))
+        if for_inputs:
+            of_inputs, _ = _conv_gradients(gradient, inputs, weight, ctx.shape, (True, False))
+            of_inputs = cast(Tensor, of_inputs).contiguous()
+        if is_point:
+            if of_inputs is not None:
+                of_inputs.flatten(2).baddbmm_(_each(down.flatten(1).t(), inputs), of_hidden.flatten(2))
+            if for_down:
+                of_down = _sum_of_products(of_hidden.flatten(2), inputs.flatten(2)).view(down.shape)
+        else:
             part, of_down = _conv_gradients(of_hidden, inputs, down, ctx.shape, (for_inputs, for_down))
-            if part is not None:
-                whole, _ = _conv_gradients(gradient, inputs, weight, ctx.shape, (True, False))
-                of_inputs = cast(Tensor, whole).add_(part)
+            if of_inputs is not None and part is not None:
+                of_inputs.add_(part)
         return of_inputs, None, None, of_down, of_up, None, None
+
+
+def _sum_of_products(left: Tensor, right: Tensor) -> Tensor:
+    """Σ left rightᵀ over a batch, `(m, n)` of `(batch, m, p)` and `(batch, n, p)`.
+
+    The pictures' products first, then their sum: one product over all would need the pictures side by side.
+    """
+    products = torch.bmm(left, right.transpose(1, 2))
+    return products[0] if len(products) == 1 else products.sum(0)
 
 
 def _conv_gradients(

@@ -59,7 +59,7 @@ class RunConfig(Settings):
 def _impossible(config: RunConfig) -> list[tuple[str, str]]:
     """Combinations of valid settings that cannot be run, as (field path, message with the remedy)."""
     faults = [*adapter_faults(config.adapter), *optimizer_faults(config.optimizer, config.schedule)]
-    faults += _averages(config)
+    faults += [*_averages(config), *_fused_backward(config)]
     faults += embedding_faults(config.adapter.embedding, config.data.trigger_word, has_lora=config.adapter.has_lora)
     if config.save.export_sum and not config.adapter.on_top_of:
         faults.append(
@@ -96,3 +96,20 @@ def _averages(config: RunConfig) -> list[tuple[str, str]]:
         )
         faults.append(("adapter.blocks" if config.adapter.blocks else "adapter.block_rates", message))
     return faults
+
+
+def _fused_backward(config: RunConfig) -> list[tuple[str, str]]:
+    """What needs all gradients of a step at once, or more than one backward pass for an update."""
+    if not config.training.fused_backward:
+        return []
+    facts, fused = config.optimizer.facts, "training.fused_backward updates each weight alone: "
+    needs = {
+        "training.max_grad_norm": config.training.max_grad_norm > 0 and "set it to 0",
+        "training.gradient_accumulation": config.training.gradient_accumulation > 1 and "set it to 1",
+        "training.num_devices": config.training.num_devices > 1 and "set it to 1",
+        "data.prior.class_prompt": config.data.prior.class_prompt and "leave it empty",
+        "adapter.method": config.adapter.method == "adalora" and "AdaLoRA weighs them against each other, choose another",
+        "optimizer.name": (facts.averages or facts.finds_rate) and f"{facts.title} has numbers for all of them, choose another",
+        "model.precision": config.model.precision == "fp16" and "fp16 scales the whole gradient, choose bf16 or fp32",
+    }  # fmt: skip
+    return [(field, fused + remedy) for field, remedy in needs.items() if remedy]

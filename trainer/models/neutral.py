@@ -29,7 +29,7 @@ class One:
 def skip_neutral_divisions(model: nn.Module) -> int:
     """Let residual blocks and attentions that divide their output by 1 leave that out; returns how many do.
 
-    They do it in each pass for models that were trained with another factor. In SD 1.5's UNet these are 55 of the forward
+    They do it in each pass for models that were trained with another factor. In SD 1.5's UNet these are 54 of the forward
     pass's operators and as many of the backward pass's. The numbers stay the same to the bit.
     """
     count = 0

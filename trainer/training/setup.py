@@ -29,7 +29,7 @@ from trainer.data.showings import Showings
 from trainer.data.tensor_store import TensorStore
 from trainer.data.texts import CachedTexts, LiveTexts, Texts
 from trainer.data.variants import PLAIN, Variant, Variants
-from trainer.errors import ModelFileError
+from trainer.errors import ConfigError, ModelFileError
 from trainer.events import Warned
 from trainer.jobs import JobContext
 from trainer.models.components import Components, load_components
@@ -45,6 +45,7 @@ from trainer.training.base_prediction import start_of
 from trainer.training.class_images import class_data, class_examples
 from trainer.training.distributed import Ranks
 from trainer.training.eva import begin_with, eva_starts, keep_starts, kept_starts, with_ranks
+from trainer.training.fused import FusedBackward
 from trainer.training.identity import run_identity
 from trainer.training.preflight import (
     check_captions,
@@ -55,6 +56,7 @@ from trainer.training.preflight import (
     read_concepts,
 )
 from trainer.training.state import NoiseSchedule, TrainParts
+from trainer.training.step import can_skip
 from trainer.training.storage import keeps_text_encoders, weight_storage
 from trainer.training.underneath import merge_frozen, read_frozen, text_key
 
@@ -144,7 +146,24 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
         average=WeightAverage(weights, decay) if decay else None,
         ranks=ranks,
         start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
+        fused=_fused(accelerator, optimizer, device) if config.training.fused_backward else None,
     )
+
+
+def _fused(accelerator: Accelerator, optimizer: AcceleratedOptimizer, device: torch.device) -> FusedBackward:
+    if accelerator.scaler is not None:
+        raise ConfigError(
+            "The fused backward pass does not go together with fp16, whose gradients are scaled.",
+            where="training.fused_backward",
+            fix="Set it to false, or model.precision to bf16 or fp32.",
+        )
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            "The fused backward pass does not go together with several processes, which must add their gradients first.",
+            where="training.fused_backward",
+            fix="Set it to false.",
+        )
+    return FusedBackward(optimizer.optimizer, deferred=device.type == "cuda" and can_skip(optimizer.optimizer))
 
 
 def _prepare_torch(config: RunConfig, device: torch.device) -> None:

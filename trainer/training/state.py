@@ -23,6 +23,7 @@ from trainer.objectives.diffusion import PredictionType
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 from trainer.training.distributed import Ranks
+from trainer.training.fused import FusedBackward
 from trainer.training.underneath import FrozenLora
 
 
@@ -75,6 +76,7 @@ class TrainParts:
         ranks: the processes that train together.
         start: the adapter's state with which the model is the base model, where the base model's predictions are needed.
         frozen: the LoRAs under the adapter, merged into the model.
+        fused: updates the weights within the backward pass, where the settings ask for it.
     """
 
     context: JobContext
@@ -97,6 +99,7 @@ class TrainParts:
     start: dict[str, Tensor] | None = None
     ranks: Ranks = field(default_factory=Ranks)
     frozen: tuple[FrozenLora, ...] = ()
+    fused: FusedBackward | None = None
 
     @property
     def total_steps(self) -> int:

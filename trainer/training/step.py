@@ -24,17 +24,23 @@ from trainer.training.state import TrainParts
 
 @dataclass
 class StepResult:
-    """What a step found, still on the device: reading a number there would wait for the GPU."""
+    """What a step found, still on the device: reading a number there would wait for the GPU.
+
+    `is_fused`: weights were updated within the backward pass, before all of the gradient was known.
+    """
 
     step: int
     loss: Tensor
     prior_loss: Tensor | None
     grad_norm: Tensor
     pictures: tuple[str, ...]
+    is_fused: bool = False
 
 
 def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
     """Do step number `step` (from 1). Raises NonFiniteLossError, at the latest when `guard` is next asked."""
+    for group in parts.optimizer.param_groups:
+        group["lr"] = rate_at(parts, group["name"], step)
     parts.optimizer.zero_grad()
     embedding = parts.config.adapter.embedding
     parts.components.words.is_held = not embedding.learns(EMBEDDING, step, parts.total_steps)
@@ -43,15 +49,11 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
     if penalty is not None:
         parts.accelerator.backward(penalty)
     parts.ranks.average(parts.trainable, [loss] if prior_loss is None else [loss, prior_loss])
-    max_norm = parts.config.training.max_grad_norm or math.inf
-    grad_norm = parts.accelerator.clip_grad_norm_(_learning(parts, step), max_norm)
-    if grad_norm is None:
-        raise RuntimeError("accelerate gave no gradient norm")
-    result = StepResult(step, loss, prior_loss, grad_norm.detach(), pictures)
+    grad_norm = _clip(parts, step) if parts.fused is None else parts.fused.finish()
+    result = StepResult(step, loss, prior_loss, grad_norm, pictures, is_fused=parts.fused is not None)
     guard.watch(parts, result)
-    for group in parts.optimizer.param_groups:
-        group["lr"] = rate_at(parts, group["name"], step)
-    parts.optimizer.step()
+    if parts.fused is None:
+        parts.optimizer.step()
     parts.adapter.after_step(step, parts.total_steps)
     if parts.average is not None:
         parts.average.update()
@@ -70,6 +72,15 @@ def rate_at(parts: TrainParts, group: str, step: int) -> float:
     if not parts.config.adapter.embedding.learns(group, step, parts.total_steps):
         return 0.0
     return learning_rate(parts, group) * multiplier(parts.config.schedule, step, parts.total_steps)
+
+
+def _clip(parts: TrainParts, step: int) -> Tensor:
+    """Shorten the gradient as the settings ask; returns its length before."""
+    max_norm = parts.config.training.max_grad_norm or math.inf
+    grad_norm = parts.accelerator.clip_grad_norm_(_learning(parts, step), max_norm)
+    if grad_norm is None:
+        raise RuntimeError("accelerate gave no gradient norm")
+    return grad_norm.detach()
 
 
 def learning_rate(parts: TrainParts, group: str) -> float:
@@ -185,8 +196,9 @@ def can_skip(optimizer: torch.optim.Optimizer) -> bool:
 
 def _non_finite(result: StepResult) -> NonFiniteLossError:
     what = "The loss" if not math.isfinite(float(result.loss)) else "The gradient"
+    unchanged = "" if result.is_fused else " The weights were not changed by that step."
     return NonFiniteLossError(
-        f"{what} became NaN or infinite in step {result.step}. The weights were not changed by that step.",
+        f"{what} became NaN or infinite in step {result.step}.{unchanged}",
         where=f"step {result.step}",
         fix="Lower the learning rates (by 3 to 10 times), keep alpha at most equal to the rank, or use precision fp32 or "
         "bf16; then start a new run. The last checkpoint is from before the fault.",
