@@ -10,12 +10,17 @@ import torch
 from trainer.config.loading import flatten
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
-from trainer.errors import Finding, RunError
+from trainer.errors import ChangedRunError, Finding
 from trainer.models.components import Components
 from trainer.models.devices import dtype_name
 
-# These change what is shown and saved, not what is learned.
-_FREE = ("preview.", "save.", "note", "validation.every", "training.device", "training.num_threads", "model.base")
+# These change what is shown and saved, or what is done after a fault, not what is learned.
+_FREE = (
+    *("preview.", "save.", "note", "validation.every", "training.device", "training.num_threads", "model.base"),
+    *("training.on_nan", "training.deterministic"),
+)
+LENGTH = "training.steps"
+"""A run may be made longer or shorter at any time; that is no fault, but it is told."""
 
 
 def run_identity(config: RunConfig, components: Components, examples: Sequence[Example]) -> dict[str, Any]:
@@ -36,16 +41,13 @@ def run_identity(config: RunConfig, components: Components, examples: Sequence[E
             "device": components.device.type,
             "precision": dtype_name(components.dtype),
             "threads": torch.get_num_threads(),
+            "deterministic": config.training.deterministic,
         },
     }
 
 
-def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Compare a checkpoint's identity with the run's as it is now.
-
-    Returns: sentences on what makes the result differ in its last bits (another device or version of torch).
-    Raises: RunError: settings, pictures, captions or the base model changed, naming each.
-    """
+def changes_between(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Finding]:
+    """What of settings, pictures, captions and base model is not what a checkpoint was made with: where, from what to what."""
     findings = [*_settings(saved["settings"], current["settings"]), *_pictures(saved["pictures"], current["pictures"])]
     findings += [
         Finding(f"base model: {part}", "its weights changed")
@@ -54,12 +56,28 @@ def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     ]
     if saved.get("noise", current["noise"]) != current["noise"]:
         findings.append(Finding("base model", f"its noise was {saved['noise']}, is {current['noise']}"))
-    if findings:
-        raise RunError(
+    return findings
+
+
+def require_same(saved: Mapping[str, Any], current: Mapping[str, Any], *, accept: bool = False) -> list[Finding]:
+    """Refuse changes since a checkpoint, unless they are accepted or are of the run's length only.
+
+    Returns: the changes that the run goes on with.
+    Raises: ChangedRunError, which names each change.
+    """
+    changes = changes_between(saved, current)
+    refused = [change for change in changes if change.where != LENGTH]
+    if refused and not accept:
+        raise ChangedRunError(
             "This run cannot go on: what it was started with has changed since.",
-            findings=findings,
-            fix="Put back what was changed, or start a new run.",
+            findings=refused,
+            fix="Put back what was changed, start a new run, or go on with what there is now: `inkwash resume RUN --accept-changes`.",
         )
+    return changes
+
+
+def machine_notes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Sentences on what makes the result differ in its last bits: another device, precision or version of torch."""
     return [
         f"The run goes on with another {what} ({before} before, {current['machine'].get(what)} now): "
         "the result will be as good, but not equal to the last bit."

@@ -39,6 +39,10 @@ class Reporter:
         if is_first or is_last or time.monotonic() - self._last_time >= _INTERVAL_SECONDS:
             self.flush(state)
 
+    def drop(self) -> None:
+        """Forget what was gathered and not reported: those steps are done again."""
+        self._results, self._seconds = [], 0.0
+
     def flush(self, state: TrainState) -> None:
         """Report what was gathered. Raises NonFiniteLossError."""
         results, self._results = self._results, []
@@ -50,7 +54,8 @@ class Reporter:
         # The first steps warm caches and kernels up; a running mean forgets them.
         self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
         prior = [result.prior_loss for result in results if result.prior_loss is not None]
-        factor = multiplier(self.parts.config.schedule, last.step, total) * found_rate(self.parts.optimizer.optimizer)
+        factor = multiplier(self.parts.config.schedule, last.step, total) * state.remedies.rate_factor
+        factor *= found_rate(self.parts.optimizer.optimizer)
         self.parts.context.emit(
             StepDone(
                 step=last.step,

@@ -32,8 +32,11 @@ class StepResult:
     pictures: tuple[str, ...]
 
 
-def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
-    """Do step number `step` (from 1). Raises NonFiniteLossError, at the latest when `guard` is next asked."""
+def train_step(parts: TrainParts, step: int, guard: FiniteGuard, rate_factor: float = 1.0) -> StepResult:
+    """Do step number `step` (from 1), with the learning rates times `rate_factor`.
+
+    Raises: NonFiniteLossError, at the latest when `guard` is next asked.
+    """
     parts.optimizer.zero_grad()
     loss, prior_loss, pictures = _accumulate_gradients(parts, step)
     penalty = parts.adapter.penalty()
@@ -45,7 +48,7 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
         raise RuntimeError("accelerate gave no gradient norm")
     result = StepResult(step, loss, prior_loss, grad_norm.detach(), pictures)
     guard.watch(parts, result)
-    factor = multiplier(parts.config.schedule, step, parts.total_steps)
+    factor = multiplier(parts.config.schedule, step, parts.total_steps) * rate_factor
     for group in parts.optimizer.param_groups:
         group["lr"] = learning_rate(parts, group["name"]) * factor
     parts.optimizer.step()
@@ -166,6 +169,7 @@ def _non_finite(result: StepResult) -> NonFiniteLossError:
         f"{what} became NaN or infinite in step {result.step}. The weights were not changed by that step.",
         where=f"step {result.step}",
         fix="Lower the learning rates (by 3 to 10 times), keep alpha at most equal to the rank, or use precision fp32 or "
-        "bf16; then start a new run. The last checkpoint is from before the fault.",
+        "bf16.",
         findings=[Finding(name, "was in the batch") for name in result.pictures],
+        step=result.step,
     )
