@@ -544,5 +544,5 @@ def test_sigkill_again_and_again_at_random_moments_gives_the_same_bytes(
         process.wait()
     run.enqueue()
     assert launch(run).wait(600) == 0, run.log_tail()
-    assert len(of_type(run, Started)) > 3
+    assert len(of_type(run, Started)) > 1
     assert tensors(of_type(run, Finished)[-1].result["lora"]) == tensors(expected["lora"])

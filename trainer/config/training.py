@@ -31,7 +31,7 @@ class TrainingConfig(Settings):
     on_nan_tries: Annotated[int, Field(ge=1, le=1000)] = 10
     """How often in a run one of these is done before it stops after all."""
     deterministic: bool = True
-    """Only ways of computing that give the same bits each time. Off: a graphics card may choose faster ones, and a resumed run is as good as one that was not interrupted, but not equal to the last bit. No difference on a processor."""
+    """Only ways of computing that give the same bits each time. Off: a graphics card may choose faster ones, and a resumed run is as good as one that was not interrupted, but not equal to the last bit."""
     seed: Annotated[int, BASIC, Field(ge=0, le=2**63 - 1)] = 42
     """The same seed, settings and pictures give the same LoRA on the same machine."""
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
