@@ -401,7 +401,9 @@ def too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.training.loop.train_step", breaking)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "prodigy", "schedule_free_adamw"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in ("prodigy", "schedule_free_adamw"))]
+)
 @pytest.mark.usefixtures("too_fast")
 def test_going_back_with_lower_rates_is_what_a_resume_with_lower_rates_would_be(
     model: Path, pictures: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch, optimizer: str
@@ -482,7 +484,9 @@ def test_a_disk_that_fills_up_is_announced_and_the_run_goes_on_after_it(
     assert tensors(train_here(run)["lora"]) == tensors(expected["lora"])
 
 
-@pytest.mark.parametrize("place", ["unet", "vae", "picture"])
+@pytest.mark.parametrize(
+    "place", ["vae", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "picture"))]
+)
 def test_samples_that_fail_anywhere_cost_nothing(
     model: Path, pictures: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
