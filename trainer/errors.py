@@ -7,7 +7,8 @@ InkwashError                 message, where, fix: always shown to the user in fu
 ├── LoraFileError            LoRA files
 ├── ResourceError            memory, disk, device, port
 ├── RunError                 runs: states, locks, resume
-│   └── NonFiniteLossError   NaN or Inf while training
+│   ├── NonFiniteLossError   NaN or Inf while training
+│   └── ChangedRunError      what a run was started with has changed since
 └── Cancelled                the user stopped it; not a failure
 """
 
@@ -119,6 +120,19 @@ class NonFiniteLossError(RunError):
 
     code = "non_finite_loss"
     exit_code = 8
+
+    def __init__(
+        self, message: str, *, where: str = "", fix: str = "", findings: Sequence[Finding] = (), step: int = 0
+    ) -> None:
+        super().__init__(message, where=where, fix=fix, findings=findings)
+        self.step = step
+
+
+class ChangedRunError(RunError):
+    """Settings, pictures or the base model are not those that the run was started with. It can be told to go on with them."""
+
+    code = "run_changed"
+    exit_code = 9
 
 
 class Cancelled(InkwashError):

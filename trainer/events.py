@@ -121,6 +121,45 @@ class Warned(Event):
     message: str
 
 
+class Changed(Event):
+    """A run goes on with other settings, pictures or another length than before, because the user asked for it.
+
+    `step` is the last one that was done as before; `changes` say what was and what is.
+    """
+
+    type: Literal["changed"] = "changed"
+    step: int
+    changes: list[str]
+
+    @property
+    def message(self) -> str:
+        """For people."""
+        return f"From step {self.step + 1} on with changes: {'; '.join(self.changes)}."
+
+
+class Remedied(Event):
+    """The loss of step `step` became NaN or infinite, and the run goes on after step `back_to`.
+
+    Either without that step, or with all learning rates times `rate_factor` in all.
+    """
+
+    type: Literal["remedy"] = "remedy"
+    step: int
+    back_to: int
+    action: Literal["skip_batch", "lower_rate"]
+    rate_factor: float = 1.0
+    tries_left: int = 0
+    pictures: list[str] = []
+
+    @property
+    def message(self) -> str:
+        """For people."""
+        what = f"NaN or Inf in step {self.step} (pictures: {', '.join(self.pictures) or 'unknown'})"
+        if self.action == "skip_batch":
+            return f"{what}: that step is left out."
+        return f"{what}: back to step {self.back_to} and on with {self.rate_factor:.3g} times the learning rates."
+
+
 class Finished(Event):
     """The run did all that it was asked to. `result` is what the command reports."""
 
@@ -154,6 +193,8 @@ AnyEvent = Annotated[
     | CheckpointSaved
     | LoraExported
     | Warned
+    | Changed
+    | Remedied
     | Finished
     | Stopped
     | Failed,

@@ -6,7 +6,7 @@
       launch.json     which process was started for it, and when
       run.lock        held by that process while it lives
       events.jsonl    what happened (trainer.events)
-      requests/       what the user asks of it: a small file each (stop, save, preview)
+      requests/       what the user asks of it: a small file each (stop, save, preview, accept_changes)
       log.txt         the process's own log, with tracebacks
       checkpoints/ samples/ lora/ …  what it made
 """
@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -32,7 +32,8 @@ from trainer.files import replace, safe_name, unused_path, write_json, write_tex
 from trainer.locks import is_locked
 from trainer.paths import DataFolder
 
-RequestName = Literal["stop", "save", "preview"]
+RequestName = Literal["stop", "save", "preview", "accept_changes"]
+_WHILE_WORKING: tuple[RequestName, ...] = ("stop", "save", "preview")
 _TAIL_BYTES = 65536
 
 
@@ -60,12 +61,13 @@ class RunState(Enum):
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What was known of a run when it was made."""
+    """What was known of a run when it was made; `in_data_folder`: it lies in `runs/` of the data folder."""
 
     kind: str
     title: str
     created: float
     data_root: str
+    in_data_folder: bool = False
 
 
 class Run:
@@ -126,7 +128,8 @@ class Run:
         """What the run is. Raises RunError where the folder holds no run."""
         try:
             data = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            return RunInfo(data["kind"], data["title"], data["created"], data["data_root"])
+            root, in_data_folder = data["data_root"], data.get("in_data_folder", False)
+            return RunInfo(data["kind"], data["title"], data["created"], root, in_data_folder)
         except (OSError, ValueError, KeyError) as error:
             raise RunError(
                 "There is no run in this folder.",
@@ -136,7 +139,11 @@ class Run:
 
     def data_folder(self) -> DataFolder:
         """The data folder that the run belongs to."""
-        return DataFolder(Path(self.info().data_root))
+        info = self.info()
+        if info.in_data_folder and self.folder.parent.name == "runs":
+            # Moved or copied together, they still belong together.
+            return DataFolder(self.folder.parent.parent)
+        return DataFolder(Path(info.data_root))
 
     def config(self) -> dict[str, Any]:
         """The run's settings as plain data."""
@@ -193,7 +200,7 @@ class Run:
     def enqueue(self) -> None:
         """Mark the run as waiting for a process."""
         self._launch_path.unlink(missing_ok=True)
-        self.clear_requests()
+        self.clear_requests(*_WHILE_WORKING)
         write_text(self._queued_path, f"{time.time()}\n")
 
     def queued_at(self) -> float:
@@ -246,7 +253,7 @@ class Run:
 
     def clear_requests(self, *names: RequestName) -> None:
         """Forget requests: those named, or all."""
-        for name in names or ("stop", "save", "preview"):
+        for name in names or (*_WHILE_WORKING, "accept_changes"):
             (self.folder / "requests" / name).unlink(missing_ok=True)
 
     def log_tail(self, max_bytes: int = 20000) -> str:
@@ -286,9 +293,8 @@ def create_run(data: DataFolder, kind: str, title: str, config: dict[str, Any], 
     partial = folder.parent / f".partial-{folder.name}-{secrets.token_hex(2)}"
     partial.mkdir()
     write_json(partial / "config.json", config)
-    write_json(
-        partial / "run.json", {"kind": kind, "title": title, "created": time.time(), "data_root": str(data.root)}
-    )
+    info = RunInfo(kind, title, time.time(), str(data.root), folder.parent == data.runs.absolute())
+    write_json(partial / "run.json", asdict(info))
     if folder.exists():
         folder.rmdir()
     replace(partial, folder)

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import InkwashError, RunError, error_from_dict
+from trainer.errors import ChangedRunError, InkwashError, NonFiniteLossError, RunError, error_from_dict
 from trainer.events import (
+    Changed,
     Event,
     EventReader,
     Failed,
     Finished,
     LoraExported,
     Picture,
+    Remedied,
     Stage,
     Started,
     StepDone,
@@ -30,6 +32,7 @@ from trainer.events import (
 )
 from trainer.jobs import JOBS, enqueue, kill_run, reap_children, start_next, stop_run
 from trainer.paths import DataFolder
+from trainer.resumption import Resumption, prepare_resumption
 from trainer.runs import RequestName, Run, RunInfo, RunState, create_run, list_runs, trash_run
 
 log = logging.getLogger(__name__)
@@ -81,7 +84,7 @@ class History:
                 self.samples[event.step, event.index] = event
             case LoraExported():
                 self.lora = event
-            case Warned():
+            case Warned() | Changed() | Remedied():
                 if event.message not in self.warnings:
                     self.warnings.append(event.message)
             case _ if event.is_final:
@@ -127,11 +130,12 @@ class JobRow:
     @property
     def is_resumable(self) -> bool:
         """Whether it can go on from its last checkpoint."""
-        return (
-            self.kind in JOBS
-            and JOBS[self.kind].is_resumable
-            and self.state in (RunState.STOPPED, RunState.FAILED, RunState.INTERRUPTED)
-        )
+        return self.is_extensible and self.state is not RunState.FINISHED
+
+    @property
+    def is_extensible(self) -> bool:
+        """Whether it can be trained for more steps, finished or not."""
+        return self.kind in JOBS and JOBS[self.kind].is_resumable and self.state.is_over
 
 
 class JobService:
@@ -261,12 +265,28 @@ class JobService:
         """End the run's process at once; its last checkpoint stays."""
         kill_run(self.run(run_id))
 
-    def resume(self, run_id: str) -> None:
-        """Let the run go on from its last checkpoint."""
+    def resume(self, run_id: str, wish: Resumption = Resumption()) -> None:  # noqa: B008 - frozen
+        """Let the run go on from its last checkpoint, as `wish` says; with other `steps` a finished one, too."""
         row = self.row(run_id)
-        if not row.is_resumable:
+        if not (row.is_resumable or (row.is_extensible and wish.steps is not None)):
             raise RunError("This run cannot be resumed.", where=row.title, fix="Retry starts it anew as another run.")
+        prepare_resumption(self.run(run_id), wish)
         enqueue(self.run(run_id), self._data)
+
+    def remedies(self, run_id: str) -> dict[str, Resumption]:
+        """What can be done about the fault that ended a run, by the words of the button that does it."""
+        if self.row(run_id).state is not RunState.FAILED:
+            return {}
+        match self.history(run_id).error:
+            case NonFiniteLossError():
+                return {
+                    "Go on with lower rates": Resumption(on_nan="lower_rate"),
+                    "Leave such steps out": Resumption(on_nan="skip_batch"),
+                }
+            case ChangedRunError():
+                return {"Accept the changes and resume": Resumption(accepts_changes=True)}
+            case _:
+                return {}
 
     def retry(self, run_id: str) -> str:
         """Start a new run with the same settings. Returns its id."""

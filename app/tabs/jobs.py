@@ -12,6 +12,7 @@ from app.links import Links, send
 from app.messages import handler, note
 from app.services.context import Services
 from app.services.jobs import JobRow
+from app.tabs.resumption import ResumptionRow
 from trainer.jobs import JOBS
 from trainer.runs import RunState
 from trainer.units import duration
@@ -57,6 +58,7 @@ class JobsTab:
             self._retry = gr.Button("Retry as a new job", elem_id="job-retry", **small)
             self._open = gr.Button("Open in Train", elem_id="job-open", **small)
             self._delete = gr.Button("Delete", elem_id="job-delete", **small)
+        self._going_on = ResumptionRow(self._jobs, "job")
         with gr.Row(visible=False, elem_id="job-delete-ask") as self._ask:
             gr.HTML("Move this job, with its samples and checkpoints, to the trash folder?", padding=False)
             self._delete_yes = gr.Button("Move to trash", variant="stop", size="sm", elem_id="job-delete-yes")
@@ -68,6 +70,7 @@ class JobsTab:
 
     def _wire(self) -> None:
         buttons = [self._cancel, self._kill, self._resume, self._retry, self._open, self._delete]
+        buttons += self._going_on.components
         poll: dict[str, Any] = {
             "inputs": [self._chosen, self._seen],
             "outputs": [self._table, self._ids, self._seen, self._detail, self._log, *buttons],
@@ -80,6 +83,7 @@ class JobsTab:
         )
         for button, action in ((self._cancel, self._stop), (self._kill, self._end), (self._resume, self._begin_again)):
             button.click(handler(action), self._chosen, None, **_QUIET).success(handler(self._poll), **poll)
+        self._going_on.wire(self._chosen, poll, self._poll)
         self._retry.click(handler(self._again), self._chosen, self._chosen, **_QUIET).success(
             handler(self._poll), **poll
         )
@@ -130,6 +134,7 @@ class JobsTab:
             self._retry: gr.update(visible=state is not None and state.is_over),
             self._open: gr.update(visible=row is not None and row.kind == "train"),
             self._delete: gr.update(visible=state is not None and state.is_over),
+            **self._going_on.updates(row),
         }
 
     def _text(self, row: JobRow) -> str:

@@ -14,6 +14,7 @@ from app.links import Letter, Links, send
 from app.messages import handler, note
 from app.services.context import Services
 from app.services.jobs import History, JobRow
+from app.tabs.resumption import ResumptionRow
 from trainer.errors import RunError
 from trainer.files import is_inside
 from trainer.runs import RunState
@@ -41,6 +42,7 @@ class RunView:
             self._sample = gr.Button("Sample now", elem_id="run-sample", **small)
             self._resume = gr.Button("Resume", variant="primary", elem_id="run-resume", **small)
             self._kill = gr.Button("End it by force", variant="stop", elem_id="run-kill", **small)
+        self._going_on = ResumptionRow(self._jobs, "run")
         self._result = gr.HTML("", elem_id="run-result", padding=False)
         with gr.Row():
             self._download = gr.DownloadButton(
@@ -52,6 +54,7 @@ class RunView:
         gr.HTML('<div class="section-title">Samples</div>', padding=False)
         self._samples = gr.HTML("", elem_id="run-samples", padding=False)
         buttons = [self._stop, self._save, self._sample, self._resume, self._kill, self._download, self._try]
+        buttons += self._going_on.components
         self.poll_inputs = [self.chosen, self._seen]
         self.poll_outputs = [
             *(self.chosen, self.picker, self._seen, self._status, self._result, self._chart, self._samples),
@@ -78,6 +81,7 @@ class RunView:
         ]
         for button, action in actions:
             button.click(handler(action), self.chosen, None, **_QUIET).success(handler(self._poll), **poll)
+        self._going_on.wire(self.chosen, poll, self._poll)
         self._try.click(
             handler(self._send_lora),
             self.chosen,
@@ -137,6 +141,7 @@ class RunView:
         hidden = [self._stop, self._save, self._sample, self._resume, self._kill, self._download, self._try]
         return {
             **{button: gr.update(visible=False) for button in hidden},
+            **self._going_on.updates(None),
             self._seen: {"run": "none"},
             self.picker: gr.update(choices=[], value=None),
             self._status: render.empty("No run yet. Start one on the left."),
@@ -164,6 +169,7 @@ class RunView:
             self._result: about,
             self._download: gr.update(visible=lora is not None, value=str(lora) if lora else None),
             self._try: gr.update(visible=lora is not None),
+            **self._going_on.updates(row),
         }
 
     def _ask_stop(self, run_id: str) -> None:

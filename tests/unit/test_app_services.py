@@ -22,10 +22,23 @@ from app.services.training import TrainingService
 from app.tabs.lora_stack import moved, new_row, with_value, without
 from trainer.config.loading import flatten, nest
 from trainer.config.run import RunConfig
-from trainer.errors import ConfigError, LoraFileError, ResourceError, RunError
-from trainer.events import EventWriter, Failed, Finished, Picture, Started, StepDone, Stopped, Validated, Warned
+from trainer.errors import ChangedRunError, ConfigError, LoraFileError, NonFiniteLossError, ResourceError, RunError
+from trainer.events import (
+    Changed,
+    EventWriter,
+    Failed,
+    Finished,
+    Picture,
+    Remedied,
+    Started,
+    StepDone,
+    Stopped,
+    Validated,
+    Warned,
+)
 from trainer.locks import FileLock
 from trainer.paths import DataFolder
+from trainer.resumption import Resumption
 from trainer.runs import Run, RunState, create_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +110,47 @@ def test_states_and_results_in_the_list(data: DataFolder) -> None:
     assert rows[cut_off.id].state is RunState.INTERRUPTED
     assert rows[cut_off.id].is_resumable
     assert not rows[finished.id].is_resumable
+
+
+def test_a_fault_offers_its_remedies_and_each_resumes_with_it(
+    data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.jobs.enqueue", lambda run, _data: run.enqueue())
+    jobs = JobService(data)
+    nan = made(data, Started(pid=1, total_steps=10), Failed(error=NonFiniteLossError("NaN.", step=3).to_dict()))
+    offers = jobs.remedies(nan.id)
+    assert [offer.on_nan for offer in offers.values()] == ["lower_rate", "skip_batch"]
+    jobs.resume(nan.id, offers["Go on with lower rates"])
+    assert nan.config()["training"]["on_nan"] == "lower_rate"
+    assert nan.state() is RunState.QUEUED
+    assert jobs.remedies(nan.id) == {}
+    changed = made(data, Failed(error=ChangedRunError("It changed.").to_dict()))
+    (offer,) = jobs.remedies(changed.id).values()
+    jobs.resume(changed.id, offer)
+    assert changed.has_request("accept_changes")
+    other = made(data, Failed(error=ResourceError("Full.").to_dict()))
+    assert jobs.remedies(other.id) == {}
+    write(other, Started(pid=2, total_steps=10), Changed(step=3, changes=["a.b: was 1, is 2"]))
+    write(other, Remedied(step=5, back_to=4, action="lower_rate", rate_factor=0.5, pictures=["<i>.png"]))
+    page = render.status(jobs.row(other.id), jobs.history(other.id))
+    assert "a.b: was 1, is 2" in page
+    assert "0.5 times the learning rates" in page
+    assert "<i>" not in page
+
+
+def test_a_finished_run_is_trained_on_and_not_resumed(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.jobs.enqueue", lambda run, _data: run.enqueue())
+    jobs = JobService(data)
+    run = made(data, Started(pid=1, total_steps=10), step(10), Finished(result={}))
+    (run.checkpoints / "step-00000010").mkdir(parents=True)
+    assert jobs.row(run.id).is_extensible
+    with pytest.raises(RunError, match="cannot be resumed"):
+        jobs.resume(run.id)
+    with pytest.raises(RunError, match="10 steps of this run are done"):
+        jobs.resume(run.id, Resumption(steps=10))
+    jobs.resume(run.id, Resumption(steps=25))
+    assert run.config()["training"]["steps"] == 25
+    assert not jobs.row(run.id).is_extensible
 
 
 def test_a_list_follows_a_run_that_goes_on_after_it_was_over(data: DataFolder) -> None:

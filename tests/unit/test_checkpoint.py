@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +17,12 @@ import torch
 from torch import nn
 
 from trainer.config.optimizer import OPTIMIZERS, OptimizerConfig
-from trainer.errors import NonFiniteLossError, RunError
+from trainer.errors import ChangedRunError, NonFiniteLossError, RunError
 from trainer.objects import load_object
 from trainer.optimizers.adamw import build
 from trainer.optimizers.average import WeightAverage
 from trainer.training.checkpoint import Checkpoint, CheckpointStore, pack_optimizer, unpack_optimizer
-from trainer.training.identity import require_same
+from trainer.training.identity import machine_notes, require_same
 from trainer.training.step import FiniteGuard, StepResult
 
 AVAILABLE = [name for name, facts in OPTIMIZERS.items() if not facts.requires[0] or find_spec(facts.requires[0])]
@@ -54,6 +58,69 @@ def test_the_oldest_stays_until_the_newest_is_whole(tmp_path: Path, monkeypatch:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     found, _ = store.newest()
     assert found is not None
+
+
+OPERATIONS = [(Path, name) for name in ("write_bytes", "read_bytes", "read_text", "mkdir")] + [
+    (module, name) for module, name in ((os, "replace"), (os, "fsync"), (shutil, "rmtree"))
+]
+
+
+class Fault:
+    """Every file operation from the `at`-th on ends the process (as SIGKILL does), or the `at`-th alone has an I/O error."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, *, kills: bool) -> None:
+        self.count, self.at, self.kills = 0, at, kills
+        for owner, name in OPERATIONS:
+            patch.setattr(owner, name, self._counted(getattr(owner, name)))
+
+    def _counted(self, real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.count += 1
+            if self.kills and self.count >= self.at:
+                raise KeyboardInterrupt
+            if self.count == self.at:
+                raise OSError(errno.EIO, "Input/output error", "a file")
+            return real(*arguments, **options)
+
+        return call
+
+
+@pytest.mark.parametrize("kills", [True, False], ids=["killed", "error"])
+def test_no_fault_in_any_file_operation_costs_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, kills: bool
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and no power is cut here
+    start = tmp_path / "start"
+    CheckpointStore(start, keep=1).save(2, make_checkpoint(2))
+    (start / "step-00000003").mkdir()  # a damaged one from before, which must not count as the one to keep
+    for at in range(1, 200):
+        folder = Path(shutil.copytree(start, tmp_path / str(at)))
+        store = CheckpointStore(folder, keep=1)
+        with pytest.MonkeyPatch.context() as patch:
+            fault = Fault(patch, at, kills=kills)
+            with contextlib.suppress(KeyboardInterrupt, OSError, RunError):
+                store.save(3, make_checkpoint(3))
+        found, _ = CheckpointStore(folder, keep=1).newest()
+        assert found is not None, f"nothing is left after a fault in operation {at}"
+        assert found.state["step"] in (2, 3)
+        assert torch.equal(found.adapter["a"], torch.full((2, 2), float(found.state["step"])))
+        store.save(4, make_checkpoint(4))
+        assert [path.name for path in folder.iterdir()] == ["step-00000004"], f"operation {at} left something behind"
+        if fault.count < at:
+            assert at > 20
+            return
+    raise AssertionError("a save has fewer file operations than that")
+
+
+def test_a_damaged_later_checkpoint_does_not_push_the_good_one_out(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    broken = store.save(9, make_checkpoint(9))
+    (broken / "state.json").write_text("{}")
+    store.save(5, make_checkpoint(5))
+    found, warnings = store.newest()
+    assert found is not None
+    assert found.state == {"step": 5}
+    assert warnings == []
 
 
 def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
@@ -165,10 +232,19 @@ def test_what_changed_is_named() -> None:
         pictures={"a.png": ["hash", "a hut", 64, 64], "b.png": ["other", "", 64, 64]},
         base={"unet": "y"},
     )
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(ChangedRunError) as caught:
         require_same(identity(), changed)
     text = str(caught.value)
+    assert "was 4, is 8" in text
     assert all(part in text for part in ("adapter.unet.rank", "'a house'", "'a hut'", "b.png", "base model: unet"))
+    accepted = require_same(identity(), changed, accept=True)
+    assert [change.where for change in accepted] == [finding.where for finding in caught.value.findings]
+
+
+def test_another_length_is_told_and_not_refused() -> None:
+    before = identity(settings={"training.steps": 6})
+    (change,) = require_same(before, identity(settings={"training.steps": 9}))
+    assert str(change) == "training.steps: was 6, is 9"
 
 
 def test_a_setting_that_is_younger_than_the_checkpoint_had_its_default() -> None:
@@ -179,12 +255,14 @@ def test_a_setting_that_is_younger_than_the_checkpoint_had_its_default() -> None
         "optimizer.prodigy.factor": 1.0,
     }
     assert require_same(identity(), identity(settings=younger)) == []
-    with pytest.raises(RunError, match=r"training\.ema_decay"):
+    with pytest.raises(ChangedRunError, match=r"training\.ema_decay"):
         require_same(identity(), identity(settings={**younger, "training.ema_decay": 0.9}))
 
 
 def test_another_machine_is_a_note() -> None:
-    notes = require_same(identity(), identity(machine={"torch": "3", "threads": 1}))
+    other = identity(machine={"torch": "3", "threads": 1})
+    assert require_same(identity(), other) == []
+    notes = machine_notes(identity(), other)
     assert len(notes) == 1
     assert "torch" in notes[0]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer.errors import Cancelled, InkwashError, RunError, error_from_dict
 from trainer.events import (
+    Changed,
     CheckpointSaved,
     Event,
     EventReader,
@@ -18,6 +19,7 @@ from trainer.events import (
     Finished,
     LoraExported,
     Picture,
+    Remedied,
     Stage,
     Started,
     StepDone,
@@ -80,7 +82,7 @@ class ProgressPrinter:
                 self.line(f"LoRA saved: {event.library_path or event.path} ({size(event.size_bytes)})")
                 if event.note:
                     self.line(event.note)
-            case Warned():
+            case Warned() | Changed() | Remedied():
                 self.line(f"Note: {event.message}")
             case Picture() if not event.is_preview:
                 self.line(f"Picture: {event.path}")

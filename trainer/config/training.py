@@ -28,6 +28,14 @@ class TrainingConfig(Settings):
     """Gradients longer than this are shortened to it. 0 turns clipping off."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Keeps an average of the weights over the steps, and measures, shows and exports that: steadier results. 0.99 for a short training, 0.999 for one of thousands of steps; 0 turns it off."""
+    on_nan: Literal["stop", "skip_batch", "lower_rate"] = "stop"
+    """What is done when the loss becomes NaN or infinite: `stop`, and offer the others; `skip_batch` leaves that step out and goes on (for a picture that cannot be learned; watches each step, which costs a graphics card a little); `lower_rate` goes back to the last checkpoint and on with lower learning rates (for a rate that is too high)."""
+    on_nan_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """What `lower_rate` multiplies the learning rates with, each time."""
+    on_nan_tries: Annotated[int, Field(ge=1, le=1000)] = 10
+    """How often in a run one of these is done before it stops after all."""
+    deterministic: bool = True
+    """Only ways of computing that give the same bits each time. Off: a graphics card may choose faster ones, and a resumed run is as good as one that was not interrupted, but not equal to the last bit."""
     seed: Annotated[int, BASIC, Field(ge=0, le=2**63 - 1)] = 42
     """The same seed, settings and pictures give the same LoRA on the same machine."""
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"

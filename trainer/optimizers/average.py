@@ -33,9 +33,9 @@ class WeightAverage:
         """The average by the weights' numbers, not copied."""
         return {str(index): tensor for index, tensor in enumerate(self._average.shadow_params)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Go on from the average of `state_dict` after `step` steps."""
+    def load_state_dict(self, state: Mapping[str, Tensor], num_updates: int) -> None:
+        """Go on from the average of `state_dict` after `num_updates` updates."""
         with torch.no_grad():
             for index, tensor in enumerate(self._average.shadow_params):
                 tensor.copy_(state[str(index)])
-        self._average.optimization_step = step
+        self._average.optimization_step = num_updates

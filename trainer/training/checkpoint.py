@@ -29,6 +29,8 @@ from trainer.files import TEMPORARY_PREFIX, disk_errors, replace, require_free, 
 
 log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
+MARGIN_BYTES = 16 * 2**20
+"""What must stay free beside a checkpoint: events and the log must still be written, to say why the run ended."""
 _AVERAGE = "average.safetensors"
 _FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json")
 _GROUP = "group"
@@ -67,7 +69,7 @@ class CheckpointStore:
         }
         if checkpoint.average:
             files[_AVERAGE] = save(_plain(checkpoint.average))
-        require_free(self._folder, sum(map(len, files.values())), "a checkpoint")
+        require_free(self._folder, sum(map(len, files.values())) + MARGIN_BYTES, "a checkpoint")
         with disk_errors(self._folder, "the checkpoint"):
             self._folder.mkdir(parents=True, exist_ok=True)
             sweep_partial(self._folder)
@@ -83,17 +85,35 @@ class CheckpointStore:
                 sync_folder(self._folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-        for old in self._folders()[self._keep :]:
-            self._remove(old)
+        self._rotate(step)
         return final
 
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest valid checkpoint, or None where there is none; and a sentence on each newer one that is damaged.
+    def _rotate(self, step: int) -> None:
+        """Let old checkpoints go, the one of `step` being whole; later ones are damaged, or of a way that was given up."""
+        try:
+            self.drop_after(step)
+            for old in self._folders()[self._keep :]:
+                self._remove(old)
+        except OSError:
+            # One too many costs space; the run need not end for it (a program that has a file open, on Windows).
+            log.warning("An old checkpoint could not be removed", exc_info=True)
+
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, the last first."""
+        for folder in self._folders():
+            if _step(folder) > step:
+                self._remove(folder)
+
+    def newest(self, before: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+        """The newest valid checkpoint, of a step below `before` if that is given, or None where there is none; and a
+        sentence on each newer one that is damaged.
 
         Raises: RunError: the newest was written by a newer version of this program.
         """
         warnings: list[str] = []
         for folder in self._folders():
+            if before is not None and _step(folder) >= before:
+                continue
             fault = _fault(folder)
             if fault is None:
                 return _read(folder), warnings
@@ -102,13 +122,17 @@ class CheckpointStore:
         return None, warnings
 
     def _folders(self) -> list[Path]:
-        return sorted(self._folder.glob("step-*"), key=lambda folder: folder.name, reverse=True)
+        return sorted(self._folder.glob("step-" + "[0-9]" * 8), key=lambda folder: folder.name, reverse=True)
 
     def _remove(self, folder: Path) -> None:
         # Renamed first: a deletion that is cut short must not leave half a checkpoint behind.
         doomed = folder.with_name(f"{TEMPORARY_PREFIX}old-{folder.name}")
         replace(folder, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,14 +12,18 @@ from pathlib import Path
 from trainer.base_models import main_weights
 from trainer.data.examples import Example
 from trainer.events import LoraExported
-from trainer.files import file_sha256, safe_name, unused_path, write_atomically
+from trainer.files import file_sha256, require_free, safe_name, unused_path, write_atomically
 from trainer.lora_files.embeddings import write_embedding
 from trainer.lora_files.file import write_lora
+from trainer.lora_files.header import read_header
 from trainer.lora_files.metadata import TrainingFacts, build_metadata, embedding_metadata
+from trainer.training.checkpoint import MARGIN_BYTES
 from trainer.training.export_word import embedding_files, embedding_path, learned_embedding
 from trainer.training.preview import preview_path
 from trainer.training.state import TrainParts, TrainState
 from trainer.training.underneath import on_top_metadata, sum_metadata, summed
+
+_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 
 def export_name(parts: TrainParts, step: int, *, is_final: bool) -> str:
@@ -30,8 +34,12 @@ def export_name(parts: TrainParts, step: int, *, is_final: bool) -> str:
 
 
 def export_path(parts: TrainParts, step: int, *, is_final: bool) -> Path:
-    """Where the file lies in the run."""
-    return parts.context.run.lora / f"{export_name(parts, step, is_final=is_final)}.safetensors"
+    """Where the file lies in the run. The file of a run that was finished before, and went on, has its steps in its name."""
+    folder = parts.context.run.lora
+    path = folder / f"{export_name(parts, step, is_final=is_final)}.safetensors"
+    if is_final and path.exists() and read_header(path)[0].get("ss_steps") != str(step):
+        return folder / f"{export_name(parts, step, is_final=False)}.safetensors"
+    return path
 
 
 def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tuple[Path, Path]:
@@ -44,6 +52,9 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
     path.parent.mkdir(parents=True, exist_ok=True)
     if not (is_final and path.exists()):
         # A finished run that is resumed has its file already; writing it again would only change its times.
+        # Twice: in the run and in the library.
+        numbers = sum(weight.numel() for weight in parts.adapter.state_dict().values())
+        require_free(path.parent, 2 * _BYTES[parts.config.save.precision] * numbers + MARGIN_BYTES, "the LoRA file")
         _write(parts, state, path)
     if is_final and parts.config.save.export_sum:
         _export_sum(parts, state, path)

@@ -10,11 +10,11 @@ import torch
 from trainer.config.loading import flatten
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
-from trainer.errors import Finding, RunError
+from trainer.errors import ChangedRunError, Finding
 from trainer.models.components import Components
 from trainer.models.devices import dtype_name
 
-# These change what is shown and saved, not what is learned.
+# These change what is shown and saved, or what is done after a fault, not what is learned.
 _FREE = (
     "preview.",
     "save.",
@@ -24,8 +24,12 @@ _FREE = (
     "training.num_threads",
     "training.offload_layers",
     "training.num_devices",
+    "training.on_nan",
+    "training.deterministic",
     "model.base",
 )
+LENGTH = "training.steps"
+"""A run may be made longer or shorter at any time; that is no fault, but it is told."""
 
 
 _BY_CONTENT = ("data.dataset", "data.prior.dataset", "adapter.on_top_of")
@@ -57,6 +61,7 @@ def run_identity(
             "precision": dtype_name(components.dtype),
             "threads": torch.get_num_threads(),
             "number of devices": num_devices,
+            "deterministic": config.training.deterministic,
         },
     }
 
@@ -69,12 +74,8 @@ def _facts(example: Example) -> list[Any]:
     return [*facts, example.mask.sha256 if example.mask else "", list(example.captions)]
 
 
-def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Compare a checkpoint's identity with the run's as it is now.
-
-    Returns: sentences on what makes the result differ in its last bits (another device or version of torch).
-    Raises: RunError: settings, pictures, captions or the base model changed, naming each.
-    """
+def changes_between(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Finding]:
+    """What of settings, pictures, captions and base model is not what a checkpoint was made with: where, from what to what."""
     findings = [*_settings(saved["settings"], current["settings"]), *_pictures(saved["pictures"], current["pictures"])]
     findings += [
         Finding(f"base model: {part}", "its weights changed")
@@ -87,12 +88,28 @@ def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     if before != now:
         names = [item[0] for identity in (saved, current) for item in identity.get("on_top_of", [])]
         findings.append(Finding("adapter.on_top_of", f"files or weights changed: {', '.join(dict.fromkeys(names))}"))
-    if findings:
-        raise RunError(
+    return findings
+
+
+def require_same(saved: Mapping[str, Any], current: Mapping[str, Any], *, accept: bool = False) -> list[Finding]:
+    """Refuse changes since a checkpoint, unless they are accepted or are of the run's length only.
+
+    Returns: the changes that the run goes on with.
+    Raises: ChangedRunError, which names each change.
+    """
+    changes = changes_between(saved, current)
+    refused = [change for change in changes if change.where != LENGTH]
+    if refused and not accept:
+        raise ChangedRunError(
             "This run cannot go on: what it was started with has changed since.",
-            findings=findings,
-            fix="Put back what was changed, or start a new run.",
+            findings=refused,
+            fix="Put back what was changed, start a new run, or go on with what there is now: `inkwash resume RUN --accept-changes`.",
         )
+    return changes
+
+
+def machine_notes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Sentences on what makes the result differ in its last bits: another device, precision or version of torch."""
     return [
         f"The run goes on with another {what} ({before} before, {current['machine'].get(what)} now): "
         "the result will be as good, but not equal to the last bit."

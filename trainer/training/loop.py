@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from trainer.errors import Cancelled
+from trainer.errors import Cancelled, NonFiniteLossError
 from trainer.events import Validated
 from trainer.runs import RequestName
 from trainer.training.averages import weights_in_use
 from trainer.training.export import export_lora, export_path
 from trainer.training.preview import has_previews, make_previews
+from trainer.training.remedy import prepare_remedies, take_remedy
 from trainer.training.report import Reporter
 from trainer.training.resume import save_checkpoint
 from trainer.training.state import TrainParts, TrainState
@@ -21,23 +22,39 @@ from trainer.training.validation import validation_loss
 def train_loop(parts: TrainParts, state: TrainState) -> None:
     """Train from the step after `state.step` to the last; `state` is changed along the way.
 
-    Raises: Cancelled after a checkpoint, when the user asked to stop. NonFiniteLossError before the weights are spoiled.
+    Raises: Cancelled after a checkpoint, when the user asked to stop. NonFiniteLossError before the weights are spoiled,
+    unless the settings have a remedy. ResourceError: the disk is full; the last checkpoint is whole.
     """
     # An average takes each step's weights in, so that a broken step must be seen in it.
     is_deferred = parts.device.type == "cuda" and parts.average is None and can_skip(parts.optimizer.optimizer)
+    # A step that is to be left out must be known before the next one begins.
+    is_deferred = is_deferred and parts.config.training.on_nan != "skip_batch"
     guard = FiniteGuard(deferred=is_deferred)
     reporter = Reporter(parts, guard, first_step=state.step + 1)
-    if state.step == 0:
+    prepare_remedies(parts, state)
+    if state.step in (0, parts.total_steps):
         validate(parts, state)
     _show_and_export(parts, state)  # what a killed process still owed at its last checkpoint
-    for step in range(state.step + 1, parts.total_steps + 1):
-        started = time.monotonic()
-        result = train_step(parts, step, guard)
-        state.step = step
-        seconds = time.monotonic() - started
-        state.elapsed_seconds += seconds
+    while state.step < parts.total_steps:
+        try:
+            _advance(parts, state, guard, reporter)
+        except NonFiniteLossError as error:
+            take_remedy(parts, state, error)
+            reporter.drop()
+
+
+def _advance(parts: TrainParts, state: TrainState, guard: FiniteGuard, reporter: Reporter) -> None:
+    """One step, unless it is to be left out, and what is due after it."""
+    started, step = time.monotonic(), state.step + 1
+    result = None
+    if step not in state.remedies.skipped:
+        result = train_step(parts, step, guard, state.remedies.rate_factor)
+    state.step = step
+    seconds = time.monotonic() - started
+    state.elapsed_seconds += seconds
+    if result is not None:
         reporter.add(result, seconds, state)
-        _due_actions(parts, state, reporter)
+    _due_actions(parts, state, reporter)
 
 
 def _due_actions(parts: TrainParts, state: TrainState, reporter: Reporter) -> None:

@@ -40,6 +40,10 @@ class Reporter:
         if self.parts.ranks.from_main(is_due):
             self.flush(state)
 
+    def drop(self) -> None:
+        """Forget what was gathered and not reported: those steps are done again."""
+        self._results, self._seconds = [], 0.0
+
     def flush(self, state: TrainState) -> None:
         """Report what was gathered. Raises NonFiniteLossError."""
         results, self._results = self._results, []
@@ -51,14 +55,15 @@ class Reporter:
         # The first steps warm caches and kernels up; a running mean forgets them.
         self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
         prior = [result.prior_loss for result in results if result.prior_loss is not None]
-        found = found_rate(self.parts.optimizer.optimizer)
+        factor = found_rate(self.parts.optimizer.optimizer) * state.remedies.rate_factor
         self.parts.context.emit(
             StepDone(
                 step=last.step,
                 total_steps=total,
                 loss=_mean([result.loss for result in results]),
                 learning_rates={
-                    part: rate_at(self.parts, part, last.step) * found for part in self.parts.adapter.parameter_groups()
+                    part: rate_at(self.parts, part, last.step) * factor
+                    for part in self.parts.adapter.parameter_groups()
                 },
                 grad_norm=_mean([result.grad_norm for result in results]),
                 steps_per_second=self._rate,

@@ -7,13 +7,23 @@ import time
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from trainer.errors import NonFiniteLossError, RunError
-from trainer.events import CheckpointSaved, Warned
-from trainer.training.checkpoint import Checkpoint, CheckpointStore, pack_optimizer, unpack_optimizer
+from trainer.errors import NonFiniteLossError, ResourceError, RunError
+from trainer.events import Changed, CheckpointSaved, Warned
+from trainer.files import free_bytes
+from trainer.resumption import saved_steps
+from trainer.training.checkpoint import (
+    MARGIN_BYTES,
+    Checkpoint,
+    CheckpointStore,
+    pack_optimizer,
+    unpack_optimizer,
+)
 from trainer.training.distributed import fingerprint_of
-from trainer.training.identity import require_same
+from trainer.training.identity import machine_notes, require_same
 from trainer.training.state import TrainParts, TrainState
+from trainer.units import size
 
 
 def checkpoint_store(parts: TrainParts) -> CheckpointStore:
@@ -48,7 +58,8 @@ def _save_checkpoint(parts: TrainParts, state: TrainState) -> None:
         raise NonFiniteLossError(
             f"The weights hold NaN or infinite numbers after step {state.step}: no checkpoint was made of them.",
             where=broken[0],
-            fix="Lower the learning rates and start a new run; the last checkpoint is from before the fault.",
+            fix="Lower the learning rates.",
+            step=state.step,
         )
     scaler = parts.accelerator.scaler
     checkpoint = Checkpoint(
@@ -61,14 +72,50 @@ def _save_checkpoint(parts: TrainParts, state: TrainState) -> None:
         },
         average=parts.average.state_dict() if parts.average is not None else {},
     )
-    path = checkpoint_store(parts).save(state.step, checkpoint)
+    store = checkpoint_store(parts)
+    try:
+        path = store.save(state.step, checkpoint)
+    except ResourceError as error:
+        raise _out_of_space(error, parts, state.step) from error
+    # From here on the changes that were accepted are the run's own.
+    parts.context.run.clear_requests("accept_changes")
     parts.context.emit(CheckpointSaved(step=state.step, path=parts.relative(path)))
+    _announce_full_disk(parts, state.step, sum(entry.stat().st_size for entry in path.iterdir()))
+
+
+def _announce_full_disk(parts: TrainParts, step: int, num_bytes: int) -> None:
+    """Say in time that the next checkpoint, or the LoRA files, will not fit."""
+    config, folder = parts.config, parts.context.run.folder
+    if step == parts.total_steps:
+        return
+    free, needed = free_bytes(folder), 2 * num_bytes + MARGIN_BYTES
+    if free < needed:
+        every = config.save.checkpoint_every
+        due = min(parts.total_steps, (step // every + 1) * every) if every else parts.total_steps
+        parts.context.emit(
+            Warned(
+                message=f"The disk is nearly full: {size(free)} are free, {size(needed)} are wanted for what is saved next. Free "
+                f"some space before step {due}; otherwise the run may stop there, and can be resumed."
+            )
+        )
+
+
+def _out_of_space(error: ResourceError, parts: TrainParts, step: int) -> ResourceError:
+    kept = saved_steps(parts.context.run)
+    again = f"goes on from the checkpoint of step {kept}" if kept else "begins anew"
+    return ResourceError(
+        f"{error.message} The run stopped after step {step}.",
+        where=error.where,
+        fix=f"{error.fix} Resumed, it {again}, to the same result.",
+        findings=error.findings,
+    )
 
 
 def restore(parts: TrainParts) -> TrainState:
     """Go on from the newest valid checkpoint, or begin; in all processes from the same.
 
-    Raises: RunError: the settings, pictures or base model are not those of the checkpoint.
+    Raises: ChangedRunError: the settings, pictures or base model are not those of the checkpoint, and the user did not
+    say that this is meant. RunError: its weights do not fit.
     """
     return _require_one_start(parts, _restore(parts))
 
@@ -79,18 +126,15 @@ def _restore(parts: TrainParts) -> TrainState:
         for message in damaged:
             parts.context.emit(Warned(message=f"{message} The run begins anew."))
         return TrainState(started_at=time.time())
-    notes = require_same(checkpoint.state["identity"], parts.identity)
-    state = TrainState.from_dict(checkpoint.state["train_state"])
+    saved = checkpoint.state["identity"]
+    changes = require_same(saved, parts.identity, accept=parts.context.run.has_request("accept_changes"))
+    state = load_checkpoint(parts, checkpoint)
     for message in damaged:
         parts.context.emit(Warned(message=f"{message} The run goes on from step {state.step}."))
-    for message in notes:
+    for message in machine_notes(saved, parts.identity):
         parts.context.emit(Warned(message=message))
-    parts.adapter.load_state_dict(checkpoint.adapter)
-    unpack_optimizer(parts.optimizer.optimizer, checkpoint.optimizer)
-    if parts.average is not None:
-        parts.average.load_state_dict(checkpoint.average, state.step)
-    if parts.accelerator.scaler is not None and checkpoint.state["scaler"]:
-        parts.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+    if changes:
+        parts.context.emit(Changed(step=state.step, changes=[str(change) for change in changes]))
     return state
 
 
@@ -104,3 +148,23 @@ def _require_one_start(parts: TrainParts, state: TrainState) -> TrainState:
             fix="The run must lie on a disk that all machines share; a moment later they may all see the newest.",
         )
     return state
+
+
+def load_checkpoint(parts: TrainParts, checkpoint: Checkpoint) -> TrainState:
+    """Put weights, optimizer, average and scaler in a checkpoint's state. Raises RunError where the weights do not fit."""
+    state = TrainState.from_dict(checkpoint.state["train_state"])
+    parts.adapter.load_state_dict(checkpoint.adapter)
+    # Another optimizer, chosen since, begins with an empty memory, and an average that is new with the weights of now.
+    if checkpoint.state["identity"]["settings"]["optimizer.name"] == parts.config.optimizer.name:
+        unpack_optimizer(parts.optimizer.optimizer, checkpoint.optimizer)
+    if parts.average is not None:
+        parts.average.load_state_dict(checkpoint.average or _present(parts), state.num_updates)
+    scaler = parts.accelerator.scaler
+    if scaler is not None and checkpoint.state["scaler"]:
+        scaler.load_state_dict(checkpoint.state["scaler"])
+    return state
+
+
+def _present(parts: TrainParts) -> dict[str, Tensor]:
+    """The weights as they are, as a new average of them begins."""
+    return {str(index): weight for index, weight in enumerate(parts.trainable)}

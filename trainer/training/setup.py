@@ -74,7 +74,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     check_optimizer(context, config, device)
     dtype = pick_dtype(config.model.precision, device)
     storage = weight_storage(config, device)
-    _prepare_torch(config, device)
+    prepare_torch(config, device)
     dataset, concepts = ranks.main_first(partial(read_concepts, context, config, data))
     context.stage("Loading the base model")
     components = load_components(config.model, data, device, dtype, storage)
@@ -166,15 +166,18 @@ def _fused(accelerator: Accelerator, optimizer: AcceleratedOptimizer, device: to
     return FusedBackward(optimizer.optimizer, deferred=device.type == "cuda" and can_skip(optimizer.optimizer))
 
 
-def _prepare_torch(config: RunConfig, device: torch.device) -> None:
+def prepare_torch(config: RunConfig, device: torch.device) -> None:
+    """Set what holds for the whole process: threads, and whether the same bits are to come out each time."""
     if config.training.num_threads:
         torch.set_num_threads(config.training.num_threads)
+    # cuBLAS and cuDNN choose among kernels that add in another order each time, unless told not to.
+    is_exact = config.training.deterministic
+    torch.use_deterministic_algorithms(is_exact, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = not is_exact
     if device.type == "cuda":
-        # cuBLAS and cuDNN choose among kernels that add in another order each time, unless told not to.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        if is_exact:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.reset_peak_memory_stats(device)
 
 

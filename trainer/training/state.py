@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class TrainState:
     elapsed_seconds: float = 0.0
     started_at: float = 0.0
     validation: list[tuple[int, float]] = field(default_factory=list)
+    remedies: Remedies = field(default_factory=lambda: Remedies())
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -46,6 +47,7 @@ class TrainState:
             "elapsed_seconds": self.elapsed_seconds,
             "started_at": self.started_at,
             "validation": self.validation,
+            "remedies": asdict(self.remedies),
         }
 
     @classmethod
@@ -56,7 +58,34 @@ class TrainState:
             elapsed_seconds=float(data["elapsed_seconds"]),
             started_at=float(data["started_at"]),
             validation=[(int(step), float(loss)) for step, loss in data["validation"]],
+            remedies=Remedies(**data.get("remedies", {})),
         )
+
+    @property
+    def num_updates(self) -> int:
+        """How many of the steps changed the weights."""
+        return self.step - sum(1 for step in self.remedies.skipped if step <= self.step)
+
+    def go_back_to(self, earlier: TrainState) -> None:
+        """Become an earlier state of the run; the time that was spent since is not taken back."""
+        self.step, self.validation, self.remedies = earlier.step, earlier.validation, earlier.remedies
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """What was done after NaN or Inf, and holds from then on: a part of the state, so that a resumed run does the same.
+
+    Attributes:
+        count: how often something was done.
+        rate_factor: what all learning rates are multiplied with.
+        skipped: steps that change nothing.
+        back_to: the step of the checkpoint that was gone back to last; -1 if none was.
+    """
+
+    count: int = 0
+    rate_factor: float = 1.0
+    skipped: list[int] = field(default_factory=list)
+    back_to: int = -1
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,13 @@ class StepResult:
     is_fused: bool = False
 
 
-def train_step(parts: TrainParts, step: int, guard: FiniteGuard) -> StepResult:
-    """Do step number `step` (from 1). Raises NonFiniteLossError, at the latest when `guard` is next asked."""
+def train_step(parts: TrainParts, step: int, guard: FiniteGuard, rate_factor: float = 1.0) -> StepResult:
+    """Do step number `step` (from 1), with the learning rates times `rate_factor`.
+
+    Raises: NonFiniteLossError, at the latest when `guard` is next asked.
+    """
     for group in parts.optimizer.param_groups:
-        group["lr"] = rate_at(parts, group["name"], step)
+        group["lr"] = rate_at(parts, group["name"], step) * rate_factor
     parts.optimizer.zero_grad()
     embedding = parts.config.adapter.embedding
     parts.components.words.is_held = not embedding.learns(EMBEDDING, step, parts.total_steps)
@@ -201,6 +204,7 @@ def _non_finite(result: StepResult) -> NonFiniteLossError:
         f"{what} became NaN or infinite in step {result.step}.{unchanged}",
         where=f"step {result.step}",
         fix="Lower the learning rates (by 3 to 10 times), keep alpha at most equal to the rank, or use precision fp32 or "
-        "bf16; then start a new run. The last checkpoint is from before the fault.",
+        "bf16.",
         findings=[Finding(name, "was in the batch") for name in result.pictures],
+        step=result.step,
     )
