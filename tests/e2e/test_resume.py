@@ -344,8 +344,8 @@ def broken_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """One picture's latents are NaN."""
     get = LatentCache.get
 
-    def broken(cache: LatentCache, example: Any, flipped: bool) -> Any:
-        mean, std = get(cache, example, flipped)
+    def broken(cache: LatentCache, example: Any, *variant: Any) -> Any:
+        mean, std = get(cache, example, *variant)
         return (mean * float("nan"), std) if example.name == "picture-1.png" else (mean, std)
 
     monkeypatch.setattr(LatentCache, "get", broken)

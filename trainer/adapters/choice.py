@@ -48,7 +48,7 @@ def chosen_layers(components: Components, config: AdapterConfig) -> Layers:
             choice = choose_layer(config, f"{part}.{path}", weight_shape(getattr(components, part).get_submodule(path)))
             if choice.rank:
                 layers.setdefault(part, {})[path] = choice
-    if not layers:
+    if not layers and config.has_lora:
         raise ConfigError("Nothing would be trained: every block has the rank or the rate 0.", where="adapter.blocks")
     return layers
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from trainer.adapters.dropout import module_mask, rank_mask
 from trainer.adapters.lora_products import conv_change, linear_change
+from trainer.models.devices import without_autocast
 
 PLAIN_TENSORS: set[type] = {nn.Parameter, Tensor}
 """Classes of weights with which a product is nothing but a product; those of quantised weights are others."""
@@ -83,7 +84,7 @@ class LoraLayer(nn.Module):
         outputs = base(inputs)
         if drops:
             inputs = functional.dropout(inputs, self._dropouts.inputs)
-        with torch.autocast(inputs.device.type, enabled=False):
+        with without_autocast(inputs.device):
             inputs, down, up = (tensor.to(outputs.dtype) for tensor in (inputs, down, up))
             hidden = _hidden(base, inputs, down)
             if drops:
