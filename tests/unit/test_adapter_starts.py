@@ -21,6 +21,7 @@ from trainer.events import CheckpointSaved, Event
 from trainer.lora_files.file import LoraModule, write_lora
 from trainer.lora_files.header import read_header
 from trainer.lora_files.matching import adaptable_shapes
+from trainer.lora_files.metadata import config_from_metadata
 from trainer.lora_files.modules import DifferenceModule, LohaModule
 from trainer.models.components import Components, load_components
 from trainer.paths import DataFolder
@@ -123,6 +124,53 @@ def test_on_top_of_a_lora_a_new_one_learns_and_their_sum_is_exact(place: tuple[P
     under.write_bytes(kept)
     resumed = load_file(train_here(stopped)["lora"])
     assert all(torch.equal(tensor, resumed[key]) for key, tensor in load_file(lora).items())
+
+
+def test_two_that_learn_jointly_are_two_files_and_their_exact_sum(place: tuple[Path, Path], tmp_path: Path) -> None:
+    under = frozen_file(place, tmp_path)
+    joint = {"rank": 2, "alpha": 4.0, "method": "rslora", "rate": 0.5, "targets": "all+conv"}
+    settings = settings_for(place, on_top_of=[f"{under}:0.5"], joint=joint)
+    settings["save"]["export_sum"] = True
+    settings["training"]["ema_decay"] = 0.5
+    data = DataFolder(tmp_path / "data")
+    result = train_here(new_run(data, settings))
+    assert result["validation_loss_last"] < result["validation_loss_first"]
+    both, alone = Path(result["lora"]), [Path(path) for path in result["lora_parts"]]
+    assert [path.stem for path in (both, *alone)] == ["test", "test-a", "test-b"]
+    assert {path.stem for path in data.loras.glob("*.safetensors")} == {"test", "test-a", "test-b", "test-sum"}
+
+    components = load(place, tmp_path)
+    stack, seen = LoraStack(components), []
+    below = StackEntry(under, 0.5, 0.5)
+    for entries in (
+        [below],
+        [below, StackEntry(alone[0])],
+        [below, *map(StackEntry, alone)],
+        [below, StackEntry(both)],
+        [StackEntry(both.with_name("test-sum.safetensors"))],
+    ):
+        stack.set(entries)
+        seen.append(predict(components))
+    assert not torch.allclose(seen[0], seen[2], atol=1e-3)
+    assert not torch.allclose(seen[1], seen[2], atol=1e-3)
+    torch.testing.assert_close(seen[3], seen[2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen[4], seen[2], rtol=1e-4, atol=1e-5)
+
+    first, second, total = (read_header(path)[0] for path in (*alone, both))
+    assert (first["ss_network_dim"], second["ss_network_dim"], total["ss_network_dim"]) == ("4", "2", "Dynamic")
+    assert float(second["ss_unet_lr"]) == float(first["ss_unet_lr"]) / 2
+    assert [part["name"] for part in json.loads(total["inkwash.sum_of"])] == ["test-a", "test-b"]
+    assert config_from_metadata(second)["adapter"]["joint"]["rank"] == 2
+
+    stopped = new_run(data, settings)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(stopped, stopping_at(2))
+    resumed = train_here(stopped)
+    for before, after in zip(
+        [result["lora"], *result["lora_parts"]], [resumed["lora"], *resumed["lora_parts"]], strict=True
+    ):
+        tensors = load_file(after)
+        assert all(torch.equal(tensor, tensors[key]) for key, tensor in load_file(before).items())
 
 
 def test_a_sum_that_is_no_lora_is_refused_before_training(place: tuple[Path, Path], tmp_path: Path) -> None:

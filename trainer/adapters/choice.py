@@ -16,6 +16,7 @@ from trainer.config.blocks import (
     parse_rule,
     part_lora,
 )
+from trainer.config.joint import second_path
 from trainer.config.targets import BLOCK_SETS
 from trainer.errors import ConfigError, Finding
 from trainer.models.components import Components
@@ -51,6 +52,25 @@ def chosen_layers(components: Components, config: AdapterConfig) -> Layers:
     if not layers:
         raise ConfigError("Nothing would be trained: every block has the rank or the rate 0.", where="adapter.blocks")
     return layers
+
+
+def chosen_together(components: Components, config: AdapterConfig) -> list[Layers]:
+    """The layers of each adapter that is trained: of one, or of two jointly.
+
+    Raises: ConfigError: as `chosen_layers`, at the settings that they come from.
+    """
+    first, *others = config.alone
+    found = [chosen_layers(components, first)]
+    for other in others:
+        try:
+            found.append(chosen_layers(components, other))
+        except ConfigError as error:
+            findings = [Finding(second_path(finding.where), finding.message) for finding in error.findings]
+            where = second_path(error.where or "")
+            raise ConfigError(
+                f"The second LoRA: {error.message}", where=where, fix=error.fix, findings=findings
+            ) from error
+    return found
 
 
 def _check_family(components: Components, config: AdapterConfig) -> None:

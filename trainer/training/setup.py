@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
-from trainer.adapters.choice import chosen_layers
+from trainer.adapters.choice import chosen_together
 from trainer.adapters.method import AdapterMethod, build_method
 from trainer.config.data import DataConfig
 from trainer.config.run import RunConfig
@@ -78,7 +78,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     dataset, concepts = ranks.main_first(partial(read_concepts, context, config, data))
     context.stage("Loading the base model")
     components = load_components(config.model, data, device, dtype, storage)
-    chosen_layers(components, config.adapter)  # refused before any time is spent
+    chosen_together(components, config.adapter)  # refused before any time is spent
     frozen = read_frozen(config, data, components)
     for lora in frozen:
         if lora.unknown:
