@@ -14,6 +14,7 @@ from torch import nn
 from tests.random_lora import modules_for
 from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
+from trainer.cli.commands.generate import parse_lora
 from trainer.config.adapter import AdapterConfig, UnetLora
 from trainer.config.cut import weighted_lora
 from trainer.errors import ConfigError, RunError
@@ -203,12 +204,21 @@ def test_a_sum_has_the_ranks_side_by_side() -> None:
     [
         ("style", ("style", 1.0, 1.0)),
         ("style:0.8", ("style", 0.8, 0.8)),
+        ("style:8e-1", ("style", 0.8, 0.8)),
         ("C:\\x\\style.safetensors:0.8:-.5", ("C:\\x\\style.safetensors", 0.8, -0.5)),
     ],
 )
 def test_a_weighted_file_is_read_as_in_generation(text: str, expected: tuple[str, float, float]) -> None:
     found = weighted_lora(text)
     assert (found.file, found.unet_weight, found.text_encoder_weight) == expected
+    assert tuple(parse_lora(text).values()) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":0.5", "style:11"])
+def test_a_weighted_file_without_a_name_or_with_a_wild_weight_is_refused_at_its_flag(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_lora(text)
+    assert caught.value.where == "--lora"
 
 
 def test_the_directions_are_the_principal_components() -> None:

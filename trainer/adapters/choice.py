@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from trainer.adapters.lora_layer import weight_shape
+from trainer.block_names import LISTS, LISTS_OF, block_of
 from trainer.config.adapter import AdapterConfig
 from trainer.config.blocks import (
-    RATE_LISTS,
-    RATE_LISTS_OF,
     LayerChoice,
-    block_id,
     blocks_of,
     choose_layer,
     is_in_block,
@@ -88,8 +86,8 @@ def _check_family(components: Components, config: AdapterConfig) -> None:
             fix="Set it back to -1.",
         )
     rates = parse_rates(config.block_rates)
-    if rates and len(rates) not in RATE_LISTS_OF[family]:
-        counts = " or ".join(str(count) for count in RATE_LISTS_OF[family])
+    if rates and len(rates) not in LISTS_OF[family]:
+        counts = " or ".join(str(count) for count in LISTS_OF[family])
         raise ConfigError(
             f"Lists of {len(rates)} block weights are not for this family of models.",
             where="adapter.block_rates",
@@ -116,7 +114,7 @@ def _check_rates(config: AdapterConfig, paths: list[str]) -> None:
     rates = parse_rates(config.block_rates)
     if not rates:
         return
-    missing = sorted({block_id(path) for path in paths} - {*RATE_LISTS[len(rates)]})
+    missing = sorted({block_of(path) for path in paths} - {*LISTS[len(rates)].names})
     if missing:
         raise ConfigError(
             f"The list of {len(rates)} block weights says nothing of {', '.join(missing)}, which are trained too.",
