@@ -34,7 +34,6 @@ class JointMethod:
         self._config = config
         self._first = first
         self._second = second
-        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def attach(self, components: Components, seed: int) -> None:
         """Inject both. Raises: ConfigError: a chosen set of layers does not exist in this model."""

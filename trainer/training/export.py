@@ -98,8 +98,8 @@ def _export_sum(parts: TrainParts, state: TrainState, path: Path) -> None:
         names = [alone.stem for alone in part_paths(parts, path).values()] or [path.stem]
         metadata = _sum_entries(parts.config, facts) | sum_metadata(parts.frozen, names)
         write_lora(target, summed(parts.frozen, parts.adapter.export_modules()), metadata, parts.config.save.precision)
-    names = ", ".join(lora.name for lora in parts.frozen)
-    _announce(parts, state, target, f"It does what {names} and {path.stem} do together.")
+    below = ", ".join(lora.name for lora in parts.frozen)
+    _announce(parts, state, target, f"It does what {below} and {path.stem} do together.")
 
 
 def _write(parts: TrainParts, state: TrainState, path: Path) -> None:
@@ -112,10 +112,13 @@ def _write(parts: TrainParts, state: TrainState, path: Path) -> None:
             write_embedding(file, embedding if form == "trained" else embedding.mean(), own)
     if adapter.has_lora:
         bundled = [embedding] if embedding is not None and adapter.embedding.bundle else []
-        own = part_paths(parts, path)
-        _write_parts(parts, facts, own)
-        metadata = _sum_entries(parts.config, facts) if own else build_metadata(parts.config, facts)
-        metadata |= sum_metadata((), [alone.stem for alone in own.values()]) if own else {}
+        together = part_paths(parts, path)
+        if together:
+            _write_parts(parts, facts, together)
+            names = [alone.stem for alone in together.values()]
+            metadata = _sum_entries(parts.config, facts) | sum_metadata((), names)
+        else:
+            metadata = build_metadata(parts.config, facts)
         metadata |= on_top_metadata(parts.frozen)
         write_lora(path, parts.adapter.export_modules(), metadata, parts.config.save.precision, embeddings=bundled)
 
