@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.base_models import BaseModelInfo, list_base_models, resolve_base
+from trainer.config.adapter import AdapterConfig
 from trainer.config.adapter_size import num_parameters
 from trainer.config.blocks import choose_layer, part_lora
 from trainer.config.loading import Preset, build_config, flatten, list_presets, load_preset
@@ -171,14 +172,20 @@ class TrainingService:
             )
         num_bytes = self.file_bytes(config)
         if num_bytes:
-            parts.append(f"LoRA file about {size(num_bytes)}")
+            together = ", with both LoRAs in it" if len(config.adapter.alone) > 1 else ""
+            parts.append(f"LoRA file about {size(num_bytes)}{together}")
         elif config.adapter.embedding.num_vectors and not config.adapter.has_lora:
             parts.append("an embedding of a few kB, without a LoRA")
         return " · ".join(parts)
 
     def file_bytes(self, config: RunConfig) -> int:
         """The size that the LoRA file will have, from the shapes of the base model's layers; 0 where they cannot be read."""
-        total, model, adapter = 0, self._base_path(config.model.base), config.adapter
+        model = self._base_path(config.model.base)
+        total = sum(self._num_parameters(each, model) for each in config.adapter.alone)
+        return total * _BYTES[config.save.precision]
+
+    def _num_parameters(self, adapter: AdapterConfig, model: Path) -> int:
+        total = 0
         for part in ("unet", "text_encoder", "text_encoder_2"):
             settings = part_lora(adapter, part)
             if not settings.rank:
@@ -187,7 +194,7 @@ class TrainingService:
                 if is_target(part, settings, path, shape):
                     rank = choose_layer(adapter, f"{part}.{path}", shape).rank
                     total += num_parameters(adapter, rank, path, shape) if rank else 0
-        return total * _BYTES[config.save.precision]
+        return total
 
     def _base_path(self, base: str) -> Path:
         return next((info.path for info in self.bases() if info.name == base), Path(base).expanduser())

@@ -65,9 +65,14 @@ class TrainingFacts:
     datasets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
-def build_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
-    """All metadata of an exported LoRA, as texts. Nothing in them tells where on the disk something lay."""
-    return {**_kohya_entries(config, facts), **_modelspec_entries(config, facts), **_own_entries(config)}
+def build_metadata(config: RunConfig, facts: TrainingFacts, settings: RunConfig | None = None) -> dict[str, str]:
+    """All metadata of an exported LoRA, as texts. Nothing in them tells where on the disk something lay.
+
+    Args:
+        config: what describes the file.
+        settings: the run's, where `config` is about one of its adapters: what "train again" takes.
+    """
+    return {**_kohya_entries(config, facts), **_modelspec_entries(config, facts), **_own_entries(settings or config)}
 
 
 def embedding_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:

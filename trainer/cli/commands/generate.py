@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.cli.flags import add_flags, flag_values
 from trainer.cli.output import ProgressPrinter, follow, print_json
+from trainer.config.cut import weighted_lora
 from trainer.config.generate import GenerateConfig
 from trainer.config.loading import build_generate_config
 from trainer.errors import ConfigError, LoraFileError
@@ -48,34 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_lora(text: str) -> dict[str, Any]:
-    """`FILE`, `FILE:0.8` or `FILE:0.8:0.5`; colons inside the file name (a Windows drive) stay.
+    """What `weighted_lora` reads, as plain data.
 
-    Raises: ConfigError: the file name is empty.
+    Raises: ConfigError: it names no file, or a weight is too large.
     """
-    parts = text.split(":")
-    weights: list[float] = []
-    while len(parts) > 1 and len(weights) < 2 and _is_number(parts[-1]):
-        weights.insert(0, float(parts.pop()))
-    file = ":".join(parts)
-    if not file:
-        raise ConfigError(
-            f"--lora {text!r} names no file.", where="--lora", fix="Write FILE, FILE:0.8 or FILE:0.8:0.5."
-        )
-    unet = weights[0] if weights else 1.0
-    return {"file": file, "unet_weight": unet, "text_encoder_weight": weights[1] if len(weights) == 2 else unet}
+    try:
+        return weighted_lora(text).model_dump()
+    except ValueError as error:
+        raise ConfigError(f"--lora: {error}.", where="--lora") from error
 
 
 def lora_values(texts: list[str]) -> list[dict[str, Any]]:
     """The values of `--lora` as plain data of StackedLora; files outside of the library by their whole path."""
     return [_with_absolute_file(parse_lora(text)) for text in texts]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def run(arguments: argparse.Namespace) -> int:
