@@ -154,6 +154,16 @@ class DatasetCatalog:
     def scan(self, name_or_path: str | Path, *, progress: Progress | None = None) -> DatasetScan:
         """The pictures of a data set with the user's captions, without those left out. Raises DatasetError."""
         info = self.get(name_or_path)
+        scan = self.scan_files(info, progress=progress)
+        if info.record is None:
+            return scan
+        excluded = set(load_record(info.record).excluded)
+        captions = load_captions(info.record)
+        pictures = tuple(_with_record(facts, captions) for facts in scan.pictures if facts.name not in excluded)
+        return replace(scan, pictures=pictures)
+
+    def scan_files(self, info: DatasetInfo, *, progress: Progress | None = None) -> DatasetScan:
+        """All that lies in a data set's folder, without what its record says of it. Raises DatasetError."""
         if info.is_missing:
             raise DatasetError(
                 "The folder of this data set is not there.",
@@ -161,13 +171,7 @@ class DatasetCatalog:
                 fix="Plug in the disk that holds it, or delete the data set here (pictures are not touched by that).",
             )
         key = hashlib.sha256(str(info.folder).encode("utf-8", errors="surrogateescape")).hexdigest()[:24]
-        scan = scan_folder(info.folder, cache=self._data.cache / "scans" / f"{key}.json", progress=progress)
-        if info.record is None:
-            return scan
-        excluded = set(load_record(info.record).excluded)
-        captions = load_captions(info.record)
-        pictures = tuple(_with_record(facts, captions) for facts in scan.pictures if facts.name not in excluded)
-        return replace(scan, pictures=pictures)
+        return scan_folder(info.folder, cache=self._data.cache / "scans" / f"{key}.json", progress=progress)
 
     def excluded(self, name: str) -> tuple[str, ...]:
         """Pictures of a linked or bundled set that were left out."""

@@ -41,6 +41,7 @@ from trainer.paths import DataFolder
 from trainer.progress import StageProgress
 from trainer.training.base_prediction import start_of
 from trainer.training.class_images import class_data, class_examples
+from trainer.training.data_record import record_datasets
 from trainer.training.distributed import Ranks
 from trainer.training.identity import run_identity
 from trainer.training.preflight import (
@@ -70,6 +71,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     storage = weight_storage(config, device)
     _prepare_torch(config, device)
     dataset, concepts = ranks.main_first(partial(read_concepts, context, config, data))
+    ranks.on_main(partial(record_datasets, context.run, config, data, concepts))
     context.stage("Loading the base model")
     components = load_components(config.model, data, device, dtype, storage)
     noise_schedule = _noise_schedule(components)
