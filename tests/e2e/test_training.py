@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
 from trainer.config.loading import merge
+from trainer.dataset.versions import read_versions
 from trainer.errors import Cancelled, NonFiniteLossError, ResourceError, RunError
 from trainer.events import (
     CheckpointSaved,
