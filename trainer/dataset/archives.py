@@ -10,6 +10,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from trainer.dataset.caption_sources import is_table_name
 from trainer.dataset.captions import CAPTION_SUFFIXES, decode_unmarked
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.walk import is_hidden_name
@@ -142,13 +143,17 @@ def _choose(entries: list[_Entry]) -> tuple[list[_Entry], list[Finding]]:
             continue
         if path.suffix.lower() in _ARCHIVE_SUFFIXES:
             findings.append(Finding(entry.name, "is an archive inside the zip and was not opened"))
-        elif is_picture_name(Path(path)) or path.suffix.lower() in CAPTION_SUFFIXES:
+        elif is_picture_name(Path(path)) or _is_about_pictures(path.name):
             wanted.append(entry)
         else:
             others += 1
     if others:
         findings.append(Finding("", f"{others} other {'file' if others == 1 else 'files'} in the zip left out"))
     return wanted, findings
+
+
+def _is_about_pictures(name: str) -> bool:
+    return is_table_name(name) or PurePosixPath(name).suffix.lower() in CAPTION_SUFFIXES
 
 
 def _extract(opened: zipfile.ZipFile, entries: list[_Entry], target: Path, archive: Path) -> None:

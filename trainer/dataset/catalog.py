@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.dataset.captions import clean_caption
-from trainer.dataset.masks import sort_masks
+from trainer.dataset.listing import list_folder
 from trainer.dataset.record import load_captions, load_record
 from trainer.dataset.scan import DatasetScan, PictureFacts, Progress, scan_folder
 from trainer.dataset.thumbnails import make_thumbnail
-from trainer.dataset.walk import readable_name, walk_folder
+from trainer.dataset.walk import readable_name
 from trainer.errors import DatasetError
 from trainer.paths import ASSETS, DataFolder
 
@@ -195,11 +195,10 @@ def _folders(parent: Path) -> list[Path]:
 
 def _count_pictures(folder: Path, excluded: Sequence[str] = ()) -> int:
     try:
-        files = walk_folder(folder).files
+        names = list_folder(folder).names
     except DatasetError:
         return 0  # the scan says what is wrong with it
-    left_out = set(excluded)
-    return sum(1 for path in sort_masks(files).pictures if path.relative_to(folder).as_posix() not in left_out)
+    return len(names.difference(excluded))
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
@@ -220,4 +219,6 @@ def _with_record(facts: PictureFacts, captions: Mapping[str, str]) -> PictureFac
     # What was wrong with the file beside the picture does not matter any more.
     rest = tuple(problem for problem in facts.problems if not problem.code.startswith("caption_"))
     several = (written.text,) if written.text else ()
-    return replace(facts, caption=written.text, captions=several, problems=(*rest, *written.problems))
+    return replace(
+        facts, caption=written.text, captions=several, caption_source="", problems=(*rest, *written.problems)
+    )

@@ -76,6 +76,8 @@ class ReadPicture:
 
     image: Image.Image
     problems: tuple[Problem, ...]
+    description: str = ""
+    """What it says of itself (`trainer.dataset.embedded`), where that was asked for."""
 
 
 class UnusablePicture(DatasetError):
@@ -119,16 +121,20 @@ def open_coverage(path: Path) -> Image.Image:
 
 
 Convert = Callable[[Image.Image], tuple[Image.Image, list[Problem]]]
+Describe = Callable[[Image.Image], str]
 
 
-def read_picture(path: Path, convert: Convert | None = None) -> ReadPicture:
-    """Open and fully decode `path`; `convert` makes of its colours what is wanted, RGB without one. Raises UnusablePicture."""
+def read_picture(path: Path, convert: Convert | None = None, describe: Describe | None = None) -> ReadPicture:
+    """Open and fully decode `path`; `convert` makes of its colours what is wanted, RGB without one; `describe` reads its notes.
+
+    Raises: UnusablePicture.
+    """
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             raise UnusablePicture(error("not_a_file", "This is not a file.", "Take it out of the folder."), path)
         with open(path, "rb") as handle:
-            return _read(handle, path, convert or to_rgb)
+            return _read(handle, path, convert or to_rgb, describe)
     except PermissionError as failure:
         problem = error("unreadable", "This file may not be read.", "Change its permissions.")
         raise UnusablePicture(problem, path) from failure
@@ -139,7 +145,7 @@ def read_picture(path: Path, convert: Convert | None = None) -> ReadPicture:
         raise UnusablePicture(problem, path) from failure
 
 
-def _read(handle: IO[bytes], path: Path, convert: Convert) -> ReadPicture:
+def _read(handle: IO[bytes], path: Path, convert: Convert, describe: Describe | None) -> ReadPicture:
     start = handle.read(512)
     _refuse_by_start(start, path)
     handle.seek(0)
@@ -159,7 +165,7 @@ def _read(handle: IO[bytes], path: Path, convert: Convert) -> ReadPicture:
             problems.append(
                 warning("blank", "This picture has a single colour all over.", "Remove it if that is no intent.")
             )
-    return ReadPicture(image, tuple(problems))
+    return ReadPicture(image, tuple(problems), describe(opened) if describe else "")
 
 
 def _decode(opened: Image.Image, path: Path, convert: Convert) -> tuple[Image.Image, list[Problem]]:

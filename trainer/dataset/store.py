@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.captions import caption_files, caption_path, clean_caption, read_caption
+from trainer.dataset.captions import caption_files, clean_caption
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
 from trainer.dataset.history import Change, History, Patch, apply, changed, difference, reverse, state_at
 from trainer.dataset.importing import ImportReport, import_files
@@ -151,8 +151,8 @@ class DatasetStore(DatasetCatalog):
         captions = load_captions(record)
         if picture in captions:
             return captions[picture]
-        beside = caption_path(path)
-        return (read_caption(beside).text or "") if beside is not None else ""
+        facts = next((facts for facts in self.scan_files(info).pictures if facts.path == path), None)
+        return (facts.caption or "") if facts is not None else ""
 
     def set_caption(self, name: str, picture: str, caption: str) -> str:
         """Write a picture's caption into the record; empty removes it. Returns it as one clean line."""

@@ -121,8 +121,8 @@ def _parsed(entry: Mapping[str, Any]) -> DatasetVersion:
         name: PictureVersion(one["sha256"], one["caption"], tuple(one["captions"]), one["mask"])
         for name, one in entry["pictures"].items()
     }
-    texts = (str(entry[key]) for key in ("name", "title", "folder"))
-    return DatasetVersion(*texts, pictures, dict(entry["documents"]), entry["role"])
+    name, title, folder = (str(entry[key]) for key in ("name", "title", "folder"))
+    return DatasetVersion(name, title, folder, pictures, dict(entry["documents"]), entry["role"])
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,14 +15,20 @@ MAX_FILES = 200_000
 _HIDDEN_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
 
 
+Stamp = tuple[int, ...]
+_SETTLED_NS = 2_000_000_000
+"""A change within the same tick of a clock as the look before it leaves the same times. Ticks are 2 seconds at worst (FAT), so
+what is younger may have changed without a trace."""
+
+
 @dataclass
 class Walked:
     """Files found (real ones, inside the folder), and what was passed over for a reason."""
 
     files: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-    """The folders that were looked into."""
+    folders: dict[Path, Stamp | None] = field(default_factory=dict)
+    """The folders that were looked into, as they were just before."""
 
 
 def is_hidden_name(name: str) -> bool:
@@ -32,6 +39,24 @@ def is_hidden_name(name: str) -> bool:
 def readable_name(path: Path | str) -> str:
     """A path that can be shown and written as UTF-8, whatever bytes are in it."""
     return os.fsencode(path).decode("utf-8", errors="replace")
+
+
+def name_below(path: Path, folder: Path) -> str:
+    """A path below a folder, with `/`. Ten times as fast as `relative_to`, which matters for thousands of pictures."""
+    text, start = str(path), os.path.join(str(folder), "")
+    return text[len(start) :].replace(os.sep, "/") if text.startswith(start) else path.relative_to(folder).as_posix()
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """What changes with a file or folder: its size and times. None where it is gone, or so young that a change might not show."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    # ctime: permissions and replaced files; mtime: also where a copy brought an old one along.
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) <= _SETTLED_NS:
+        return None
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_mode)
 
 
 def walk_folder(folder: Path) -> Walked:
@@ -58,6 +83,7 @@ def walk_folder(folder: Path) -> Walked:
     waiting: list[tuple[Path, int]] = [(folder, 0)]
     while waiting:
         current, depth = waiting.pop()
+        walked.folders[current] = stamp_of(current)
         try:
             with os.scandir(current) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
@@ -65,7 +91,6 @@ def walk_folder(folder: Path) -> Walked:
             message = f"The folder {_below(current, folder)} cannot be read ({failure.strerror})."
             walked.problems.append(warning("folder_unreadable", message, "Change its permissions."))
             continue
-        walked.folders.append(current)
         for entry in entries:
             if is_hidden_name(entry.name):
                 continue
@@ -103,7 +128,9 @@ def _take(
         else:
             waiting.append((path, depth + 1))
     elif path.suffix.lower() in (".zip", ".7z", ".rar"):
-        walked.problems.append(warning("archive", f"The archive {_below(path, folder)} was not opened.", "Import it on its own."))
+        walked.problems.append(
+            warning("archive", f"The archive {_below(path, folder)} was not opened.", "Import it on its own.")
+        )
     else:
         walked.files.append(path)
 
