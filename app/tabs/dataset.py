@@ -14,13 +14,15 @@ from app.messages import handler, note
 from app.services.context import Services
 from app.services.datasets import TEMPLATES, DatasetService
 from app.tabs import dataset_html
+from app.tabs.dataset_fields import TrainingFields
 from app.tabs.dataset_page import DatasetPage, news
+from trainer.dataset.bringing import Brought
 from trainer.dataset.history import Change
 from trainer.dataset.importing import ImportReport
 from trainer.dataset.scan import Progress
 
 TITLE = "Dataset"
-SECTIONS = ("pictures",)
+SECTIONS = ("pictures", "history")
 """What can be done with the pictures: files `app/tabs/dataset_<name>.py`, each with TITLE and build(services, page)."""
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}
@@ -91,6 +93,7 @@ class DatasetTab:
             self._add = gr.File(
                 label="Pictures, captions (.txt) or a zip", file_count="multiple", height=150, elem_id="dataset-add"
             )
+        self._training = TrainingFields(self._service)
         with gr.Accordion("Caption all that have none", open=False, elem_id="dataset-captions-open"):
             self._template = gr.Dropdown(
                 list(TEMPLATES),
@@ -134,7 +137,7 @@ class DatasetTab:
     def _set_parts(self) -> list[Any]:
         return [
             *(self._about, self._trigger, self._train, self._add_open, self._restore, self._discard, self._delete),
-            *(self._ask, self._ask_text, *self._page.summary_parts),
+            *(self._ask, self._ask_text, *self._page.summary_parts, *self._training.parts),
         ]
 
     def _wire_choice(self) -> None:
@@ -148,6 +151,7 @@ class DatasetTab:
             button.click(
                 handler(lambda name, step=step: _step(name, step)), self._choice, changed, show_progress="hidden"
             )
+        self._training.wire(self._choice, changed)
         for event in (self._trigger.blur, self._trigger.submit):
             event(handler(self._set_trigger), [self._choice, self._trigger], None, **_QUIET)
         # In the queue: outside of it gradio does not tell the page that a gr.State has changed, so no letter would arrive.
@@ -208,6 +212,7 @@ class DatasetTab:
             self._delete: gr.update(visible=not info.is_bundled),
             self._ask: gr.update(visible=False),
             self._ask_text: dataset_html.deletion(view),
+            **self._training.show(info),
             **self._page.show_summary(view),
         }
 
@@ -234,12 +239,15 @@ class DatasetTab:
     def _make(self, name: str, trigger_word: str, files: list[str] | None) -> tuple[Any, ...]:
         if files:
             note("Bringing the pictures in…")
-        info, report = self._service.create(name, files or [], trigger_word)
-        _tell(report)
-        return self._offer(info.name), "", "", None
+        brought = self._service.create(name, files or [], trigger_word)
+        _tell(brought)
+        return self._offer(brought.sets[0].name), "", "", None
 
     def _use_folder(self, path: str) -> tuple[Any, str]:
-        return self._offer(self._service.store.link(path).name), ""
+        linked = self._service.use_folder(path)
+        if len(linked) > 1:
+            note(f"{len(linked)} data sets, one for each numbered folder, with its number as repeats.")
+        return self._offer(linked[0].name), ""
 
     def _add_files(self, name: str, files: list[str] | None) -> tuple[Any, None, float]:
         _tell(self._service.store.add_files(name, files or []))
@@ -260,7 +268,7 @@ def _step(name: str, step: Callable[[str], Change | None]) -> Any:
     return news()
 
 
-def _tell(report: ImportReport) -> None:
+def _tell(report: ImportReport | Brought) -> None:
     note(report.summary())
     if report.left_out:
         shown = [str(finding) for finding in report.left_out[:5]]

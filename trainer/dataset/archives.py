@@ -24,6 +24,7 @@ MAX_RATIO = 200
 _RATIO_MATTERS_FROM = 100_000_000
 _ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".cbz")
 _OTHER_ARCHIVES = ((b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!", "RAR"), (b"\x1f\x8b", "gzip"), (b"\xfd7zXZ", "xz"))
+_MAX_KEPT_DEPTH, _MAX_KEPT_BYTES = 6, 150
 _UTF8_NAME = 0x800
 _ENCRYPTED = 0x1
 
@@ -159,8 +160,8 @@ def _is_about_pictures(name: str) -> bool:
 def _extract(opened: zipfile.ZipFile, entries: list[_Entry], target: Path, archive: Path) -> None:
     folders: dict[tuple[str, ...], Path] = {}
     for entry in entries:
-        # Folders get numbers: depth and length of the names in the zip do not matter, and captions stay with their pictures.
-        folder = folders.setdefault(entry.parts[:-1], target / str(len(folders)))
+        # Folders too deep or long for a file system get numbers; captions stay with their pictures.
+        folder = folders.setdefault(entry.parts[:-1], _folder_of(entry.parts[:-1], target, len(folders)))
         folder.mkdir(parents=True, exist_ok=True)
         path = unused_path(folder / safe_file_name(entry.parts[-1]))
         with disk_errors(path, f"{entry.name} of the zip"), opened.open(entry.info) as source, open(path, "xb") as out:
@@ -168,6 +169,13 @@ def _extract(opened: zipfile.ZipFile, entries: list[_Entry], target: Path, archi
             shutil.copyfileobj(source, out, 1 << 20)
         if path.stat().st_size != entry.info.file_size:
             raise _not_a_zip(archive)
+
+
+def _folder_of(parts: tuple[str, ...], target: Path, number: int) -> Path:
+    names = [safe_name(part) for part in parts]
+    if len(names) > _MAX_KEPT_DEPTH or len("/".join(names).encode()) > _MAX_KEPT_BYTES:
+        return target / f"folder {number}"
+    return target.joinpath(*names)
 
 
 def safe_file_name(name: str) -> str:

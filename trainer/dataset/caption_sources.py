@@ -65,6 +65,7 @@ class CaptionTables:
 
     problems: list[Problem] = field(default_factory=list)
     _of_folder: dict[Path, list[tuple[str, dict[str, list[str]]]]] = field(default_factory=dict)
+    _of_name: dict[str, list[list[str]]] = field(default_factory=dict)
 
     def captions_of(self, picture: Path, folder: Path) -> tuple[list[str], str]:
         """The captions of a picture and the name of the table that has them, the nearest to it; ([], "") for none."""
@@ -79,10 +80,15 @@ class CaptionTables:
         return [], ""
 
     def captions_of_name(self, name: str) -> list[str]:
-        """The captions of a picture by its name alone, whatever folder it lay in."""
-        stem = name.rpartition(".")[0]
-        tables = (rows for found in self._of_folder.values() for _, rows in found)
-        return next((rows[key] for rows in tables for key in (name, stem) if rows.get(key)), [])
+        """The captions of a picture by its name alone, whatever folder it lay in; [] where several bear that name."""
+        if not self._of_name:
+            for key, texts in (row for found in self._of_folder.values() for _, rows in found for row in rows.items()):
+                self._of_name.setdefault(key.rpartition("/")[2], []).append(texts)
+        for key in (name, name.rpartition(".")[0]):
+            found = self._of_name.get(key, [])
+            if found and all(texts == found[0] for texts in found):
+                return found[0]
+        return []
 
 
 def read_tables(files: Sequence[Path]) -> CaptionTables:

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.dataset.captions import clean_caption
 from trainer.dataset.listing import list_folder
-from trainer.dataset.record import load_captions, load_record
+from trainer.dataset.record import Record, load_captions, load_record
 from trainer.dataset.scan import DatasetScan, PictureFacts, Progress, scan_folder
 from trainer.dataset.thumbnails import make_thumbnail
 from trainer.dataset.walk import readable_name
@@ -40,8 +40,19 @@ class DatasetInfo:
     """Folder of what the user says about it; None for a plain folder that was not linked."""
     is_missing: bool = False
     """Whether the linked folder is not there (a disk that is not plugged in)."""
+    role: str = ""
+    """`trainer.dataset.record.CLASS_PICTURES`, or empty."""
+    repeats: int = 1
+    weight: float = 1.0
+    instance_prompt: str = ""
+    """These three: what a training on it begins with."""
     order: int = 0
     """Place among the bundled sets; the first one is what a new user sees."""
+
+    def concept(self) -> dict[str, Any]:
+        """What its record says of how it is trained, as settings of a concept; only what is not the default."""
+        defaults = {"trigger_word": "", "repeats": 1, "weight": 1.0, "instance_prompt": ""}
+        return {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
 
     @property
     def is_own(self) -> bool:
@@ -129,6 +140,7 @@ class DatasetCatalog:
             num_pictures=0 if is_missing else _count_pictures(pictures, record.excluded),
             record=folder,
             is_missing=is_missing,
+            **_training_settings(record),
         )
 
     def _bundled_info(self, folder: Path) -> DatasetInfo:
@@ -148,6 +160,7 @@ class DatasetCatalog:
             description=about.get("description", ""),
             license=about.get("license", ""),
             record=record_folder,
+            **_training_settings(record),
             order=about.get("order", _LAST),
         )
 
@@ -183,6 +196,11 @@ class DatasetCatalog:
         if isinstance(facts_or_path, PictureFacts):
             return make_thumbnail(self._data, facts_or_path.path, size, facts_or_path.sha256)
         return make_thumbnail(self._data, facts_or_path, size)
+
+
+def _training_settings(record: Record) -> dict[str, Any]:
+    names = ("role", "repeats", "weight", "instance_prompt")
+    return {name: value for name in names if (value := getattr(record, name)) is not None}
 
 
 def _folders(parent: Path) -> list[Path]:
