@@ -10,14 +10,18 @@ from trainer.dataset.store import DatasetStore
 from trainer.errors import ConfigError
 from trainer.paths import data_folder
 
-SUMMARY = "list the data sets, check the pictures and captions of one, compare with a run, restore a run's"
+SUMMARY = "list the data sets, check, import or fetch one, compare with a run, restore a run's"
 EXAMPLES = """  inkwash dataset
   inkwash dataset ~/pictures/my-style
+  inkwash dataset import "My ink" ~/pictures/ink more.zip      (kohya's 10_name folders become a set each)
+  inkwash dataset fetch "My ink" --list addresses.txt
   inkwash dataset diff 20260131-2015                (what has changed since that run)
   inkwash dataset restore 20260131-2015             (a change that can be undone in the Dataset tab)
   inkwash dataset restore 20260131-2015 --new "As it was"
   inkwash dataset ./diff                            (a data set or folder that is named like an action)"""
 ACTIONS = {
+    "import": "trainer.cli.dataset_bringing:bring",
+    "fetch": "trainer.cli.dataset_bringing:fetch",
     "diff": "trainer.cli.dataset_versions:diff",
     "restore": "trainer.cli.dataset_versions:restore",
 }
@@ -32,7 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|FOLDER|ACTION",
         help=f"the data set to check; or what to do: {', '.join(ACTIONS)}",
     )
-    parser.add_argument("what", nargs="*", metavar="WHAT", help="diff, restore: the run")
+    parser.add_argument(
+        "what",
+        nargs="*",
+        metavar="WHAT",
+        help="diff, restore: the run; import, fetch: the name, then paths or addresses",
+    )
+    parser.add_argument("--list", metavar="FILE", help="fetch: a text file with an address a line")
+    parser.add_argument("--allow-private", action="store_true", help="fetch: from your own machine and network too")
     parser.add_argument("--set", metavar="NAME", help="diff, restore: which of the run's data sets")
     parser.add_argument("--new", metavar="NAME", help="restore: as a data set of its own, under this name")
 
