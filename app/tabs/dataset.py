@@ -14,7 +14,7 @@ from app.messages import handler, note
 from app.services.context import Services
 from app.services.datasets import TEMPLATES, DatasetService
 from app.tabs import dataset_html
-from app.tabs.dataset_fields import TrainingFields
+from app.tabs.dataset_fields import FetchFields, TrainingFields
 from app.tabs.dataset_page import DatasetPage, news
 from trainer.dataset.bringing import Brought
 from trainer.dataset.history import Change
@@ -37,7 +37,7 @@ class DatasetTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=310):
                 self._lay_out_choice()
-                self._lay_out_making()
+                self._lay_out_making(services)
                 self._lay_out_changing()
             with gr.Column(scale=5, min_width=310):
                 self._page = self._lay_out_sections(services)
@@ -62,7 +62,7 @@ class DatasetTab:
             self._train = gr.Button("Train on it →", variant="primary", elem_id="dataset-train", **_SMALL)
             self._again = gr.Button("↻ Look again", elem_id="dataset-again", **_SMALL)
 
-    def _lay_out_making(self) -> None:
+    def _lay_out_making(self, services: Services) -> None:
         with gr.Accordion("New data set", open=False, elem_id="dataset-new"):
             self._new_name = gr.Textbox(
                 "", label="Name", placeholder="My drawings", elem_id="dataset-new-name", max_length=100
@@ -87,6 +87,7 @@ class DatasetTab:
                 elem_id="dataset-link-path",
             )
             self._link = gr.Button("Use this folder", variant="primary", elem_id="dataset-link", **_SMALL)
+        self._fetch = FetchFields(services)
 
     def _lay_out_changing(self) -> None:
         with gr.Accordion("Add pictures", open=False, visible=False, elem_id="dataset-add-open") as self._add_open:
@@ -181,6 +182,7 @@ class DatasetTab:
         )
         for event in (self._link.click, self._link_path.submit):
             event(handler(self._use_folder), self._link_path, [self._choice, self._link_path], **unseen)
+        self._fetch.wire(self._offer, self._choice, changed)
         self._add.upload(
             handler(self._add_files), [self._choice, self._add], [self._choice, self._add, changed], **unseen
         )
