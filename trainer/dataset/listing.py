@@ -16,7 +16,7 @@ from trainer.dataset.caption_sources import is_table_name
 from trainer.dataset.captions import caption_files
 from trainer.dataset.masks import Sorted, sort_masks
 from trainer.dataset.problems import Problem
-from trainer.dataset.walk import Stamp, name_below, stamp_of, walk_folder
+from trainer.dataset.walk import Stamp, name_below, names_in, stamp_of, walk_folder
 
 Value = TypeVar("Value")
 _MAX_FILES = 100_000
@@ -61,10 +61,21 @@ class Listing:
     captions: dict[Path, Path]
     """The caption file of each picture that has one."""
     folders: dict[Path, Stamp | None]
+    entries: dict[Path, tuple[str, ...]]
 
     def is_current(self) -> bool:
-        """Whether the same files are still there."""
-        return all(stamp is not None and stamp_of(folder) == stamp for folder, stamp in self.folders.items())
+        """Whether the same files are still there.
+
+        A data set's record lies among its pictures, so its folder changes with every caption that is written: then the names tell.
+        """
+        for folder, stamp in self.folders.items():
+            now = stamp_of(folder)
+            if stamp is not None and now == stamp:
+                continue
+            if names_in(folder) != self.entries.get(folder):
+                return False
+            self.folders[folder] = now
+        return True
 
     def stamp(self) -> tuple[Stamp, ...] | None:
         """Sizes and times of all files that a scan reads; None where one is gone, or so young that a change might not show."""
@@ -93,6 +104,8 @@ def list_folder(folder: Path) -> Listing:
         beside[path.parent].add(path.name)
     captions = {path: found[0] for path in named.pictures if (found := caption_files(path, beside[path.parent]))}
     names = frozenset(name_below(path, folder) for path in named.pictures)
-    listing = Listing(folder, tuple(walked.files), named, tuple(walked.problems), names, captions, walked.folders)
+    listing = Listing(
+        folder, tuple(walked.files), named, tuple(walked.problems), names, captions, walked.folders, walked.names
+    )
     _listings.keep(str(folder), listing, len(walked.files))
     return listing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class Walked:
     problems: list[Problem] = field(default_factory=list)
     folders: dict[Path, Stamp | None] = field(default_factory=dict)
     """The folders that were looked into, as they were just before."""
+    names: dict[Path, tuple[str, ...]] = field(default_factory=dict)
+    """What lay in each of them, as `names_in` says it."""
 
 
 def is_hidden_name(name: str) -> bool:
@@ -59,6 +62,23 @@ def stamp_of(path: Path) -> Stamp | None:
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_mode)
 
 
+def names_in(folder: Path) -> tuple[str, ...] | None:
+    """Kind and name of all that lies in one folder, sorted, without what is hidden; None where it cannot be read."""
+    try:
+        with os.scandir(folder) as listing:
+            return _names_of(sorted(listing, key=lambda entry: entry.name))
+    except OSError:
+        return None
+
+
+def _names_of(entries: Iterable[os.DirEntry[str]]) -> tuple[str, ...]:
+    return tuple(f"{_kind(entry)}{entry.name}" for entry in entries if not is_hidden_name(entry.name))
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    return "l" if entry.is_symlink() else "d" if entry.is_dir(follow_symlinks=False) else "f"
+
+
 def walk_folder(folder: Path) -> Walked:
     """All files below `folder`. Raises DatasetError when `folder` itself cannot be read."""
     try:
@@ -87,6 +107,7 @@ def walk_folder(folder: Path) -> Walked:
         try:
             with os.scandir(current) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
+            walked.names[current] = _names_of(entries)
         except OSError as failure:
             message = f"The folder {_below(current, folder)} cannot be read ({failure.strerror})."
             walked.problems.append(warning("folder_unreadable", message, "Change its permissions."))
