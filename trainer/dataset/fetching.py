@@ -38,6 +38,7 @@ _STARTS = (
     (b"ftypavi", 4, ".avif"),
     (b"ftyphei", 4, ".heic"),
     (b"ftypmif1", 4, ".heic"),
+    (b"\0\0\0\x0cJXL ", 0, ".jxl"),
 )
 
 
