@@ -19,6 +19,7 @@ from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
 from trainer.config.targets import is_target
 from trainer.dataset.kohya import kohya_folders
+from trainer.dataset.record import CLASS_PICTURES
 from trainer.dataset.store import DatasetInfo, DatasetStore
 from trainer.errors import ConfigError, DatasetError, Finding, InkwashError, LoraFileError, ModelFileError
 from trainer.jobs import enqueue
@@ -76,16 +77,24 @@ class TrainingService:
     def dataset_values(self, name: str) -> dict[str, Any]:
         """What choosing a data set sets in the form."""
         try:
-            return {"data.dataset": name, "data.trigger_word": self._datasets.get(name).trigger_word}
+            info = self._datasets.get(name)
         except DatasetError:
             return {"data.dataset": name}
+        own = ("trigger_word", "repeats", "weight", "instance_prompt")
+        return {"data.dataset": name} | {f"data.{key}": getattr(info, key) for key in own}
 
     def concept_values(self, name: str) -> list[dict[str, Any]]:
         """What adding a data set, or a folder laid out as kohya's scripts want it, adds to the concepts."""
         folders = kohya_folders(Path(name).expanduser())
         if folders:
             return [folder.settings() for folder in folders]
-        return [{"dataset": name, "trigger_word": self.dataset_values(name).get("data.trigger_word", "")}]
+        info = self._datasets.get(name)
+        if info.role == CLASS_PICTURES:
+            raise DatasetError(
+                f"'{info.title}' holds class pictures, nothing to be learned.",
+                fix="Choose it in the setting 'Class pictures of your own', or change its role in the Dataset tab.",
+            )
+        return [{"dataset": name, "trigger_word": "", **info.concept()}]
 
     def base_values(self, name: str) -> dict[str, Any]:
         """What choosing a base model sets in the form: its own resolution, and bucket sides that go with it."""

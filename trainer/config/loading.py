@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from trainer.config.base import Settings
 from trainer.config.download import DownloadConfig
+from trainer.config.fetch import FetchConfig
 from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
 from trainer.config.migrate import migrate
@@ -153,6 +154,11 @@ def build_tool_settings(tool: str, values: Mapping[str, Any]) -> ToolSettings:
 def build_download_config(values: Mapping[str, Any]) -> DownloadConfig:
     """Validate what is to be downloaded. Raises ConfigError with one finding a fault, each at its dotted path."""
     return _validated(DownloadConfig, values, "model download")
+
+
+def build_fetch_config(values: Mapping[str, Any]) -> FetchConfig:
+    """Validate what is to be fetched. Raises ConfigError with one finding a fault."""
+    return _validated(FetchConfig, values, "dataset")
 
 
 def _validated(model: type[Config], values: Mapping[str, Any], command: str) -> Config:

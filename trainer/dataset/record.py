@@ -18,7 +18,9 @@ from trainer.locks import FileLock
 Origin = Literal["own", "linked", "bundled"]
 SETTINGS, CAPTIONS, EXCLUDED = DOCUMENTS = ("settings", "captions", "excluded")
 """Documents of a record whose changes can be undone: what holds for the set; captions, and what is left out, by picture name."""
-_SETTINGS = ("title", "kind", "trigger_word", "class_prompt")
+_SETTINGS = ("title", "kind", "trigger_word", "class_prompt", "role", "repeats", "weight", "instance_prompt")
+CLASS_PICTURES = "class_pictures"
+"""The role of a data set that shows what a class looks like, for prior preservation (kohya: regularisation images)."""
 
 
 class Record(BaseModel):
@@ -33,6 +35,12 @@ class Record(BaseModel):
     kind: str = ""
     trigger_word: str | None = None
     class_prompt: str | None = None
+    role: str | None = None
+    """`CLASS_PICTURES`, or nothing for pictures to learn from."""
+    repeats: int | None = None
+    weight: float | None = None
+    instance_prompt: str | None = None
+    """What the Train form sets when this data set is chosen, as the settings of a concept."""
     excluded: tuple[str, ...] = ()
     """Names of pictures that are left out, where they are not ours to remove."""
 

@@ -19,6 +19,7 @@ from trainer.lora_files.file import write_lora
 from trainer.lora_files.header import read_header
 from trainer.lora_files.metadata import TrainingFacts, build_metadata, embedding_metadata
 from trainer.training.checkpoint import MARGIN_BYTES
+from trainer.training.data_record import dataset_hashes
 from trainer.training.export_word import embedding_files, embedding_path, learned_embedding
 from trainer.training.preview import preview_path
 from trainer.training.state import TrainParts, TrainState
@@ -176,6 +177,7 @@ def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:
         zero_terminal_snr=parts.components.zero_terminal_snr,
         tag_frequency={names[label]: _tags(of_concept[label]) for label in names},
         datasets={names[label]: (found[0].repeats, len(found)) for label, found in of_concept.items()},
+        dataset_hashes=dataset_hashes(parts.context.run),
     )
 
 

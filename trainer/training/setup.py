@@ -43,6 +43,7 @@ from trainer.training.caches import (
     variants_of,
 )
 from trainer.training.class_images import class_data, class_examples
+from trainer.training.data_record import record_datasets
 from trainer.training.distributed import Ranks
 from trainer.training.eva import begin_with, eva_starts, keep_starts, kept_starts, with_ranks
 from trainer.training.fused import FusedBackward
@@ -74,6 +75,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     storage = weight_storage(config, device)
     prepare_torch(config, device)
     dataset, concepts = ranks.main_first(partial(read_concepts, context, config, data))
+    ranks.on_main(partial(record_datasets, context.run, config, data, concepts))
     context.stage("Loading the base model")
     components = load_components(config.model, data, device, dtype, storage)
     chosen_together(components, config.adapter)  # refused before any time is spent
