@@ -12,7 +12,7 @@ from typing import Any
 from trainer.dataset.captions import clean_caption
 from trainer.dataset.masks import sort_masks
 from trainer.dataset.record import load_captions, load_record
-from trainer.dataset.scan import DatasetScan, PictureFacts, Progress, scan_folder
+from trainer.dataset.scan import DatasetScan, Observe, PictureFacts, Progress, scan_folder
 from trainer.dataset.thumbnails import make_thumbnail
 from trainer.dataset.walk import readable_name, walk_folder
 from trainer.errors import DatasetError
@@ -151,8 +151,13 @@ class DatasetCatalog:
             order=about.get("order", _LAST),
         )
 
-    def scan(self, name_or_path: str | Path, *, progress: Progress | None = None) -> DatasetScan:
-        """The pictures of a data set with the user's captions, without those left out. Raises DatasetError."""
+    def scan(
+        self, name_or_path: str | Path, *, progress: Progress | None = None, observe: Observe | None = None
+    ) -> DatasetScan:
+        """The pictures of a data set with the user's captions, without those left out. Raises DatasetError.
+
+        `observe` looks at the pictures that are decoded, as `trainer.dataset.scan.scan_folder` has it.
+        """
         info = self.get(name_or_path)
         if info.is_missing:
             raise DatasetError(
@@ -161,7 +166,9 @@ class DatasetCatalog:
                 fix="Plug in the disk that holds it, or delete the data set here (pictures are not touched by that).",
             )
         key = hashlib.sha256(str(info.folder).encode("utf-8", errors="surrogateescape")).hexdigest()[:24]
-        scan = scan_folder(info.folder, cache=self._data.cache / "scans" / f"{key}.json", progress=progress)
+        scan = scan_folder(
+            info.folder, cache=self._data.cache / "scans" / f"{key}.json", progress=progress, observe=observe
+        )
         if info.record is None:
             return scan
         excluded = set(load_record(info.record).excluded)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import PIL
+from PIL import Image
 
 from trainer.dataset.captions import caption_path, read_caption
 from trainer.dataset.masks import MaskFacts, shape_problem, sort_masks
@@ -25,6 +26,9 @@ from trainer.files import file_sha256, write_json
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], object]
 """Called with (pictures done, pictures in all)."""
+Observe = Callable[[Path, str, Image.Image], object]
+"""Called with each picture that had to be decoded: where it is, the SHA-256 of its file, and its pixels. In several threads."""
+_SAVED_EVERY = 1000
 
 # Entries of another version say what another Pillow, or another Inkwash, thought of the picture.
 _CACHE_VERSION = f"1/{PIL.__version__}"
@@ -103,13 +107,17 @@ class _FileFacts:
     problems: tuple[Problem, ...]
 
 
-def scan_folder(folder: Path, *, cache: Path | None = None, progress: Progress | None = None) -> DatasetScan:
+def scan_folder(
+    folder: Path, *, cache: Path | None = None, progress: Progress | None = None, observe: Observe | None = None
+) -> DatasetScan:
     """Look at every picture in `folder` and the folders in it.
 
     Args:
         folder: only read, never changed.
         cache: a JSON file that remembers files by path, size and time of change, so that a second scan decodes nothing.
+            A scan that is ended begins there the next time.
         progress: called after each picture; what it raises ends the scan.
+        observe: looks at the pictures on the way, on all cores; not at masks.
 
     Raises: DatasetError: `folder` is missing, is no folder, or may not be read.
     """
@@ -121,18 +129,24 @@ def scan_folder(folder: Path, *, cache: Path | None = None, progress: Progress |
     current: dict[str, tuple[tuple[int, int], _FileFacts]] = {}
     facts: list[PictureFacts] = []
     looked: dict[Path, _FileFacts] = {}
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    num_threads = (os.cpu_count() or 1) if observe else min(4, os.cpu_count() or 1)
+    observers = {path: observe for path in pictures} if observe else {}
+    with ThreadPoolExecutor(max_workers=num_threads) as pool:
         try:
             for done, (path, key, found) in enumerate(
-                pool.map(lambda path: _look(path, known), [*masks, *pictures]), start=1
+                pool.map(lambda path: _look(path, known, observers.get(path)), [*masks, *pictures]), start=1
             ):
                 if key is not None:
                     current[str(path)] = (key, found)
                 looked[path] = found
+                if cache is not None and done % _SAVED_EVERY == 0:
+                    _save_cache(cache, known | current)
                 if progress is not None:
                     progress(done, len(masks) + len(pictures))
         except BaseException:
             pool.shutdown(cancel_futures=True)
+            if cache is not None:
+                _save_cache(cache, known | current)
             raise
     for path in pictures:
         mask = named.masks.get(path)
@@ -154,7 +168,7 @@ def _order(path: Path, folder: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def _look(
-    path: Path, known: dict[str, tuple[tuple[int, int], _FileFacts]]
+    path: Path, known: dict[str, tuple[tuple[int, int], _FileFacts]], observe: Observe | None
 ) -> tuple[Path, tuple[int, int] | None, _FileFacts]:
     """Facts of one file, from the cache where the file is unchanged. The key is None where it cannot be remembered."""
     try:
@@ -171,7 +185,10 @@ def _look(
             if failure.problem.code in ("unreadable", "missing", "not_a_file"):
                 return path, None, _FileFacts(0, 0, "", problems)
         width, height = image.size if image is not None else (0, 0)
-        return path, key, _FileFacts(width, height, file_sha256(path), problems)
+        digest = file_sha256(path)
+        if image is not None and observe is not None:
+            observe(path, digest, image)
+        return path, key, _FileFacts(width, height, digest, problems)
     except OSError as failure:
         problem = error("unreadable", f"This file cannot be read ({failure.strerror or failure}).", "Copy it anew.")
         return path, None, _FileFacts(0, 0, "", (problem,))

@@ -1,25 +1,40 @@
-"""`inkwash dataset`: lists data sets and checks one."""
+"""`inkwash dataset`: lists data sets, looks at one, and checks one as training material."""
 
 from __future__ import annotations
 
 import argparse
 
+from trainer.cli import dataset_check
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.dataset.store import DatasetStore
+from trainer.errors import ConfigError
 from trainer.paths import data_folder
 
-SUMMARY = "list the data sets, or check the pictures and captions of one"
+SUMMARY = "list the data sets, list the pictures of one, or check one: what is wrong with it, and fix that"
 EXAMPLES = """  inkwash dataset
-  inkwash dataset ~/pictures/my-style"""
+  inkwash dataset ~/pictures/my-style
+  inkwash dataset check my-style
+  inkwash dataset check my-style --resolution 1024 --base my-sdxl
+  inkwash dataset check my-style --fix duplicates trigger
+  inkwash dataset check my-style --ignore outliers"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("name", nargs="?", metavar="NAME|FOLDER", help="the data set to check")
+    parser.add_argument("action", nargs="?", metavar="check", help="check the data set, which is named next")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME|FOLDER", help="the data set; without `check` its pictures are listed"
+    )
+    dataset_check.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """List, or scan and report. Returns 3 when a picture cannot be used."""
+    if arguments.action == "check":
+        return dataset_check.run(arguments)
+    if arguments.name:
+        raise ConfigError(f"`inkwash dataset` does not know '{arguments.action}'.", fix="See `inkwash dataset --help`.")
+    arguments.name = arguments.action
     store = DatasetStore(data_folder(arguments.data_dir))
     if not arguments.name:
         sets = store.list()
