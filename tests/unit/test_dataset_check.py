@@ -86,6 +86,9 @@ def test_blocks_are_seen_in_any_format() -> None:
     assert measure(compressed(originals()[0], 10)).blockiness > BLOCKS
     assert all(each.blockiness < 1.2 for each in measured())
     assert measure(compressed(originals()[0], 85)).blockiness < BLOCKS
+    boxed = Image.new("RGB", (192, 256), (0, 0, 0))  # bars that end on the grid
+    boxed.paste(originals()[0], (0, 32))
+    assert measure(boxed).blockiness < 1.2
 
 
 def test_bars_are_measured_and_margins_of_drawings_are_none() -> None:

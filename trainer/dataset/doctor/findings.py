@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from trainer.dataset.catalog import DatasetInfo
-from trainer.dataset.doctor import similar
+from trainer.dataset.doctor.alike import alike
 from trainer.dataset.doctor.measures import Measures
 from trainer.dataset.doctor.settings import CheckSettings
 from trainer.dataset.scan import DatasetScan, PictureFacts
@@ -90,7 +90,7 @@ class Facts:
     @cached_property
     def alike(self) -> list[tuple[str, ...]]:
         """Groups of pictures that show the same, by name."""
-        found = similar.groups([measures for _, measures in self.measured])
+        found = alike([facts.sha256 for facts, _ in self.measured], [measures for _, measures in self.measured])
         return [tuple(self.measured[index][0].name for index in group) for group in found]
 
 

@@ -15,7 +15,7 @@ _OF_SET = 0.7
 
 
 def find(facts: Facts) -> list[Finding]:
-    """Pictures that are out of focus, moved, or were enlarged threefold and more."""
+    """Pictures that are out of focus, moved, or were enlarged fourfold and more."""
     shares = {picture.name: detail_at(measures, facts.settings.resolution) for picture, measures in facts.measured}
     usual = median(shares.values()) if shares else 1.0
     found = [_finding(name, share) for name, share in shares.items() if share < min(BLURRED, _OF_SET * usual)]
