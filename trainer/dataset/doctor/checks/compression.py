@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict
 
 POOR_QUALITY, BAD_QUALITY = 60, 35
-BLOCKS = 1.45
+BLOCKS = 1.3
 
 
 def find(facts: Facts) -> list[Finding]:
