@@ -42,6 +42,7 @@ JOBS: dict[str, JobKind] = {
     "compare": JobKind("trainer.sampling.compare:compare", "Before and after"),
     "generate": JobKind("trainer.sampling.job:generate", "Generation", stays_warm=True),
     "tool": JobKind("trainer.tools.job:work", "LoRA tool", needs_device=False),
+    "check": JobKind("trainer.dataset.doctor.job:check", "Data set check", needs_device=False),
     "download": JobKind("trainer.base_models.download:download", "Download", needs_device=False),
     "fetch": JobKind("trainer.dataset.fetch_job:fetch", "Fetching pictures", needs_device=False),
 }

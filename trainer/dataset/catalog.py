@@ -12,7 +12,7 @@ from typing import Any
 from trainer.dataset.captions import clean_caption
 from trainer.dataset.listing import list_folder
 from trainer.dataset.record import Record, load_captions, load_record
-from trainer.dataset.scan import DatasetScan, PictureFacts, Progress, scan_folder
+from trainer.dataset.scan import DatasetScan, Observe, PictureFacts, Progress, scan_folder
 from trainer.dataset.thumbnails import make_thumbnail
 from trainer.dataset.walk import readable_name
 from trainer.errors import DatasetError
@@ -164,10 +164,15 @@ class DatasetCatalog:
             order=about.get("order", _LAST),
         )
 
-    def scan(self, name_or_path: str | Path, *, progress: Progress | None = None) -> DatasetScan:
-        """The pictures of a data set with the user's captions, without those left out. Raises DatasetError."""
+    def scan(
+        self, name_or_path: str | Path, *, progress: Progress | None = None, observe: Observe | None = None
+    ) -> DatasetScan:
+        """The pictures of a data set with the user's captions, without those left out. Raises DatasetError.
+
+        `observe` looks at the pictures that are decoded, as `trainer.dataset.scan.scan_folder` has it.
+        """
         info = self.get(name_or_path)
-        scan = self.scan_files(info, progress=progress)
+        scan = self.scan_files(info, progress=progress, observe=observe)
         if info.record is None:
             return scan
         excluded = set(load_record(info.record).excluded)
@@ -175,7 +180,9 @@ class DatasetCatalog:
         pictures = tuple(_with_record(facts, captions) for facts in scan.pictures if facts.name not in excluded)
         return replace(scan, pictures=pictures)
 
-    def scan_files(self, info: DatasetInfo, *, progress: Progress | None = None) -> DatasetScan:
+    def scan_files(
+        self, info: DatasetInfo, *, progress: Progress | None = None, observe: Observe | None = None
+    ) -> DatasetScan:
         """All that lies in a data set's folder, without what its record says of it. Raises DatasetError."""
         if info.is_missing:
             raise DatasetError(
@@ -184,7 +191,9 @@ class DatasetCatalog:
                 fix="Plug in the disk that holds it, or delete the data set here (pictures are not touched by that).",
             )
         key = hashlib.sha256(str(info.folder).encode("utf-8", errors="surrogateescape")).hexdigest()[:24]
-        return scan_folder(info.folder, cache=self._data.cache / "scans" / f"{key}.json", progress=progress)
+        return scan_folder(
+            info.folder, cache=self._data.cache / "scans" / f"{key}.json", progress=progress, observe=observe
+        )
 
     def excluded(self, name: str) -> tuple[str, ...]:
         """Pictures of a linked or bundled set that were left out."""

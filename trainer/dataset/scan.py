@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
+
 from trainer.dataset.caption_sources import CaptionTables, read_tables
 from trainer.dataset.captions import ReadCaption, caption_of_texts, read_caption
 from trainer.dataset.embedded import embedded_caption
@@ -24,6 +26,9 @@ from trainer.files import file_sha256
 
 Progress = Callable[[int, int], object]
 """Called with (pictures done, pictures in all)."""
+Observe = Callable[[Path, str, Image.Image], object]
+"""Called with each picture that had to be decoded: where it is, the SHA-256 of its file, and its pixels. In several threads."""
+_SAVED_EVERY = 1000
 
 EMBEDDED = "the picture itself"
 
@@ -93,20 +98,24 @@ class DatasetScan:
         )
 
 
-def scan_folder(folder: Path, *, cache: Path | None = None, progress: Progress | None = None) -> DatasetScan:
+def scan_folder(
+    folder: Path, *, cache: Path | None = None, progress: Progress | None = None, observe: Observe | None = None
+) -> DatasetScan:
     """Look at every picture in `folder` and the folders in it.
 
     Args:
         folder: only read, never changed.
         cache: a JSON file that remembers files by path, size and time of change, so that a second scan decodes nothing.
+            A scan that is ended begins there the next time.
         progress: called after each picture; what it raises ends the scan.
+        observe: looks at the pictures on the way, on all cores; not at masks.
 
     Raises: DatasetError: `folder` is missing, is no folder, or may not be read.
     """
-    return _scan(list_folder(folder), cache, progress)
+    return _scan(list_folder(folder), cache, progress, observe)
 
 
-def _scan(listing: Listing, cache: Path | None, progress: Progress | None) -> DatasetScan:
+def _scan(listing: Listing, cache: Path | None, progress: Progress | None, observe: Observe | None) -> DatasetScan:
     folder, named = listing.folder, listing.sorted
     # Before anything is read: what changes from now on is then seen the next time.
     stamp = listing.stamp()
@@ -121,18 +130,24 @@ def _scan(listing: Listing, cache: Path | None, progress: Progress | None) -> Da
     current: dict[str, tuple[tuple[int, int], FileFacts]] = {}
     facts: list[PictureFacts] = []
     looked: dict[Path, FileFacts] = {}
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    num_threads = (os.cpu_count() or 1) if observe else min(4, os.cpu_count() or 1)
+    observers = {path: observe for path in pictures} if observe else {}
+    with ThreadPoolExecutor(max_workers=num_threads) as pool:
         try:
             for done, (path, key, found) in enumerate(
-                pool.map(lambda path: _look(path, known), [*masks, *pictures]), start=1
+                pool.map(lambda path: _look(path, known, observers.get(path)), [*masks, *pictures]), start=1
             ):
                 if key is not None:
                     current[str(path)] = (key, found)
                 looked[path] = found
+                if cache is not None and done % _SAVED_EVERY == 0:
+                    save_cache(cache, known | current)
                 if progress is not None:
                     progress(done, len(masks) + len(pictures))
         except BaseException:
             pool.shutdown(cancel_futures=True)
+            if cache is not None:
+                save_cache(cache, known | current)
             raise
     tables = read_tables(listing.files)
     for path in pictures:
@@ -162,7 +177,7 @@ def _order(path: Path, folder: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def _look(
-    path: Path, known: dict[str, tuple[tuple[int, int], FileFacts]]
+    path: Path, known: dict[str, tuple[tuple[int, int], FileFacts]], observe: Observe | None
 ) -> tuple[Path, tuple[int, int] | None, FileFacts]:
     """Facts of one file, from the cache where the file is unchanged. The key is None where it cannot be remembered."""
     try:
@@ -179,7 +194,10 @@ def _look(
             if failure.problem.code in ("unreadable", "missing", "not_a_file"):
                 return path, None, FileFacts(0, 0, "", problems)
         width, height = image.size if image is not None else (0, 0)
-        return path, key, FileFacts(width, height, file_sha256(path), problems, description)
+        digest = file_sha256(path)
+        if image is not None and observe is not None:
+            observe(path, digest, image)
+        return path, key, FileFacts(width, height, digest, problems, description)
     except OSError as failure:
         problem = error("unreadable", f"This file cannot be read ({failure.strerror or failure}).", "Copy it anew.")
         return path, None, FileFacts(0, 0, "", (problem,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
+from trainer.cli import dataset_check
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.dataset.store import DatasetStore
 from trainer.errors import ConfigError
@@ -13,6 +14,10 @@ from trainer.paths import data_folder
 SUMMARY = "list the data sets, check, import or fetch one, compare with a run, restore a run's"
 EXAMPLES = """  inkwash dataset
   inkwash dataset ~/pictures/my-style
+  inkwash dataset check my-style
+  inkwash dataset check my-style --resolution 1024 --base my-sdxl
+  inkwash dataset check my-style --fix duplicates trigger
+  inkwash dataset check my-style --ignore outliers
   inkwash dataset import "My ink" ~/pictures/ink more.zip      (kohya's 10_name folders become a set each)
   inkwash dataset fetch "My ink" --list addresses.txt
   inkwash dataset diff 20260131-2015                (what has changed since that run)
@@ -20,6 +25,7 @@ EXAMPLES = """  inkwash dataset
   inkwash dataset restore 20260131-2015 --new "As it was"
   inkwash dataset ./diff                            (a data set or folder that is named like an action)"""
 ACTIONS = {
+    "check": "trainer.cli.dataset_check:run",
     "import": "trainer.cli.dataset_bringing:bring",
     "fetch": "trainer.cli.dataset_bringing:fetch",
     "diff": "trainer.cli.dataset_versions:diff",
@@ -34,18 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="NAME|FOLDER|ACTION",
-        help=f"the data set to check; or what to do: {', '.join(ACTIONS)}",
+        help=f"the data set whose pictures are listed; or what to do: {', '.join(ACTIONS)}",
     )
     parser.add_argument(
         "what",
         nargs="*",
         metavar="WHAT",
-        help="diff, restore: the run; import, fetch: the name, then paths or addresses",
+        help="check: the data set; diff, restore: the run; import, fetch: the name, then paths or addresses",
     )
     parser.add_argument("--list", metavar="FILE", help="fetch: a text file with an address a line")
     parser.add_argument("--allow-private", action="store_true", help="fetch: from your own machine and network too")
     parser.add_argument("--set", metavar="NAME", help="diff, restore: which of the run's data sets")
     parser.add_argument("--new", metavar="NAME", help="restore: as a data set of its own, under this name")
+    dataset_check.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
