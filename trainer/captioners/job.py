@@ -47,12 +47,8 @@ def start_captioning(data: DataFolder, config: CaptionConfig) -> Run:
         )
     asked = config.model_copy(update={"dataset": info.name, "model": _checked_model(config)})
     what = "Try" if config.preview else "Caption"
-    run = create_run(
-        data,
-        "caption",
-        f"{what} {info.title}: {CAPTIONERS[config.captioner].title}"[:80],
-        asked.model_dump(mode="json"),
-    )
+    title = f"{what} {info.title} ({_who(config)})"
+    run = create_run(data, "caption", title, asked.model_dump(mode="json"))
     enqueue(run, data)
     return run
 
@@ -153,7 +149,10 @@ class _Captioning:
         }
 
 
+def _who(config: CaptionConfig) -> str:
+    return CAPTIONERS[config.captioner].title.partition(":")[0]
+
+
 def _title(number: int, config: CaptionConfig) -> str:
-    who = CAPTIONERS[config.captioner].title.partition(":")[0]
     done = "Appended to" if config.existing == "append" else "Captioned"
-    return f"{done} {number} {'picture' if number == 1 else 'pictures'} ({who})"
+    return f"{done} {number} {'picture' if number == 1 else 'pictures'} ({_who(config)})"
