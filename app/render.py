@@ -136,7 +136,8 @@ def failure(row: JobRow, history: History) -> str:
     if row.state is RunState.FAILED and history.error:
         return f'<div class="run-error">{text(error_text(history.error))}</div>'
     if row.state is RunState.INTERRUPTED:
-        again = "Resume goes on from the last checkpoint." if row.is_resumable else "Retry starts it again."
+        place = "the last checkpoint" if row.is_extensible else "where it was"
+        again = f"Resume goes on from {place}." if row.is_resumable else "Retry starts it again."
         return (
             '<div class="run-error">This run ended without saying why: its process was killed, the computer was '
             f"switched off, or memory ran out. {again}</div>"

@@ -14,6 +14,7 @@ import tomlkit
 from pydantic import ValidationError
 
 from trainer.config.base import Settings
+from trainer.config.caption import CaptionConfig
 from trainer.config.download import DownloadConfig
 from trainer.config.fetch import FetchConfig
 from trainer.config.fields import describe
@@ -159,6 +160,11 @@ def build_download_config(values: Mapping[str, Any]) -> DownloadConfig:
 def build_fetch_config(values: Mapping[str, Any]) -> FetchConfig:
     """Validate what is to be fetched. Raises ConfigError with one finding a fault."""
     return _validated(FetchConfig, values, "dataset")
+
+
+def build_caption_config(values: Mapping[str, Any]) -> CaptionConfig:
+    """Validate what is asked of a captioner. Raises ConfigError with one finding a fault, each at its dotted path."""
+    return _validated(CaptionConfig, values, "caption")
 
 
 def _validated(model: type[Config], values: Mapping[str, Any], command: str) -> Config:
