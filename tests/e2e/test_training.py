@@ -107,7 +107,7 @@ def test_a_run_tells_what_it_does_and_leaves_a_lora(whole: tuple[Run, dict[str, 
     assert metadata["ss_steps"] == "6"
     (version,) = read_versions(run.folder)
     assert [one.caption for one in version.pictures.values()] == [f"a red house, number {i}" for i in range(5)]
-    assert json.loads(metadata["inkwash.datasets"]) == {"pictures": version.sha256}
+    assert json.loads(metadata["inkwash.datasets"]) == {"set": version.sha256}
     last = of_type(run, StepDone)[-1]
     assert last.eta_seconds == 0
     assert last.memory_bytes > 0
