@@ -12,7 +12,7 @@ from app.services.context import Services
 from app.services.dataset_check import DatasetCheckService, counts, rows, shown_pictures
 from app.tabs.dataset_page import DatasetPage, news
 from trainer.dataset.doctor.diagnosis import CHECKS
-from trainer.dataset.doctor.findings import Finding, Report
+from trainer.dataset.doctor.findings import Finding, Report, Verdict
 from trainer.dataset.doctor.settings import CaptionTokens, CheckSettings
 from trainer.errors import DatasetError
 
@@ -103,7 +103,7 @@ class CheckSection:
                     elem_id="check-pictures",
                     elem_classes="picture-grid",
                 )
-                self._keep = gr.State("")
+                self._keep, self._key = gr.State(""), gr.State("")
                 with gr.Row():
                     self._fix = gr.Button("Fix", variant="primary", elem_id="check-fix", **_SMALL)
                     self._ignore = gr.Button("Ignore: it is right as it is", elem_id="check-ignore", **_SMALL)
@@ -114,7 +114,7 @@ class CheckSection:
     @property
     def _detail(self) -> list[Any]:
         return [
-            *(self._panel, self._message, self._pictures, self._keep),
+            *(self._panel, self._message, self._pictures, self._keep, self._key),
             *(self._fix, self._fix_all, self._ignore_all),
         ]
 
@@ -135,14 +135,15 @@ class CheckSection:
             event(handler(self._again), self._asked, self._found_parts, **hidden)
         self._kind.input(handler(lambda *asked: self._again(*asked[:-1], 0)), self._asked, self._found_parts, **hidden)
         self._list.select(handler(self._look), self._asked[:5], [self._place, *self._detail], **hidden)
-        self._pictures.select(handler(self._choose), self._asked, [self._keep, self._fix], **hidden)
-        self._fix.click(handler(self._do), [*self._asked, self._keep], changed, trigger_mode="once", **hidden)
+        seen = [*self._asked, self._key]
+        self._pictures.select(handler(self._choose), seen, [self._keep, self._fix], **hidden)
+        self._fix.click(handler(self._do), [*seen, self._keep], changed, trigger_mode="once", **hidden)
         for button, act in (
             (self._ignore, self._do_ignore),
             (self._fix_all, self._do_all),
             (self._ignore_all, self._ignore_kind),
         ):
-            button.click(handler(act), self._asked, changed, trigger_mode="once", **hidden)
+            button.click(handler(act), seen, changed, trigger_mode="once", **hidden)
 
     @property
     def _working(self) -> list[Any]:
@@ -247,6 +248,7 @@ class CheckSection:
             self._message: f"{head}<div>{render.text(finding.message)}</div>{hint}",
             self._pictures: gr.update(value=tiles, visible=bool(tiles), selected_index=None),
             self._keep: finding.keep,
+            self._key: finding.key,
             self._fix: gr.update(value=finding.fix.title if finding.fix else "Fix", visible=bool(finding.fix)),
             self._fix_all: gr.update(value=f"Fix all {num_fixes} of this kind", visible=num_fixes > 1),
             self._ignore_all: gr.update(value=f"Ignore all {len(found)} of this kind", visible=len(found) > 1),
@@ -262,8 +264,11 @@ class CheckSection:
         return found
 
     def _one(self, *asked: Any) -> Finding:
-        found = self._found(*asked)
-        return found[min(int(asked[5]), len(found) - 1)]
+        """The finding in view. Raises DatasetError: the data set changed, and it is there no more."""
+        found = next((finding for finding in self._found(*asked) if finding.key == asked[6]), None)
+        if found is None:
+            raise DatasetError("This was fixed or ignored meanwhile.", fix="Open the section again.")
+        return found
 
     def _look(self, event: gr.SelectData, *asked: Any) -> dict[Any, Any]:
         found = self._found(*asked)
@@ -304,7 +309,8 @@ def _settings(base: str, resolution: float, tokens: int) -> CheckSettings:
 
 
 def _row(finding: Finding) -> list[str]:
-    return [", ".join(finding.pictures) or "all", finding.message, finding.verdict.value if finding.concerned else ""]
+    verdict = "a remark" if finding.verdict is Verdict.GOOD else finding.verdict.value
+    return [", ".join(finding.pictures) or "all", finding.message, verdict]
 
 
 def _summary(report: Report) -> str:
