@@ -101,6 +101,19 @@ LABELS = {
     "num_inference_steps": "Steps",
     "guidance_scale": "Guidance",
     "precision": "Number format",
+    "init_image": "File of the picture",
+    "mask": "File of the mask",
+    "strength": "How much is made anew (denoising strength)",
+    "resize": "Fit by",
+    "masked_area": "The model sees",
+    "mask_padding": "Seen around it",
+    "mask_blur": "Softness of the mask",
+    "hires_scale": "Times larger",
+    "hires_upscaler": "Enlarged by",
+    "hires_strength": "How much is made anew",
+    "hires_steps": "Steps",
+    "seamless": "Seamless tile",
+    "eta": "Eta",
 }
 """Labels that say more than a field's name; the schema's own come first."""
 

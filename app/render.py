@@ -127,7 +127,8 @@ def _stage(row: JobRow, history: History) -> str:
         stage = history.stage
         count = f" ({stage.amount(' of ')})" if stage.total else ""
         left = f", about {duration(stage.eta_seconds)} left" if stage.eta_seconds else ""
-        return f'<div class="stage">{text(stage.name)}{count}{left}</div>'
+        memory = f", {size(stage.memory_bytes)} of memory" if stage.memory_bytes else ""
+        return f'<div class="stage">{text(stage.name)}{count}{left}{memory}</div>'
     return ""
 
 

@@ -500,8 +500,8 @@ def test_samples_that_fail_anywhere_cost_nothing(
         raise OSError("the sample is broken") if place == "picture" else RuntimeError("the sample is broken")
 
     target = {
-        "unet": "trainer.sampling.sampler._Batch._predict",
-        "vae": "trainer.sampling.sampler._decode",
+        "unet": "trainer.sampling.denoise.Batch._predict",
+        "vae": "trainer.sampling.sampler.decode",
         "picture": "trainer.training.preview.write_atomically",
     }[place]
     monkeypatch.setattr(target, fail)

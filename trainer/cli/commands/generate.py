@@ -14,6 +14,7 @@ from trainer.config.generate import GenerateConfig
 from trainer.config.loading import build_generate_config
 from trainer.errors import ConfigError, LoraFileError
 from trainer.files import unused_path
+from trainer.init_pictures import with_kept_pictures
 from trainer.jobs import enqueue
 from trainer.lora_lookup import with_tagged_loras
 from trainer.paths import data_folder
@@ -26,7 +27,10 @@ EXAMPLES = """  inkwash generate --prompt "a red house, on a lake" --seed 1
   inkwash generate --base ~/models/sd15 --prompt "a castle" --lora mine.safetensors:0.8:0.5 --count 4 --out pictures/
     (--lora FILE:UNET_WEIGHT:TEXT_ENCODER_WEIGHT)
   inkwash generate --prompt "a red house <lora:ink-wash:0.8:blocks=OUTALL> <lora:robot:0.6:steps=0-0.5>"
-    (LoRAs of the library in the prompt, with block weights, and for a part of the sampling steps)"""
+    (LoRAs of the library in the prompt, with block weights, and for a part of the sampling steps)
+  inkwash generate --prompt "a red door" --init_image house.png --mask door.png --strength 0.8
+    (only what is white in the mask is painted anew)
+  inkwash generate --prompt "a castle" --hires_scale 2 --hires_strength 0.5"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     stack = [lora.model_dump(mode="json") for lora in saved.loras] if saved else []
     values = {**flag_values(arguments), "loras": [*stack, *lora_values(arguments.lora)]}
-    config = with_tagged_loras(build_generate_config(values), data)
+    config = with_kept_pictures(with_tagged_loras(build_generate_config(values), data), data)
     if arguments.out and arguments.out.suffix and config.count > 1:
         raise ConfigError(
             "--out names one file, but several pictures were asked for.", where="--out", fix="Name a folder."
