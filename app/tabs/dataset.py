@@ -246,7 +246,7 @@ class DatasetTab:
         return self._offer(brought.sets[0].name), "", "", None
 
     def _use_folder(self, path: str) -> tuple[Any, str]:
-        linked = self._service.use_folder(path)
+        linked = list(self._service.use_folder(path))
         if len(linked) > 1:
             note(f"{len(linked)} data sets, one for each numbered folder, with its number as repeats.")
         return self._offer(linked[0].name), ""

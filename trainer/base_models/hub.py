@@ -110,7 +110,7 @@ def download_files(model_id: str, wanted: Wanted, progress: Progress | None = No
 
 
 def _fetch(
-    model_id: str, wanted: dict[str, list[str]], check: Callable[[set[str]], None], progress: Progress | None
+    model_id: str, wanted: dict[str, Any], check: Callable[[set[str]], None], progress: Progress | None
 ) -> Path:
     """Look what there is, let `check` refuse it, and fetch what is missing."""
     from huggingface_hub import constants, snapshot_download

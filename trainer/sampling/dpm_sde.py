@@ -47,7 +47,7 @@ class DPMSolverSDEScheduler(KDPM2DiscreteScheduler):
             result = clean
         else:
             noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
-            if is_first:
+            if is_first or self.sample is None:
                 self.sample, self._noise = sample, noise
                 result = _towards(clean, sample, sigma, *ancestral(sigma, middle, eta), noise)
             else:

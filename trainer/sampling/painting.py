@@ -45,7 +45,7 @@ class Painting:
             size: width and height that the model makes.
         """
         if mask is not None:
-            mask = mask.point(lambda value: 255 if value >= 128 else 0)
+            mask = mask.point([255 if value >= 128 else 0 for value in range(256)])
             if config.masked_area == "only masked":
                 mask = _soft(mask, config.mask_blur)
                 box = _around(mask, config.mask_padding, size)
