@@ -140,7 +140,7 @@ def test_optional_parts_absent_broken_and_working() -> None:
         "pillow_jxl": None,
         "onnxruntime": "",
     }
-    absent, broken, working, _ = doctor.check_optional_parts(states.__getitem__)
+    absent, broken, working, *_ = doctor.check_optional_parts(states.__getitem__)
     assert (absent.level, broken.level, working.level) == ("ok", "warning", "ok")
     assert "--extra cuda" in absent.what
     assert "libcudart" in broken.what

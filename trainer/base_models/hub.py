@@ -109,9 +109,7 @@ def download_files(model_id: str, wanted: Wanted, progress: Progress | None = No
     return _fetch(model_id, patterns, check, progress)
 
 
-def _fetch(
-    model_id: str, wanted: dict[str, Any], check: Callable[[set[str]], None], progress: Progress | None
-) -> Path:
+def _fetch(model_id: str, wanted: dict[str, Any], check: Callable[[set[str]], None], progress: Progress | None) -> Path:
     """Look what there is, let `check` refuse it, and fetch what is missing."""
     from huggingface_hub import constants, snapshot_download
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from trainer.captioners.models import NEEDS, find_model
 from trainer.config.caption import TextModelSettings
@@ -14,7 +15,7 @@ from trainer.errors import ModelFileError, ResourceError, is_out_of_memory
 from trainer.models.devices import pick_device, pick_dtype
 
 # What transformers raises on folders that are incomplete, damaged, or made for code of their own.
-_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 
 class TextModel:
