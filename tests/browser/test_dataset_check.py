@@ -31,6 +31,7 @@ def faulty_zip(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_what_the_check_finds_is_fixed_and_taken_back(page: Page, faulty_zip: Path) -> None:
     open_tab(page, "Dataset")
     page.locator("#dataset-new > button").first.click()
