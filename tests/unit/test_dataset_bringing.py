@@ -22,16 +22,6 @@ from trainer.runs import create_run
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> DataFolder:
-    return DataFolder(tmp_path / "data")
-
-
-@pytest.fixture
-def store(data: DataFolder) -> DatasetStore:
-    return DatasetStore(data)
-
-
-@pytest.fixture
 def kohya(tmp_path: Path) -> Path:
     folder = tmp_path / "robots"
     for index, name in enumerate(("img/10_zib robot", "img/5_kol cat", "reg/1_robot")):

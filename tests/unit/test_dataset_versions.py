@@ -27,16 +27,6 @@ from trainer.training.data_record import record_datasets
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> DataFolder:
-    return DataFolder(tmp_path / "data")
-
-
-@pytest.fixture
-def store(data: DataFolder) -> DatasetStore:
-    return DatasetStore(data)
-
-
-@pytest.fixture
 def ink(store: DatasetStore, tmp_path: Path) -> str:
     folder = tmp_path / "in"
     folder.mkdir()
