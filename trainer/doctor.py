@@ -42,6 +42,7 @@ OPTIONAL_PARTS = {
     "quant": ("bitsandbytes", "no 4-bit base models and no 8-bit optimisers"),
     "heif": ("pillow_heif", "pictures from phones in HEIC form cannot be read"),
     "jxl": ("pillow_jxl", "JPEG XL pictures cannot be read"),
+    "faces": ("cv2", "no crops are proposed by faces"),
     "tagger": ("onnxruntime", "no WD14-family taggers for captions"),
 }
 

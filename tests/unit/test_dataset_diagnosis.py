@@ -13,7 +13,6 @@ from tests.leaves import cropped, leaves, resized
 from trainer.cli.main import main
 from trainer.dataset import record
 from trainer.dataset.doctor import measuring
-from trainer.dataset.doctor.checks import borders
 from trainer.dataset.doctor.checks.contradictions import opposites
 from trainer.dataset.doctor.diagnosis import CHECKS, check_dataset, diagnose, fix, ignore, of_check
 from trainer.dataset.doctor.findings import Finding, Report, Verdict
@@ -127,23 +126,22 @@ def test_what_is_ignored_stays_ignored_and_counts_for_nothing(store: DatasetStor
     assert diagnose(data, "set", SETTINGS) == report
 
 
-def test_bars_are_cropped_where_the_record_has_crops(
-    store: DatasetStore, data: DataFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bars_are_cropped_and_the_crop_is_what_is_checked_then(store: DatasetStore, data: DataFolder) -> None:
     report = check_dataset(data, "set", SETTINGS)
     proposed = of_check(report, "borders")[0].fix
     assert proposed is not None
-    if "crops" not in record.DOCUMENTS:
-        assert dict(proposed.changes) == {(record.EXCLUDED, "boxed.png"): True}
-        monkeypatch.setattr(record, "DOCUMENTS", (*record.DOCUMENTS, "crops"))
-        proposed = of_check(diagnose(data, "set", SETTINGS), "borders")[0].fix
-        assert proposed is not None
     ((document, name), box), *_ = proposed.changes.items()
-    assert (document, name) == (borders.CROPS, "boxed.png")
+    assert (document, name) == (record.CROPS, "boxed.png")
     left, top, right, bottom = box
     assert (left, right) == (0, 160)
     assert 30 <= top <= 32
     assert 188 <= bottom <= 190
+    fix(store, "set", of_check(report, "borders"))
+    facts = next(facts for facts in store.scan("set").pictures if facts.name == "boxed.png")
+    assert (facts.width, facts.height) == (160, bottom - top)
+    assert found(check_dataset(data, "set", SETTINGS), "borders") == []
+    store.undo("set")
+    assert check_dataset(data, "set", SETTINGS) == report
 
 
 def test_a_pass_that_is_cancelled_goes_on_where_it_was(

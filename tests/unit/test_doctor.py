@@ -138,6 +138,7 @@ def test_optional_parts_absent_broken_and_working() -> None:
         "bitsandbytes": "ImportError: libcudart",
         "pillow_heif": "",
         "pillow_jxl": None,
+        "cv2": None,
         "onnxruntime": "",
     }
     absent, broken, working, *_ = doctor.check_optional_parts(states.__getitem__)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from trainer.dataset.pictures import open_picture
+from trainer.dataset.crops import open_cropped
 from trainer.dataset.scan import PictureFacts
 
 
@@ -47,4 +47,4 @@ class Captioner(Protocol):
 
 def subject_of(facts: PictureFacts) -> Subject:
     """Open a picture. Raises DatasetError: it cannot be read any more."""
-    return Subject(facts.name, open_picture(facts.path))
+    return Subject(facts.name, open_cropped(facts.path, facts.crop))

@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what these checks found is right as it is: do not show it again",
     )
     group.add_argument(
-        "--undo", action="store_true", help="take the last change of the data set back, before the check"
+        "--undo", action="store_true", help="check, crops: take the last change of the data set back first"
     )
-    group.add_argument("--resolution", type=int, default=512, metavar="PX", help="training resolution; default: 512")
+    group.add_argument("--resolution", type=int, metavar="PX", help="training resolution; default: 512")
     group.add_argument(
         "--base",
         default=BASE,
@@ -53,12 +53,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Check, fix what is asked, and print. Returns 3 when pictures are better left out."""
     if len(arguments.what) != 1:
         raise ConfigError("`inkwash dataset check` needs the name of a data set.", fix="`inkwash dataset` lists them.")
-    if not 32 <= arguments.resolution <= 2048:
-        raise ConfigError("The resolution must be from 32 to 2048.", where=f"--resolution {arguments.resolution}")
+    resolution = 512 if arguments.resolution is None else arguments.resolution
+    if not 32 <= resolution <= 2048:
+        raise ConfigError("The resolution must be from 32 to 2048.", where=f"--resolution {resolution}")
     data = data_folder(arguments.data_dir)
     store, name = DatasetStore(data), arguments.what[0]
     settings = CheckSettings(
-        resolution=arguments.resolution, base=arguments.base, max_caption_tokens=arguments.max_caption_tokens
+        resolution=resolution, base=arguments.base, max_caption_tokens=arguments.max_caption_tokens
     )
     printer = ProgressPrinter(quiet=arguments.json)
     if arguments.undo:

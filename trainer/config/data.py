@@ -68,7 +68,7 @@ class DataConfig(Settings):
     colour_jitter: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """How far brightness, contrast and saturation of those copies go: 0.1 is 10 percent to either side. Only for colour_variants."""
     masks: MaskSource = "off"
-    """Where it is said which part of a picture is its subject: `files` beside it (`cat-masklabel.png`, `cat.mask.png`, or `masks/cat.png`; white is the subject), its `alpha` channel, or `any` of them, files first. The loss then counts little elsewhere: see objective.mask_floor."""
+    """Where it is said which part of a picture is its subject: `files`: painted in the Dataset tab, or beside the picture (`cat-masklabel.png`, `cat.mask.png`, or `masks/cat.png`; white is the subject), its `alpha` channel, or `any` of them, files first. The loss then counts little elsewhere: see objective.mask_floor."""
     several_captions: bool = False
     """Each line of a caption file is a caption of its own, and one is drawn each time. Off: the lines are read as one. A `.json` file holds a list of captions; off, its first is used."""
     max_caption_tokens: Literal[75, 150, 225] = 225

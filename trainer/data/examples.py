@@ -11,8 +11,10 @@ import torch
 from trainer.config.concept import ConceptConfig
 from trainer.config.data import DataConfig, MaskSource
 from trainer.data.randomness import generator_for
-from trainer.dataset.buckets import Bucket, Offset, assign_bucket, frame, is_enlarged, make_buckets, own_bucket
+from trainer.dataset.buckets import Bucket, Offset, frame
 from trainer.dataset.captions import compose_caption
+from trainer.dataset.crops import Crop
+from trainer.dataset.cuts import bucket_of
 from trainer.dataset.masks import MaskFacts
 from trainer.dataset.scan import PictureFacts
 
@@ -24,13 +26,14 @@ class Example:
     Attributes:
         caption: as trained: its own or the instance prompt, with the trigger word.
         bucket: the size it is cut to.
-        size: its width and height before it is cut, in pixels.
+        size: its width and height before it is cut to its bucket, in pixels: those of its crop where it has one.
         captions: all of its captions where it has several to draw from, the first of which is `caption`; else empty.
         mask: where its subject is said to be, if it is.
         concept: names its data set among those of the run; empty for the first.
         repeats: showings in an epoch.
         weight: of the loss on it.
         class_prompt: what prior preservation keeps for it; empty for what the settings of the first data set say.
+        crop: the part of the picture that counts, if the user set one.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Example:
     repeats: int = 1
     weight: float = 1.0
     class_prompt: str = ""
+    crop: Crop | None = None
 
     @property
     def all_captions(self) -> tuple[str, ...]:
@@ -100,6 +104,7 @@ def concept_examples(concept: Concept, config: DataConfig) -> list[Example]:
             repeats=concept.settings.repeats,
             weight=concept.settings.weight,
             class_prompt=concept.settings.class_prompt if concept.label else "",
+            crop=picture.crop,
         )
         for picture in sorted(concept.pictures, key=lambda picture: picture.name)
         for captions in [_captions(picture, concept.settings, config.several_captions)]
@@ -118,19 +123,8 @@ def mask_of(picture: PictureFacts, source: MaskSource) -> MaskFacts | None:
         return picture.mask
     # The scan says "transparent" of the pictures whose alpha channel is in use.
     if source in ("alpha", "any") and any(problem.code == "transparent" for problem in picture.problems):
-        return MaskFacts(picture.path, picture.sha256, picture.width, picture.height)
+        return MaskFacts(picture.path, picture.sha256, *picture.whole_size)
     return None
-
-
-def bucket_of(size: tuple[int, int], config: DataConfig, resolution: int) -> Bucket:
-    """The size that a picture of `size` (width, height) is cut to at a resolution."""
-    ratio = config.max_aspect_ratio if config.buckets else 1.0
-    bucket = Bucket(resolution, resolution)
-    if config.buckets:
-        bucket = assign_bucket(*size, make_buckets(resolution, config.bucket_step, ratio))
-    if config.bucket_no_upscale and is_enlarged(*size, bucket):
-        return own_bucket(*size, resolution, config.bucket_step, ratio)
-    return bucket
 
 
 def at_all_resolutions(examples: Sequence[Example], config: DataConfig) -> list[Example]:

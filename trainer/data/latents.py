@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.data.examples import Example
 from trainer.data.tensor_store import TensorStore, content_key
 from trainer.data.variants import PLAIN, Variant
-from trainer.dataset.pictures import open_picture
+from trainer.dataset.crops import open_cropped
 from trainer.errors import DatasetError, ResourceError
 from trainer.files import file_sha256
 from trainer.models.components import Components
@@ -43,7 +43,9 @@ class LatentCache:
 
     def key(self, example: Example, variant: Variant = PLAIN) -> str:
         """What the latents follow from: the picture's bytes, its cut and colours, and the VAE. Never its name or place."""
+        # What most pictures have none of is no part of their address, so that addresses of older runs stay good.
         colours = {} if variant.jitter is None else {"colours": list(variant.jitter)}
+        part = {} if example.crop is None else {"part": list(example.crop.box)}
         return content_key(
             version=_VERSION,
             picture=example.sha256,
@@ -52,6 +54,7 @@ class LatentCache:
             flipped=variant.flipped,
             vae=self._vae,
             **colours,
+            **part,
         )
 
     def prepare(self, wanted: Iterable[tuple[Example, Variant]], progress: Progress) -> int:
@@ -102,7 +105,7 @@ class LatentCache:
         return tensors["mean"], tensors["std"]
 
     def _compute(self, example: Example, variant: Variant) -> tuple[Tensor, Tensor]:
-        image = variant.apply(open_picture(example.path), example)
+        image = variant.apply(open_cropped(example.path, example.crop), example)
         if file_sha256(example.path) != example.sha256:
             raise DatasetError(
                 "A picture was changed while the run was preparing.", where=example.name, fix="Start the run again."

@@ -46,6 +46,7 @@ class MaskCache:
             crop="centre" if variant.offset is None else list(variant.offset),
             flipped=variant.flipped,
             factor=self._factor,
+            **({} if example.crop is None else {"part": [*example.crop.box, *example.crop.whole]}),
         )
 
     def prepare(self, wanted: Iterable[tuple[Example, Variant]], progress: Progress) -> None:
@@ -82,8 +83,11 @@ class MaskCache:
                 "A mask was changed while the run was preparing.", where=example.name, fix="Start the run again."
             )
         # The cut in px of the picture, in those of the mask; each latent then gets the mean of what it covers.
-        scale_x, scale_y = image.width / example.size[0], image.height / example.size[1]
-        left, top, right, bottom = crop_box(*example.size, example.bucket, variant.offset)
+        cut, whole = crop_box(*example.size, example.bucket, variant.offset), example.size
+        if example.crop is not None:
+            cut, whole = example.crop.widen(cut), example.crop.whole
+        left, top, right, bottom = cut
+        scale_x, scale_y = image.width / whole[0], image.height / whole[1]
         box = (left * scale_x, top * scale_y, min(right * scale_x, image.width), min(bottom * scale_y, image.height))
         _, height, width = self._shape(example)
         image = image.resize((width, height), Image.Resampling.BOX, box=box)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.dataset.captions import clean_caption
+from trainer.dataset.edits import with_edits
 from trainer.dataset.listing import list_folder
 from trainer.dataset.record import Record, load_captions, load_record
 from trainer.dataset.scan import DatasetScan, Observe, PictureFacts, Progress, scan_folder
@@ -175,9 +176,11 @@ class DatasetCatalog:
         scan = self.scan_files(info, progress=progress, observe=observe)
         if info.record is None:
             return scan
-        excluded = set(load_record(info.record).excluded)
+        record = load_record(info.record)
+        excluded = set(record.excluded)
         captions = load_captions(info.record)
-        pictures = tuple(_with_record(facts, captions) for facts in scan.pictures if facts.name not in excluded)
+        kept = (facts for facts in scan.pictures if facts.name not in excluded)
+        pictures = tuple(with_edits(_with_record(facts, captions), record, info.record) for facts in kept)
         return replace(scan, pictures=pictures)
 
     def scan_files(
@@ -203,7 +206,8 @@ class DatasetCatalog:
     def thumbnail(self, facts_or_path: PictureFacts | Path, size: int = 256) -> Path:
         """A small JPEG of a picture, made once for its content. Raises DatasetError where the picture cannot be read."""
         if isinstance(facts_or_path, PictureFacts):
-            return make_thumbnail(self._data, facts_or_path.path, size, facts_or_path.sha256)
+            facts = facts_or_path
+            return make_thumbnail(self._data, facts.path, size, facts.sha256, facts.crop)
         return make_thumbnail(self._data, facts_or_path, size)
 
 

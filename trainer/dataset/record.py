@@ -16,9 +16,12 @@ from trainer.files import write_json
 from trainer.locks import FileLock
 
 Origin = Literal["own", "linked", "bundled"]
-SETTINGS, CAPTIONS, EXCLUDED, IGNORED = DOCUMENTS = ("settings", "captions", "excluded", "ignored")
+SETTINGS, CAPTIONS, EXCLUDED, IGNORED, CROPS, MASKS = DOCUMENTS = (
+    *("settings", "captions", "excluded"),
+    *("ignored", "crops", "masks"),
+)
 """Documents of a record whose changes can be undone: what holds for the set; captions, and what is left out, by picture name; what the
-check found and the user finds right as it is, by finding."""
+check found and the user finds right as it is, by finding; crops as (left, top, right, bottom) in px of the upright picture, and masks as `trainer.dataset.painted.MaskEntry`, by picture name."""
 _SETTINGS = ("title", "kind", "trigger_word", "class_prompt", "role", "repeats", "weight", "instance_prompt")
 CLASS_PICTURES = "class_pictures"
 """The role of a data set that shows what a class looks like, for prior preservation (kohya: regularisation images)."""
@@ -46,6 +49,10 @@ class Record(BaseModel):
     """Names of pictures that are left out, where they are not ours to remove."""
     ignored: tuple[str, ...] = ()
     """Findings of the check that are not shown any more, by their key."""
+    crops: dict[str, tuple[int, int, int, int]] = {}
+    """The part of a picture that counts, by its name."""
+    masks: dict[str, tuple[str, int, int]] = {}
+    """Masks that were painted or made here, by picture name: see `trainer.dataset.painted`."""
 
 
 def load_record(folder: Path) -> Record:
@@ -95,6 +102,8 @@ def load_state(folder: Path) -> State:
         CAPTIONS: dict(load_captions(folder)),
         EXCLUDED: dict.fromkeys(record.excluded, True),
         IGNORED: dict.fromkeys(record.ignored, True),
+        CROPS: {name: list(box) for name, box in record.crops.items()},
+        MASKS: {name: list(entry) for name, entry in record.masks.items()},
     }
 
 
@@ -105,7 +114,8 @@ def save_state(folder: Path, state: State) -> None:
     record = load_record(folder)
     settings = {name: state[SETTINGS].get(name, Record.model_fields[name].default) for name in _SETTINGS}
     lists = {"excluded": tuple(state[EXCLUDED]), "ignored": tuple(state.get(IGNORED, ()))}
-    changed = record.model_copy(update={**settings, **lists})
+    edits = {key: {name: tuple(value) for name, value in state.get(key, {}).items()} for key in (CROPS, MASKS)}
+    changed = record.model_copy(update={**settings, **lists, **edits})
     if changed != record:
         save_record(folder, changed)
 

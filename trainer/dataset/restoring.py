@@ -13,8 +13,9 @@ from typing import Any
 from trainer.dataset.catalog import DatasetInfo
 from trainer.dataset.history import State
 from trainer.dataset.masks import MASK_ENDINGS
+from trainer.dataset.painted import mask_path
 from trainer.dataset.pictures import is_picture_name
-from trainer.dataset.record import CAPTIONS, EXCLUDED, SETTINGS, load_state
+from trainer.dataset.record import CAPTIONS, EXCLUDED, MASKS, SETTINGS, load_state
 from trainer.dataset.scan import DatasetScan, PictureFacts, Progress
 from trainer.dataset.store import DatasetStore
 from trainer.dataset.versions import DatasetVersion, PictureVersion
@@ -164,6 +165,10 @@ def _find_files(
         masks = {facts.mask.sha256: facts.mask.path for facts in scan.pictures if facts.mask}
     wanted = {picture.sha256 for picture in version.pictures.values()} - of_sha.keys()
     wanted_masks = {picture.mask for picture in version.pictures.values() if picture.mask} - masks.keys()
+    records = [info.record] if info is not None and info.record is not None else []
+    records += _trash_folders(data, version.name)
+    painted = {sha: path for sha in wanted_masks for record in records if (path := mask_path(record, sha)).is_file()}
+    masks, wanted_masks = {**masks, **painted}, wanted_masks - painted.keys()
     if wanted or wanted_masks:
         for path in _trashed(data, version.name):
             digest = file_sha256(path)
@@ -188,10 +193,13 @@ def _info_of(store: DatasetStore, version: DatasetVersion) -> DatasetInfo | None
 
 def _trashed(data: DataFolder, name: str) -> Iterable[Path]:
     """Pictures of a data set in the trash: those that were thrown out of it, and all of them where it was deleted."""
+    for folder in _trash_folders(data, name):
+        yield from (path for path in walk_folder(folder).files if is_picture_name(path))
+
+
+def _trash_folders(data: DataFolder, name: str) -> list[Path]:
     folders = sorted(data.trash.glob("*")) if data.trash.is_dir() else []
-    for folder in folders:
-        if folder.is_dir() and folder.name.startswith(name):
-            yield from (path for path in walk_folder(folder).files if is_picture_name(path))
+    return [folder for folder in folders if folder.is_dir() and folder.name.startswith(name)]
 
 
 def _put(source: Path, target: Path) -> None:
@@ -228,7 +236,8 @@ def _documents_of_copy(version: DatasetVersion, pictures: Iterable[PictureFacts]
         if (facts.caption or "") != one.caption:
             values[CAPTIONS, facts.name] = one.caption
         for document, kept in version.edits().items():
-            if name in kept:
+            # A painted mask came along as a file beside the copy.
+            if name in kept and document != MASKS:
                 values[document, facts.name] = kept[name]
     for key in ("kind", "class_prompt"):
         if value := version.documents.get(SETTINGS, {}).get(key):

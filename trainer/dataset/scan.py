@@ -14,6 +14,7 @@ from PIL import Image
 
 from trainer.dataset.caption_sources import CaptionTables, read_tables
 from trainer.dataset.captions import ReadCaption, caption_of_texts, read_caption
+from trainer.dataset.crops import Crop
 from trainer.dataset.embedded import embedded_caption
 from trainer.dataset.listing import Listing, Remembered, list_folder
 from trainer.dataset.masks import MaskFacts, shape_problem
@@ -52,6 +53,24 @@ class PictureFacts:
     mask: MaskFacts | None = None
     caption_source: str = ""
     """Where the caption is from: a file's name, or `EMBEDDED`; empty for what was written in the app."""
+    crop: Crop | None = None
+    """The part of it that counts, where the user set one; `width` and `height` are those of the part."""
+
+    @property
+    def content(self) -> str:
+        """Names what is seen: the SHA-256 of the file, and the part of it that counts."""
+        return self.sha256 if self.crop is None else f"{self.sha256}-{'-'.join(map(str, self.crop.box))}"
+
+    @property
+    def whole_size(self) -> tuple[int, int]:
+        """Width and height of the upright picture without its crop, in px."""
+        return self.crop.whole if self.crop is not None else (self.width, self.height)
+
+    @property
+    def without_crop(self) -> PictureFacts:
+        """The same picture with all of it."""
+        width, height = self.whole_size
+        return replace(self, crop=None, width=width, height=height)
 
     @property
     def is_usable(self) -> bool:

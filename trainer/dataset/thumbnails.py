@@ -6,14 +6,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from trainer.dataset.pictures import open_picture
+from trainer.dataset.crops import Crop, open_cropped
 from trainer.errors import DatasetError
 from trainer.files import file_sha256, write_atomically
 from trainer.paths import DataFolder
 
 
-def make_thumbnail(data: DataFolder, picture: Path, size: int, sha256: str = "") -> Path:
-    """A JPEG of `picture` as it is trained, with its longest side at most `size` px, in the cache.
+def make_thumbnail(data: DataFolder, picture: Path, size: int, sha256: str = "", crop: Crop | None = None) -> Path:
+    """A JPEG of `picture`, or of its crop, as it is trained, with its longest side at most `size` px, in the cache.
 
     Raises: DatasetError: the picture cannot be read. ResourceError: the disk is full.
     """
@@ -21,9 +21,10 @@ def make_thumbnail(data: DataFolder, picture: Path, size: int, sha256: str = "")
         digest = sha256 or file_sha256(picture)
     except OSError as failure:
         raise DatasetError("This picture cannot be read.", where=str(picture)) from failure
-    path = data.cache / "thumbnails" / digest[:2] / f"{digest}-{size}.jpg"
+    part = "" if crop is None else f"-{'-'.join(map(str, crop.box))}"
+    path = data.cache / "thumbnails" / digest[:2] / f"{digest}{part}-{size}.jpg"
     if not path.exists():
-        image = open_picture(picture)
+        image = open_cropped(picture, crop)
         image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
         write_atomically(path, lambda temporary: image.save(temporary, format="JPEG", quality=88), "a thumbnail")
     return path

@@ -67,11 +67,12 @@ def run_identity(
 
 
 def _facts(example: Example) -> list[Any]:
-    """What of a picture the weights follow from; more than four entries only where it has a mask or several captions."""
+    """What of a picture the weights follow from; more than four entries only where it has a mask, several captions or a crop."""
     facts: list[Any] = [example.sha256, example.caption, example.bucket.width, example.bucket.height]
-    if example.mask is None and not example.captions:
+    if example.mask is None and not example.captions and example.crop is None:
         return facts
-    return [*facts, example.mask.sha256 if example.mask else "", list(example.captions)]
+    facts += [example.mask.sha256 if example.mask else "", list(example.captions)]
+    return facts if example.crop is None else [*facts, list(example.crop.box)]
 
 
 def changes_between(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Finding]:
@@ -142,6 +143,8 @@ def _pictures(saved: Mapping[str, list[Any]], current: Mapping[str, list[Any]]) 
             findings.append(Finding(name, "the picture was changed"))
         elif before[1] != now[1]:
             findings.append(Finding(name, f"its caption was '{before[1]}', is '{now[1]}'"))
+        elif before[6:] != now[6:]:
+            findings.append(Finding(name, "its crop was changed"))
         elif before[2:4] != now[2:4]:
             findings.append(Finding(name, "it is cut to another size"))
         elif before[4:5] != now[4:5]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import importlib
 
-from trainer.cli import dataset_check
+from trainer.cli import dataset_check, dataset_prepare
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.dataset.store import DatasetStore
 from trainer.errors import ConfigError
 from trainer.paths import data_folder
 
-SUMMARY = "list the data sets, check, import or fetch one, compare with a run, restore a run's"
+SUMMARY = "list the data sets, check, prepare, import or fetch one, compare with a run, restore a run's"
 EXAMPLES = """  inkwash dataset
   inkwash dataset ~/pictures/my-style
   inkwash dataset check my-style
   inkwash dataset check my-style --resolution 1024 --base my-sdxl
   inkwash dataset check my-style --fix duplicates trigger
   inkwash dataset check my-style --ignore outliers
+  inkwash dataset preview my-style --preset sd15-style        (what is trained of each picture, and what is lost)
+  inkwash dataset preview my-style --resolution 768 --pictures ./as-trained
+  inkwash dataset crops my-style --crop cat.png 0 120 640 760
+  inkwash dataset crops my-style --propose detail --accept
   inkwash dataset import "My ink" ~/pictures/ink more.zip      (kohya's 10_name folders become a set each)
   inkwash dataset fetch "My ink" --list addresses.txt
   inkwash dataset diff 20260131-2015                (what has changed since that run)
@@ -26,6 +30,8 @@ EXAMPLES = """  inkwash dataset
   inkwash dataset ./diff                            (a data set or folder that is named like an action)"""
 ACTIONS = {
     "check": "trainer.cli.dataset_check:run",
+    "preview": "trainer.cli.dataset_prepare:preview",
+    "crops": "trainer.cli.dataset_prepare:crops",
     "import": "trainer.cli.dataset_bringing:bring",
     "fetch": "trainer.cli.dataset_bringing:fetch",
     "diff": "trainer.cli.dataset_versions:diff",
@@ -46,13 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="*",
         metavar="WHAT",
-        help="check: the data set; diff, restore: the run; import, fetch: the name, then paths or addresses",
+        help="check, preview, crops: the data set; diff, restore: the run; import, fetch: the name, then paths or addresses",
     )
     parser.add_argument("--list", metavar="FILE", help="fetch: a text file with an address a line")
     parser.add_argument("--allow-private", action="store_true", help="fetch: from your own machine and network too")
     parser.add_argument("--set", metavar="NAME", help="diff, restore: which of the run's data sets")
     parser.add_argument("--new", metavar="NAME", help="restore: as a data set of its own, under this name")
     dataset_check.add_arguments(parser)
+    dataset_prepare.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -15,8 +15,9 @@ from typing import BinaryIO
 from PIL import Image, JpegImagePlugin
 
 from trainer.dataset.colours import DECODER_ERRORS
+from trainer.dataset.crops import open_cropped
 from trainer.dataset.doctor.measures import VERSION, Measures, jpeg_quality, measure
-from trainer.dataset.pictures import UnusablePicture, read_picture
+from trainer.dataset.pictures import UnusablePicture
 from trainer.dataset.scan import DatasetScan, PictureFacts
 from trainer.dataset.store import DatasetStore
 from trainer.files import disk_errors, write_bytes
@@ -28,7 +29,7 @@ Progress = Callable[[str, int, int], object]
 
 
 class MeasureCache:
-    """Measures by the SHA-256 of the picture's file, a line each, written as they come: a pass that is ended goes on there."""
+    """Measures by the SHA-256 of the picture's file, and its crop where it has one; a line each, written as they come: a pass that is ended goes on there."""
 
     def __init__(self, data: DataFolder, folder: Path) -> None:
         key = hashlib.sha256(str(folder).encode("utf-8", errors="surrogateescape")).hexdigest()[:24]
@@ -108,10 +109,10 @@ def measure_dataset(data: DataFolder, name: str, progress: Progress | None = Non
             cache.add(sha256, measure(image, _quality(path)))
 
     scan = store.scan(name, progress=lambda done, total: tell("Looking at the pictures", done, total), observe=observe)
-    # Those that an earlier scan had decoded for another purpose.
-    rest = list({facts.sha256: facts for facts in scan.usable if facts.sha256 not in cache}.values())
+    # Those that an earlier scan had decoded for another purpose, and the crops.
+    rest = list({facts.content: facts for facts in scan.usable if facts.content not in cache}.values())
     _measure_all(rest, observe, tell)
-    cache.tidy([facts.sha256 for facts in scan.pictures])
+    cache.tidy([key for facts in scan.pictures for key in dict.fromkeys((facts.content, facts.sha256))])
     return scan
 
 
@@ -120,7 +121,7 @@ def _measure_all(
 ) -> None:
     def look(facts: PictureFacts) -> None:
         try:
-            observe(facts.path, facts.sha256, read_picture(facts.path).image)
+            observe(facts.path, facts.content, open_cropped(facts.path, facts.crop))
         except UnusablePicture:
             log.warning("%s cannot be read any more", facts.path)  # the next scan says why
 
@@ -147,5 +148,5 @@ def _quality(path: Path) -> int:
 def measures_of(data: DataFolder, folder: Path, pictures: Sequence[PictureFacts]) -> dict[str, Measures]:
     """What is known of pictures, by name; those that were not measured yet are not in it."""
     cache = MeasureCache(data, folder)
-    found = {facts.name: cache.get(facts.sha256) for facts in pictures}
+    found = {facts.name: cache.get(facts.content) for facts in pictures}
     return {name: measures for name, measures in found.items() if measures is not None}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from trainer.dataset import record
 from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Verdict
 from trainer.dataset.doctor.measures import Measures
+from trainer.dataset.record import CROPS
+from trainer.dataset.scan import PictureFacts
 
 _SIDES = ("left", "top", "right", "bottom")
-CROPS = "crops"
 
 
 def find(facts: Facts) -> list[Finding]:
@@ -17,16 +17,17 @@ def find(facts: Facts) -> list[Finding]:
         if any(measures.bars):
             sides = ", ".join(f"{side} {px} px" for side, px in zip(_SIDES, measures.bars, strict=True) if px)
             message = f"has plain bars: {sides}."
-            found.append(Finding("borders", (picture.name,), message, Verdict.USABLE, fix=_fix(picture.name, measures)))
+            found.append(Finding("borders", (picture.name,), message, Verdict.USABLE, fix=_fix(picture, measures)))
     return found
 
 
-def _fix(name: str, measures: Measures) -> Fix:
-    if CROPS in record.DOCUMENTS:
-        left, top, right, bottom = measures.bars
-        box = [left, top, measures.width - right, measures.height - bottom]
-        return Fix(f"Crop the bars of {name}", {(CROPS, name): box})
-    return Fix(f"Leave {name} out", {(record.EXCLUDED, name): True})
+def _fix(picture: PictureFacts, measures: Measures) -> Fix:
+    left, top, right, bottom = measures.bars
+    box = (left, top, measures.width - right, measures.height - bottom)
+    if picture.crop is not None:
+        # What was measured is the crop; crops are told in px of the whole picture.
+        box = tuple(round(value) for value in picture.crop.widen(box))
+    return Fix(f"Crop the bars of {picture.name}", {(CROPS, picture.name): list(box)})
 
 
 CHECK = Check(

@@ -1,0 +1,320 @@
+"""The Prepare section: what will be trained of each picture, and crops by drawing or by numbers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from app import render
+from app.messages import handler, note
+from app.services.context import Services
+from app.services.dataset_prepare import TRAIN_FORM, DatasetPrepareService, Overview, matching
+from app.tabs.dataset_page import DatasetPage, news
+from app.tabs.dataset_stage import make_stage, stage_html, trained_html
+from trainer.errors import DatasetError
+
+TITLE = "Prepare"
+_SHOWN = 300
+_TELL_SECONDS = 0.5
+_SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}
+_HIDDEN: dict[str, Any] = {"show_progress": "hidden"}
+_SIDES = ("Left", "Top", "Right", "Bottom")
+
+
+class PrepareSection:
+    """One page's Prepare section. Which picture is chosen lives in the browser."""
+
+    def __init__(self, services: Services, page: DatasetPage) -> None:
+        self._service = DatasetPrepareService(services.data, services.settings)
+        self._choice, self._changed = page.choice, page.changed
+        self._lay_out()
+        asked = [self._source, self._find, self._picture, self._proposals]
+        shown = [*self._overview_parts, *self._picture_parts]
+        page.on_show(self._show, asked, shown)
+        self._wire([self._choice, *asked], shown)
+
+    def _lay_out(self) -> None:
+        with gr.Row(equal_height=True):
+            self._source = gr.Dropdown(
+                self._service.sources(),
+                value=TRAIN_FORM,
+                label="Settings",
+                info="Resolution and buckets say how pictures are cut.",
+                elem_id="prepare-source",
+                interactive=True,
+                scale=3,
+            )
+            self._find = gr.Textbox("", label="Find by name", elem_id="prepare-find", max_length=200, scale=2)
+        self._summary = gr.HTML("", elem_id="prepare-summary", padding=False)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=280):
+                self._list = gr.Dataframe(
+                    headers=["Picture", "Trained at", "Lost"],
+                    column_widths=["52%", "28%", "20%"],
+                    interactive=False,
+                    show_label=False,
+                    buttons=[],
+                    max_height=420,
+                    elem_id="prepare-list",
+                )
+            with gr.Column(scale=4, min_width=280, visible=False) as self._panel:
+                self._picture = gr.Textbox("", elem_id="prepare-picture", elem_classes="kept-in-browser")
+                self._stage = make_stage(elem_id="prepare-stage")
+                with gr.Row():
+                    self._sides = [
+                        gr.Number(
+                            None,
+                            label=f"{side} (px)",
+                            precision=0,
+                            minimum=0,
+                            min_width=70,
+                            elem_id=f"prepare-{side.lower()}",
+                            interactive=True,
+                        )
+                        for side in _SIDES
+                    ]
+                with gr.Row():
+                    self._crop = gr.Button("Crop to this", variant="primary", elem_id="prepare-crop", **_SMALL)
+                    self._whole = gr.Button("Use the whole picture", elem_id="prepare-whole", **_SMALL)
+                self._trained = gr.HTML("", elem_id="prepare-trained", padding=False)
+        self._lay_out_proposals()
+
+    def _lay_out_proposals(self) -> None:
+        self._proposals = gr.State({})
+        with gr.Accordion("Propose crops", open=False, elem_id="prepare-proposals"):
+            with gr.Row(equal_height=True):
+                self._way = gr.Radio(
+                    self._service.finders(),
+                    value=self._service.finders()[0][1],
+                    label="Look for",
+                    info="Guesses that keep the subject in what is trained: look at them before you accept.",
+                    elem_id="prepare-way",
+                    interactive=True,
+                    scale=3,
+                )
+                self._close = gr.Checkbox(
+                    False,
+                    label="Close to the subject",
+                    info="Off: as much of the picture as can be.",
+                    elem_id="prepare-close",
+                    interactive=True,
+                    scale=2,
+                )
+            with gr.Row():
+                self._propose = gr.Button("For this picture", elem_id="prepare-propose", **_SMALL)
+                self._propose_all = gr.Button("For all without a crop", elem_id="prepare-propose-all", **_SMALL)
+                self._cancel = gr.Button("Cancel", elem_id="prepare-cancel", **_SMALL)
+            self._status = gr.HTML("", elem_id="prepare-status", padding=False)
+            with gr.Row():
+                self._accept = gr.Button("Accept for this picture", elem_id="prepare-accept", **_SMALL)
+                self._accept_all = gr.Button("Accept all", variant="primary", elem_id="prepare-accept-all", **_SMALL)
+
+    @property
+    def _overview_parts(self) -> list[Any]:
+        return [self._summary, self._list]
+
+    @property
+    def _picture_parts(self) -> list[Any]:
+        return [self._panel, self._picture, self._stage, *self._sides, self._whole, self._trained]
+
+    def _wire(self, asked: list[Any], shown: list[Any]) -> None:
+        self._source.input(handler(self._show), asked, shown, **_HIDDEN)
+        for event in (self._find.submit, self._find.blur):
+            event(handler(self._filter), asked[:3], self._list, **_HIDDEN)
+        self._list.select(handler(self._look), [*asked[:3], self._proposals], self._picture_parts, **_HIDDEN)
+        self._stage.drawn(handler(_drawn), self._picture, self._sides, **_HIDDEN)
+        self._crop.click(
+            handler(self._set),
+            [self._choice, self._picture, *self._sides],
+            self._changed,
+            trigger_mode="once",
+            **_HIDDEN,
+        )
+        self._whole.click(
+            handler(self._set), [self._choice, self._picture], self._changed, trigger_mode="once", **_HIDDEN
+        )
+
+        self._wire_proposals([*asked[:2], self._picture, self._way, self._close])
+
+    def _wire_proposals(self, asked: list[Any]) -> None:
+        found = [self._status, self._proposals, self._stage]
+        working = [
+            button.click(
+                handler(lambda *given, alone=alone: (yield from self._look_for(*given, alone=alone))),
+                asked,
+                found,
+                trigger_mode="once",
+                **_HIDDEN,
+            )
+            for button, alone in ((self._propose, True), (self._propose_all, False))
+        ]
+        self._cancel.click(
+            lambda: _status("Cancelled. Nothing was changed."), None, self._status, cancels=working, **_HIDDEN
+        )
+        given = [self._choice, self._proposals, self._picture]
+        for button, alone in ((self._accept, True), (self._accept_all, False)):
+            button.click(
+                handler(lambda *values, alone=alone: self._take(*values, alone=alone)),
+                given,
+                [self._proposals, self._changed],
+                trigger_mode="once",
+                **_HIDDEN,
+            )
+
+    # --- showing -------------------------------------------------------------------------------------------------
+
+    def _show(
+        self, name: str | None, source: str, find: str, picture: str, proposals: dict[str, Any]
+    ) -> dict[Any, Any]:
+        if not name:
+            return {self._summary: render.empty("No data set is chosen."), self._list: [], **self._no_picture()}
+        overview = self._service.overview(name, self._service.config(source))
+        return {
+            self._summary: _summary_html(overview),
+            self._list: _rows(overview, find),
+            **self._show_picture(
+                overview, picture or next((row[0] for row in _rows(overview, find)), ""), _of(name, proposals)
+            ),
+        }
+
+    def _filter(self, name: str | None, source: str, find: str) -> Any:
+        if not name:
+            return gr.skip()
+        return _rows(self._service.overview(name, self._service.config(source)), find)
+
+    def _look(
+        self, name: str, source: str, find: str, proposals: dict[str, Any], event: gr.SelectData
+    ) -> dict[Any, Any]:
+        overview = self._service.overview(name, self._service.config(source))
+        return self._show_picture(overview, str(event.row_value[0]), _of(name, proposals))
+
+    def _show_picture(
+        self, overview: Overview, picture: str, proposals: dict[str, tuple[list[int], str]]
+    ) -> dict[Any, Any]:
+        shown = self._service.picture(overview, picture)
+        if shown is None:
+            return self._no_picture()
+        facts = shown.facts
+        box = facts.crop.box if facts.crop else (0, 0, *facts.whole_size)
+        return {
+            self._panel: gr.update(visible=True),
+            self._picture: facts.name,
+            self._stage: stage_html(shown, proposals.get(facts.name, ((), ""))[0]),
+            **dict(zip(self._sides, box, strict=True)),
+            self._whole: gr.update(interactive=facts.crop is not None),
+            self._trained: trained_html(shown),
+        }
+
+    def _no_picture(self) -> dict[Any, Any]:
+        return {self._panel: gr.update(visible=False), self._picture: "", self._stage: "", self._trained: ""}
+
+    # --- changing ------------------------------------------------------------------------------------------------
+
+    def _set(self, name: str, picture: str, *sides: float | None) -> Any:
+        if not self._service.set_crop(name, picture, sides or None):
+            note("The picture is cropped so already.")
+            return gr.skip()
+        note("The crop is set; Undo takes it back." if sides else "The whole picture counts again.")
+        return news()
+
+    # --- proposals -----------------------------------------------------------------------------------------------
+
+    def _look_for(
+        self, name: str | None, source: str, picture: str, way: str, close: bool, *, alone: bool
+    ) -> Iterator[dict[Any, Any]]:
+        """Proposals, kept in the browser with the data set's name: a crop and what was seen, by picture."""
+        if not name or not picture:
+            raise DatasetError("There is no picture to look at.", fix="Choose a data set with pictures.")
+        overview = self._service.overview(name, self._service.config(source))
+        total, found, told = 1 if alone else len(overview.cuts), dict[str, tuple[list[int], str]](), 0.0
+        for done, proposal in self._service.propose(overview, [picture] if alone else [], way, close=close):
+            if proposal is not None:
+                found[proposal.picture] = (list(proposal.box), proposal.seen)
+            if time.monotonic() > told + _TELL_SECONDS and done < total:
+                told = time.monotonic()
+                yield {self._status: _status(f"Looking at picture {done:,} of {total:,} …")}
+        shown = self._service.picture(overview, picture)
+        yield {
+            self._status: _status(_proposed(found, total)),
+            self._proposals: {"of": name, "found": found},
+            self._stage: stage_html(shown, found.get(picture, ((), ""))[0]) if shown else "",
+        }
+
+    def _take(self, name: str | None, proposals: dict[str, Any], picture: str, *, alone: bool) -> tuple[Any, Any]:
+        found = _of(name, proposals)
+        chosen = {key: box for key, (box, _) in found.items() if not alone or key == picture}
+        if not name or not chosen:
+            raise DatasetError("No crop is proposed here.", fix="Let it look first.")
+        number = self._service.accept(name, chosen)
+        note("The crop is set; Undo takes it back." if number == 1 else f"{number} crops are set; Undo takes all back.")
+        return {"of": name, "found": {key: one for key, one in found.items() if key not in chosen}}, news()
+
+
+def _of(name: str | None, proposals: dict[str, Any]) -> dict[str, tuple[list[int], str]]:
+    """The proposals, if they are for this data set."""
+    return proposals.get("found", {}) if name and proposals.get("of") == name else {}
+
+
+def _proposed(found: dict[str, tuple[list[int], str]], total: int) -> str:
+    if not found:
+        return "Nothing is proposed: no subject is seen, there is a crop, or what is trained already holds the subject."
+    seen = Counter(what for _, what in found.values())
+    return (
+        f"Proposed for {len(found):,} of {total:,}: {', '.join(f'{what} ({number})' for what, number in seen.items())}."
+    )
+
+
+def _status(words: str) -> str:
+    return f'<div class="plan-line" role="status">{render.text(words)}</div>'
+
+
+def _drawn(picture: str, event: gr.EventData) -> Any:
+    """What was drawn, as numbers; nothing where another picture is shown by now."""
+    box = event.box
+    if event.picture != picture or not isinstance(box, list) or len(box) != len(_SIDES):
+        return gr.skip()
+    return [int(value) for value in box]
+
+
+def _rows(overview: Overview, find: str) -> list[list[str]]:
+    cuts = matching(overview.cuts, find)[:_SHOWN]
+    return [
+        [
+            cut.facts.name,
+            f"{cut.bucket.width}×{cut.bucket.height}{' · crop' if cut.facts.crop else ''}",
+            f"{cut.lost:.1%}",
+        ]
+        for cut in cuts
+    ]
+
+
+def _summary_html(overview: Overview) -> str:
+    rows = "".join(
+        f"<tr><td>{row.bucket.width}×{row.bucket.height}</td><td>{row.num_pictures:,}</td><td>{row.mean_lost:.1%}</td>"
+        f"<td>{row.most_lost:.1%}</td><td>{row.num_enlarged or ''}</td></tr>"
+        for row in overview.buckets
+    )
+    table = (
+        "<table><thead><tr><th>Size (px)</th><th>Pictures</th><th>Lost (mean)</th><th>Lost (most)</th><th>Enlarged</th></tr>"
+        f"</thead><tbody>{rows}</tbody></table>"
+    )
+    variants = overview.config.crop_variants
+    also = (
+        f"<div>{variants} cuts at other places take turns with each picture that is longer than its size (data.crop_variants); "
+        "shown is the centre, which validation takes.</div>"
+        if variants
+        else ""
+    )
+    line = f'<div class="plan-line" role="status">{render.text(overview.summary)}</div>'
+    more = len(overview.cuts) > _SHOWN
+    hint = f'<div class="hint">The list shows the {_SHOWN} that lose most; find others by name.</div>' if more else ""
+    return f"{line}{also}<details><summary>Sizes</summary>{table}</details>{hint}"
+
+
+def build(services: Services, page: DatasetPage) -> None:
+    """Lay the section out."""
+    PrepareSection(services, page)

@@ -1,0 +1,216 @@
+"""`inkwash dataset preview` and `crops`: what will be trained of each picture, and which part of it counts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainer.cli.output import ProgressPrinter, print_json, print_table
+from trainer.config.data import DataConfig
+from trainer.config.loading import build_config, load_preset
+from trainer.dataset.cuts import Cut, bucket_rows, cuts_of
+from trainer.dataset.preparing import set_crops, usable_pictures
+from trainer.dataset.proposals import VIEW_SIDE, Proposal, propose_all
+from trainer.dataset.store import DatasetStore
+from trainer.dataset.subjects import FINDERS, finder
+from trainer.errors import ConfigError, DatasetError
+from trainer.files import disk_errors, write_atomically
+from trainer.paths import PRESETS, DataFolder, data_folder
+
+_SHOWN = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `preview` and `crops`."""
+    group = parser.add_argument_group("preview, crops")
+    group.add_argument("--preset", metavar="NAME", help="preview: the preset whose settings say how pictures are cut")
+    group.add_argument(
+        "--pictures",
+        metavar="FOLDER",
+        help="preview: write the pictures, to the pixel as they are trained, into an empty folder",
+    )
+    group.add_argument(
+        "--crop",
+        nargs=5,
+        action="append",
+        default=[],
+        metavar=("PICTURE", "LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="crops: let only this part of a picture count, in px of the upright picture",
+    )
+    group.add_argument(
+        "--propose",
+        choices=list(FINDERS),
+        help="crops: propose crops that keep the subject: most detail, or faces (extra `faces`)",
+    )
+    group.add_argument("--close", action="store_true", help="crops: propose them close to the subject")
+    group.add_argument("--accept", action="store_true", help="crops: set what is proposed, as one change")
+    group.add_argument("--whole", nargs="+", default=[], metavar="PICTURE", help="crops: take crops away")
+
+
+def preview(arguments: argparse.Namespace) -> int:
+    """Print the buckets, and what each picture loses, most first."""
+    data, store, name = _opened(arguments, "preview")
+    config = _settings(arguments, data)
+    cuts = cuts_of(usable_pictures(store, name).values(), config)
+    if arguments.pictures:
+        _write(Path(arguments.pictures).expanduser(), cuts)
+    rows = bucket_rows(cuts)
+    if arguments.json:
+        buckets = [
+            {
+                "size": [row.bucket.width, row.bucket.height],
+                "pictures": row.num_pictures,
+                "mean_lost": round(row.mean_lost, 4),
+                "most_lost": round(row.most_lost, 4),
+                "enlarged": row.num_enlarged,
+            }
+            for row in rows
+        ]
+        print_json({"buckets": buckets, "pictures": [_as_json(cut) for cut in cuts]})
+        return 0
+    print_table(
+        ["size", "pictures", "lost (mean)", "lost (most)", "enlarged"],
+        [
+            [
+                _size(row.bucket.width, row.bucket.height),
+                str(row.num_pictures),
+                f"{row.mean_lost:.1%}",
+                f"{row.most_lost:.1%}",
+                str(row.num_enlarged),
+            ]
+            for row in rows
+        ],
+    )
+    print()
+    shown = sorted(cuts, key=lambda cut: -cut.lost)[:_SHOWN]
+    print_table(
+        ["picture", "trained at", "part of the picture (px)", "lost", "scaled"],
+        [
+            [
+                cut.facts.name,
+                _size(cut.bucket.width, cut.bucket.height),
+                ", ".join(f"{value:.0f}" for value in cut.box),
+                f"{cut.lost:.1%}",
+                f"{cut.scale:.2f}",
+            ]
+            for cut in shown
+        ],
+    )
+    if len(cuts) > len(shown):
+        print(f"… and {len(cuts) - len(shown)} more (--json lists all)")
+    if config.crop_variants:
+        print(f"{config.crop_variants} cuts at other places take turns with each picture that is longer than its size.")
+    return 0
+
+
+def crops(arguments: argparse.Namespace) -> int:
+    """Set and remove crops, and print those that there are."""
+    data, store, name = _opened(arguments, "crops")
+    if arguments.undo:
+        change = store.undo(store.get(name).name)
+        print(f"{change.title}: taken back." if change else "There is nothing to take back.")
+    boxes: dict[str, Sequence[float] | None] = dict.fromkeys(arguments.whole)
+    boxes |= {picture: _box(picture, numbers) for picture, *numbers in arguments.crop}
+    if boxes:
+        set_crops(store, name, boxes)
+    if arguments.propose:
+        return _propose(arguments, store, name, _settings(arguments, data))
+    found = [facts for facts in store.scan(name).pictures if facts.crop is not None]
+    if arguments.json:
+        print_json({"crops": {facts.name: list(facts.crop.box) for facts in found if facts.crop}})
+        return 0
+    rows = [
+        [facts.name, _size(*facts.whole_size), ", ".join(map(str, facts.crop.box)), _size(*facts.crop.size)]
+        for facts in found
+        if facts.crop
+    ]
+    print_table(["picture", "whole", "left, top, right, bottom", "crop"], rows)
+    if boxes:
+        print("`inkwash dataset crops NAME --undo` takes the change back.")
+    return 0
+
+
+def _propose(arguments: argparse.Namespace, store: DatasetStore, name: str, config: DataConfig) -> int:
+    """Print proposals, and set them where that is asked."""
+    find, pictures = finder(arguments.propose), usable_pictures(store, name)
+    printer = ProgressPrinter(quiet=arguments.json)
+    proposals: list[Proposal] = []
+    every = propose_all(
+        pictures.values(), lambda facts: store.thumbnail(facts, VIEW_SIDE), find, config, close=arguments.close
+    )
+    for done, proposal in enumerate(every, start=1):
+        printer.over(f"looking {done}/{len(pictures)}", is_last=done == len(pictures))
+        proposals += [proposal] if proposal else []
+    printer.close()
+    if arguments.accept and proposals:
+        title = f"Proposed crops of {len(proposals)} pictures"
+        set_crops(store, name, {proposal.picture: proposal.box for proposal in proposals}, title)
+    if arguments.json:
+        print_json({"proposals": [asdict(proposal) for proposal in proposals], "accepted": arguments.accept})
+        return 0
+    print_table(
+        ["picture", "proposed left, top, right, bottom", "seen"],
+        [[proposal.picture, ", ".join(map(str, proposal.box)), proposal.seen] for proposal in proposals],
+    )
+    if proposals and arguments.accept:
+        print(f"{len(proposals)} crops are set; `inkwash dataset crops NAME --undo` takes them back.")
+    elif proposals:
+        print("Nothing is changed yet: add --accept to set them, or --crop for some of them.")
+    else:
+        print("Nothing is proposed: no subject is seen, or what is trained already holds it.")
+    return 0
+
+
+def _opened(arguments: argparse.Namespace, action: str) -> tuple[DataFolder, DatasetStore, str]:
+    if len(arguments.what) != 1:
+        raise ConfigError(
+            f"`inkwash dataset {action}` needs the name of a data set.", fix="`inkwash dataset` lists them."
+        )
+    data = data_folder(arguments.data_dir)
+    return data, DatasetStore(data), arguments.what[0]
+
+
+def _settings(arguments: argparse.Namespace, data: DataFolder) -> DataConfig:
+    layers = [load_preset(arguments.preset, (PRESETS, data.presets))] if arguments.preset else []
+    if arguments.resolution is not None:
+        layers.append({"data": {"resolution": arguments.resolution}})
+    return build_config(*layers).data
+
+
+def _box(picture: str, numbers: Sequence[str]) -> list[int]:
+    try:
+        return [int(number) for number in numbers]
+    except ValueError as error:
+        raise ConfigError("A crop has four whole numbers.", where=f"--crop {picture} {' '.join(numbers)}") from error
+
+
+def _write(folder: Path, cuts: Sequence[Cut]) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DatasetError("This folder is not empty.", where=str(folder), fix="Name one that does not exist yet.")
+    with disk_errors(folder, "the pictures"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for index, cut in enumerate(cuts):
+        # Numbered: pictures of two folders may have one name.
+        stem = f"{index:05d} {cut.facts.path.stem[:100]} {cut.bucket.width}x{cut.bucket.height}"
+        image = cut.picture()
+        write_atomically(
+            folder / f"{stem}.png", lambda path, image=image: image.save(path, format="PNG"), "a trained picture"
+        )
+
+
+def _size(width: int, height: int) -> str:
+    return f"{width} x {height}"
+
+
+def _as_json(cut: Cut) -> dict[str, Any]:
+    return {
+        "picture": cut.facts.name,
+        "size": [cut.bucket.width, cut.bucket.height],
+        "box": [round(value, 3) for value in cut.box],
+        "lost": round(cut.lost, 4),
+        "scale": round(cut.scale, 4),
+        "crop": list(cut.facts.crop.box) if cut.facts.crop else None,
+    }

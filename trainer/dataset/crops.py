@@ -1,0 +1,58 @@
+"""Crops that the user set: the part of a picture that counts, as if the file held nothing else. No file is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from trainer.dataset.pictures import MIN_SIDE, open_picture
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in px of the upright picture; the last two are the first that no longer belong to it."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of a picture: `box` in px of the upright picture, whose width and height are `whole`."""
+
+    box: Box
+    whole: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the part in px."""
+        left, top, right, bottom = self.box
+        return right - left, bottom - top
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """The part of an upright picture of the size `whole`."""
+        return image.crop(self.box)
+
+    def widen(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """A box in px of the part, in px of the whole picture."""
+        left, top = self.box[:2]
+        return box[0] + left, box[1] + top, box[2] + left, box[3] + top
+
+
+def crop_of(box: Sequence[float], whole: tuple[int, int]) -> Crop | None:
+    """The crop that a box of four numbers makes of a picture of the size `whole`; None where that is all of it.
+
+    Raises: ValueError: it is no box inside the picture, or less than `MIN_SIDE` px wide or high.
+    """
+    if len(box) != 4:
+        raise ValueError("a crop has four numbers: left, top, right, bottom")
+    left, top, right, bottom = (round(value) for value in box)
+    if not (0 <= left < right <= whole[0] and 0 <= top < bottom <= whole[1]):
+        raise ValueError(f"the crop {left}, {top}, {right}, {bottom} does not lie inside {whole[0]}×{whole[1]} px")
+    if min(right - left, bottom - top) < MIN_SIDE:
+        raise ValueError(f"the crop is {right - left}×{bottom - top} px: both sides must have at least {MIN_SIDE}")
+    return None if (left, top, right, bottom) == (0, 0, *whole) else Crop((left, top, right, bottom), whole)
+
+
+def open_cropped(path: Path, crop: Crop | None) -> Image.Image:
+    """The picture exactly as it is trained before it is cut to its bucket. Raises DatasetError: as `open_picture`."""
+    image = open_picture(path)
+    return image if crop is None else crop.apply(image)

@@ -1,0 +1,93 @@
+"""Changing how pictures of a data set are prepared: crops and masks, as changes of its record that can be undone. No picture file is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from trainer.dataset.crops import crop_of
+from trainer.dataset.painted import keep_mask, subject_share
+from trainer.dataset.record import CROPS, MASKS
+from trainer.dataset.scan import PictureFacts
+from trainer.dataset.store import DatasetStore
+from trainer.errors import DatasetError
+
+
+def usable_pictures(store: DatasetStore, name: str, pictures: Sequence[str] = ()) -> dict[str, PictureFacts]:
+    """The usable pictures of a data set by name: all, or those that are named.
+
+    Raises: DatasetError: there is no such data set, or no such usable picture.
+    """
+    known = {facts.name: facts for facts in store.scan(name).usable}
+    for picture in pictures:
+        if picture not in known:
+            raise DatasetError(
+                "This is no usable picture of the data set.",
+                where=picture[:300],
+                fix="`inkwash dataset NAME` lists them.",
+            )
+    return {picture: known[picture] for picture in pictures} if pictures else known
+
+
+def set_crops(store: DatasetStore, name: str, boxes: Mapping[str, Sequence[float] | None], title: str = "") -> bool:
+    """Crop pictures, as one change that can be undone.
+
+    Args:
+        store: the data sets.
+        name: the data set.
+        boxes: by picture name: left, top, right, bottom in px of the upright picture, or None for the whole picture.
+        title: what the history says of it.
+
+    Returns: whether anything was not so already.
+    Raises: DatasetError: there is no such picture, or a crop does not lie inside it or is too small; then nothing is changed.
+    """
+    known = usable_pictures(store, name, list(boxes))
+    values: dict[tuple[str, str], Any] = {}
+    for picture, box in boxes.items():
+        values[CROPS, picture] = None if box is None else _checked(known[picture], box)
+    return store.change(store.get(name).name, title or _title(boxes), values)
+
+
+def set_mask(store: DatasetStore, name: str, picture: str, mask: Image.Image | None) -> bool:
+    """Keep a mask of a picture in the record, or take the one of the record away, as a change that can be undone.
+
+    Args:
+        store: the data sets.
+        name: the data set.
+        picture: its name.
+        mask: grey, of the whole upright picture in any size; white is the subject. None: the file beside the picture counts
+            again, if there is one.
+
+    Returns: whether anything was not so already.
+    Raises: DatasetError: there is no such picture, or nothing is white. ResourceError: the disk is full.
+    """
+    usable_pictures(store, name, [picture])
+    info = store.get(name)
+    if mask is None:
+        return store.change(info.name, f"No mask of {picture}", {(MASKS, picture): None})
+    if info.record is None:
+        raise DatasetError("This folder was never made a data set.", where=info.title, fix="Link it first.")
+    if subject_share(mask) == 0:
+        raise DatasetError("Nothing is painted: the mask would leave nothing to learn.", where=picture)
+    entry = keep_mask(info.record, mask)
+    return store.change(info.name, f"Mask of {picture}", {(MASKS, picture): list(entry)})
+
+
+def _checked(facts: PictureFacts, box: Sequence[float]) -> list[int] | None:
+    try:
+        crop = crop_of(box, facts.whole_size)
+    except ValueError as error:
+        width, height = facts.whole_size
+        raise DatasetError(
+            f"The picture cannot be cropped: {error}.",
+            where=facts.name,
+            fix=f"Left and right go from 0 to {width}, top and bottom from 0 to {height}.",
+        ) from error
+    return None if crop is None else list(crop.box)
+
+
+def _title(boxes: Mapping[str, Sequence[float] | None]) -> str:
+    what = next(iter(boxes)) if len(boxes) == 1 else f"{len(boxes)} pictures"
+    return f"Crop of {what}" if any(box is not None for box in boxes.values()) else f"No crop of {what}"
