@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from app.services.settings import SettingsStore
 from trainer.config.data import DataConfig
 from trainer.config.loading import build_config, list_presets, load_preset
 from trainer.dataset.cuts import BucketRow, Cut, bucket_rows, cuts_of
-from trainer.dataset.preparing import set_crops
+from trainer.dataset.flips import FLIP_VIEW_SIDE, advise_flips
+from trainer.dataset.painted import decode_painted, subject_share
+from trainer.dataset.pictures import open_coverage
+from trainer.dataset.preparing import set_crops, set_mask
 from trainer.dataset.proposals import VIEW_SIDE, Proposal, propose_all
 from trainer.dataset.scan import PictureFacts
 from trainer.dataset.store import DatasetStore
@@ -23,6 +29,7 @@ from trainer.paths import PRESETS, DataFolder
 
 TRAIN_FORM = ""
 """The settings that stand in the Train form."""
+MASK_COLOUR = "#ff2d78"
 _DRAFT = "train-form"
 _CUT_SETTINGS = (
     "resolution",
@@ -66,6 +73,10 @@ class PreparedPicture:
     cut: Cut
     whole: Path
     trained: Path
+    mask: Path | None = None
+    """Its mask as a coloured view, if it has one."""
+    subject: float = 1.0
+    """Share of the whole picture that the mask says is subject."""
 
     @property
     def facts(self) -> PictureFacts:
@@ -108,7 +119,36 @@ class DatasetPrepareService:
         if cut is None:
             return None
         whole = self.store.thumbnail(cut.facts.without_crop, VIEW_SIDE)
-        return PreparedPicture(cut, whole, self._trained(cut))
+        mask, subject = self._mask(cut.facts)
+        return PreparedPicture(cut, whole, self._trained(cut), mask, subject)
+
+    def _mask(self, facts: PictureFacts) -> tuple[Path | None, float]:
+        """A view of a picture's mask, opaque where the subject is, and the share that is subject."""
+        if facts.mask is None:
+            return None, 1.0
+        coverage = open_coverage(facts.mask.path).convert("L")
+        path = self._data.cache / "thumbnails" / facts.mask.sha256[:2] / f"{facts.mask.sha256}-mask.png"
+        if not path.exists():
+            view = coverage.copy()
+            view.thumbnail((VIEW_SIDE, VIEW_SIDE), Image.Resampling.BOX)
+            colour = Image.new("RGBA", view.size, MASK_COLOUR)
+            colour.putalpha(view)
+            write_atomically(path, lambda temporary: colour.save(temporary, format="PNG"), "the view of a mask")
+        return path, subject_share(coverage)
+
+    def set_mask(self, name: str, picture: str, painted: str) -> bool:
+        """Keep what was painted (a PNG as a data URL, opaque where the subject is); empty takes the mask of the record away.
+
+        Returns whether anything changed. Raises DatasetError, ResourceError.
+        """
+        if not painted:
+            return set_mask(self.store, name, picture, None)
+        start, _, text = painted.partition(",")
+        try:
+            data = base64.b64decode(text if start == "data:image/png;base64" else "", validate=True)
+        except ValueError:
+            data = b""
+        return set_mask(self.store, name, picture, decode_painted(data))
 
     def _trained(self, cut: Cut) -> Path:
         """What is trained of a picture, without loss, in the cache."""
@@ -143,6 +183,11 @@ class DatasetPrepareService:
 
     def _view(self, facts: PictureFacts) -> Path:
         return self.store.thumbnail(facts, VIEW_SIDE)
+
+    def flip_advice(self, name: str) -> str:
+        """Whether the pictures should be shown mirrored, in a sentence or two. Raises DatasetError."""
+        pictures = self.store.scan(name).usable
+        return advise_flips(pictures, lambda facts: self.store.thumbnail(facts, FLIP_VIEW_SIDE)).sentence
 
     def accept(self, name: str, boxes: Mapping[str, Sequence[int]]) -> int:
         """Set proposed crops, as one change; returns how many. Raises DatasetError."""

@@ -82,6 +82,9 @@ class PrepareSection:
                     self._whole = gr.Button("Use the whole picture", elem_id="prepare-whole", **_SMALL)
                 self._trained = gr.HTML("", elem_id="prepare-trained", padding=False)
         self._lay_out_proposals()
+        with gr.Row(equal_height=True):
+            self._ask_flips = gr.Button("May they be mirrored?", elem_id="prepare-flips", scale=0, **_SMALL)
+            self._flips = gr.HTML("", elem_id="prepare-flip-advice", padding=False)
 
     def _lay_out_proposals(self) -> None:
         self._proposals = gr.State({})
@@ -138,20 +141,16 @@ class PrepareSection:
             handler(self._set), [self._choice, self._picture], self._changed, trigger_mode="once", **_HIDDEN
         )
 
+        self._stage.painted(handler(self._paint), [self._choice, self._picture], self._changed, **_HIDDEN)
+        self._ask_flips.click(handler(self._advise_flips), self._choice, self._flips, **_HIDDEN)
+        self._choice.change(lambda: "", None, self._flips, queue=False, **_HIDDEN)
         self._wire_proposals([*asked[:2], self._picture, self._way, self._close])
 
     def _wire_proposals(self, asked: list[Any]) -> None:
         found = [self._status, self._proposals, self._stage]
-        working = [
-            button.click(
-                handler(lambda *given, alone=alone: (yield from self._look_for(*given, alone=alone))),
-                asked,
-                found,
-                trigger_mode="once",
-                **_HIDDEN,
-            )
-            for button, alone in ((self._propose, True), (self._propose_all, False))
-        ]
+        working: Any = []
+        for button, look in ((self._propose, self._look_at_one), (self._propose_all, self._look_at_all)):
+            working.append(button.click(handler(look), asked, found, trigger_mode="once", **_HIDDEN))
         self._cancel.click(
             lambda: _status("Cancelled. Nothing was changed."), None, self._status, cancels=working, **_HIDDEN
         )
@@ -206,11 +205,16 @@ class PrepareSection:
             self._stage: stage_html(shown, proposals.get(facts.name, ((), ""))[0]),
             **dict(zip(self._sides, box, strict=True)),
             self._whole: gr.update(interactive=facts.crop is not None),
-            self._trained: trained_html(shown),
+            self._trained: trained_html(shown, overview.config.masks),
         }
 
     def _no_picture(self) -> dict[Any, Any]:
         return {self._panel: gr.update(visible=False), self._picture: "", self._stage: "", self._trained: ""}
+
+    def _advise_flips(self, name: str | None) -> str:
+        if not name:
+            raise DatasetError("No data set is chosen.", fix="Choose one on the left.")
+        return _status(self._service.flip_advice(name))
 
     # --- changing ------------------------------------------------------------------------------------------------
 
@@ -221,7 +225,22 @@ class PrepareSection:
         note("The crop is set; Undo takes it back." if sides else "The whole picture counts again.")
         return news()
 
+    def _paint(self, name: str, picture: str, event: gr.EventData) -> Any:
+        if event.picture != picture or not isinstance(event.mask, str):
+            return gr.skip()
+        if not self._service.set_mask(name, picture, event.mask):
+            note("There was nothing to change.")
+            return gr.skip()
+        note("The mask is saved; Undo takes it back." if event.mask else "The painted mask is taken away.")
+        return news()
+
     # --- proposals -----------------------------------------------------------------------------------------------
+
+    def _look_at_one(self, *asked: Any) -> Iterator[dict[Any, Any]]:
+        yield from self._look_for(*asked, alone=True)
+
+    def _look_at_all(self, *asked: Any) -> Iterator[dict[Any, Any]]:
+        yield from self._look_for(*asked, alone=False)
 
     def _look_for(
         self, name: str | None, source: str, picture: str, way: str, close: bool, *, alone: bool

@@ -1,4 +1,4 @@
-"""The picture of the Prepare section on which one draws: what is trained lies bright on it, and a crop is drawn with the pointer.
+"""The picture of the Prepare section on which one draws: what is trained lies bright on it, a crop is drawn and a mask is painted with the pointer.
 
 A `gr.HTML` with a script of its own: gradio's ImageEditor would send the whole picture back and forth for each stroke.
 """
@@ -11,42 +11,95 @@ from typing import Any
 import gradio as gr
 
 from app import render
-from app.services.dataset_prepare import PreparedPicture
+from app.services.dataset_prepare import MASK_COLOUR, PreparedPicture
+from trainer.config.data import MaskSource
+from trainer.dataset.proposals import VIEW_SIDE
 
 _SCRIPT = """
-let start = null, drawn = null;
-const stage = () => element.querySelector('.prepare-stage');
+let mode = 'crop', size = 6, from = null, drawn = null, isPainted = false;
+const find = (name) => element.querySelector(name);
+const stage = () => find('.prepare-stage');
 const at = (event) => {
   const box = stage().getBoundingClientRect();
-  const share = (value, from, length) => Math.min(1, Math.max(0, (value - from) / length));
-  return [share(event.clientX, box.left, box.width) * stage().dataset.width,
-          share(event.clientY, box.top, box.height) * stage().dataset.height];
+  const share = (value, start, length) => Math.min(1, Math.max(0, (value - start) / length));
+  return [share(event.clientX, box.left, box.width), share(event.clientY, box.top, box.height)];
 };
+const inPixels = (point) => [point[0] * stage().dataset.width, point[1] * stage().dataset.height];
 const boxOf = (a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])]
   .map(Math.round);
+const brush = () => Math.max(2, size / 100 * Math.max(find('canvas').width, find('canvas').height));
+const stroke = (a, b) => {
+  const canvas = find('canvas'), pen = canvas.getContext('2d');
+  pen.globalCompositeOperation = mode === 'erase' ? 'destination-out' : 'source-over';
+  pen.strokeStyle = canvas.dataset.colour;
+  pen.lineWidth = brush();
+  pen.lineCap = pen.lineJoin = 'round';
+  pen.beginPath();
+  pen.moveTo(a[0] * canvas.width, a[1] * canvas.height);
+  pen.lineTo(b[0] * canvas.width + .01, b[1] * canvas.height);
+  pen.stroke();
+  isPainted = true;
+};
+const load = () => {
+  isPainted = false;
+  const canvas = find('canvas');
+  if (!canvas) return;
+  element.querySelectorAll('[data-mode]').forEach((each) => each.setAttribute('aria-pressed', each.dataset.mode === mode));
+  find('[name=brush]').value = size;
+  if (!canvas.dataset.mask) return;
+  const image = new Image();
+  image.onload = () => { if (!isPainted) canvas.getContext('2d').drawImage(image, 0, 0, canvas.width, canvas.height); };
+  image.src = canvas.dataset.mask;
+};
+watch('value', load);
+load();
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button');
+  if (!button) return;
+  if (button.dataset.mode) {
+    mode = button.dataset.mode;
+    element.querySelectorAll('[data-mode]').forEach((each) => each.setAttribute('aria-pressed', each === button));
+  } else if (button.dataset.act === 'save') {
+    trigger('painted', {picture: stage().dataset.picture, mask: find('canvas').toDataURL('image/png')});
+  } else if (button.dataset.act === 'remove') {
+    trigger('painted', {picture: stage().dataset.picture, mask: ''});
+  }
+});
+element.addEventListener('input', (event) => { if (event.target.name === 'brush') size = Number(event.target.value); });
 element.addEventListener('pointerdown', (event) => {
   if (!event.target.closest('.prepare-stage') || event.button !== 0) return;
   event.preventDefault();
-  start = at(event);
+  from = at(event);
   drawn = null;
+  if (mode !== 'crop') stroke(from, from);
 });
 window.addEventListener('pointermove', (event) => {
-  if (!start || !stage()) return;
-  drawn = boxOf(start, at(event));
-  const shape = stage().querySelector('.drawn');
+  if (!from || !stage()) return;
+  const to = at(event);
+  if (mode !== 'crop') {
+    stroke(from, to);
+    from = to;
+    return;
+  }
+  drawn = boxOf(inPixels(from), inPixels(to));
+  const shape = find('.drawn');
   ['x', 'y'].forEach((name, index) => shape.setAttribute(name, drawn[index]));
   shape.setAttribute('width', drawn[2] - drawn[0]);
   shape.setAttribute('height', drawn[3] - drawn[1]);
 });
 window.addEventListener('pointerup', () => {
-  const done = start && drawn;
-  start = null;
+  const done = from && mode === 'crop' && drawn;
+  from = null;
   if (done && stage()) trigger('drawn', {picture: stage().dataset.picture, box: drawn});
 });
 """
 _STYLE = """
 .prepare-stage { position: relative; display: inline-block; max-width: 100%; line-height: 0; touch-action: none; cursor: crosshair; user-select: none; }
 .prepare-stage img { max-width: 100%; max-height: 60vh; }
+.prepare-stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; opacity: .5; }
+.prepare-tools { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin-bottom: 6px; line-height: 1.4; }
+.prepare-tools button { padding: 2px 10px; border: 1px solid var(--border-color-primary); border-radius: 6px; background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color); }
+.prepare-tools button[aria-pressed=true] { border-color: #ffb000; box-shadow: inset 0 0 0 1px #ffb000; }
 .prepare-stage svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .prepare-stage .lost { fill: #000; fill-opacity: .62; fill-rule: evenodd; }
 .prepare-stage .trained { fill: none; stroke: #fff; stroke-width: 2; vector-effect: non-scaling-stroke; }
@@ -54,10 +107,20 @@ _STYLE = """
 .prepare-stage .proposed { fill: none; stroke: #3ddc84; stroke-width: 3; vector-effect: non-scaling-stroke; }
 .prepare-stage .drawn { fill: #ffb000; fill-opacity: .18; stroke: #ffb000; stroke-width: 2; vector-effect: non-scaling-stroke; }
 """
+_TOOLS = (
+    '<div class="prepare-tools" role="toolbar" aria-label="What the pointer draws">'
+    '<button type="button" data-mode="crop">Crop</button>'
+    '<button type="button" data-mode="paint">Paint the subject</button>'
+    '<button type="button" data-mode="erase">Erase</button>'
+    '<label>Brush <input type="range" name="brush" min="1" max="25" value="6"></label>'
+    '<button type="button" data-act="save">Save the mask</button>'
+    '<button type="button" data-act="remove">Remove the painted mask</button></div>'
+)
 
 
 def make_stage(**options: Any) -> gr.HTML:
-    """The component. Its event `drawn` brings `picture` and `box`, in px of the upright picture."""
+    """The component. Its events: `drawn` with `picture` and `box`, in px of the upright picture; `painted` with `picture` and `mask`, a PNG as
+    a data URL, or nothing to take it away."""
     return gr.HTML("", css_template=_STYLE, js_on_load=_SCRIPT, padding=False, **options)
 
 
@@ -71,11 +134,16 @@ def stage_html(shown: PreparedPicture, proposed: Sequence[int] = ()) -> str:
         shapes += _rectangle("crop", shown.facts.crop.box)
     if proposed:
         shapes += _rectangle("proposed", proposed)
-    return (
+    scale = min(1.0, VIEW_SIDE / max(width, height))
+    painting = (
+        f'<canvas width="{max(1, round(width * scale))}" height="{max(1, round(height * scale))}" data-colour="{MASK_COLOUR}" '
+        f'data-mask="{render.file_url(shown.mask) if shown.mask else ""}"></canvas>'
+    )
+    return _TOOLS + (
         f'<div class="prepare-stage" data-picture="{render.text(shown.facts.name)}" data-width="{width}" data-height="{height}">'
         f'<img src="{render.file_url(shown.whole)}" alt="The whole picture" draggable="false">'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">{shapes}'
-        '<rect class="drawn" x="0" y="0" width="0" height="0"/></svg></div>'
+        f'<rect class="drawn" x="0" y="0" width="0" height="0"/></svg>{painting}</div>'
     )
 
 
@@ -84,7 +152,7 @@ def _rectangle(kind: str, box: Sequence[int]) -> str:
     return f'<rect class="{kind}" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>'
 
 
-def trained_html(shown: PreparedPicture) -> str:
+def trained_html(shown: PreparedPicture, masks: MaskSource) -> str:
     """What is trained, to the pixel, with its size and what is lost."""
     cut = shown.cut
     if cut.scale > 1:
@@ -92,6 +160,11 @@ def trained_html(shown: PreparedPicture) -> str:
     else:
         scaled = f"scaled to {cut.scale:.0%}"
     words = f"Trained at {cut.bucket.width}×{cut.bucket.height} px, {scaled}. {cut.lost:.1%} is cut off."
+    if shown.mask is not None:
+        words += f" Its mask says that {shown.subject:.0%} of the whole picture is subject"
+        words += (
+            "." if masks in ("files", "any") else "; it counts when data.masks is files or any, which it is not here."
+        )
     return (
         f'<div class="picture-name">{render.text(cut.facts.name)}</div><div class="hint">{words}</div>'
         f'<img class="prepare-trained" src="{render.file_url(shown.trained)}" alt="As it is trained" '

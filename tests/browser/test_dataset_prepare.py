@@ -1,4 +1,4 @@
-"""What is trained of each picture, in the browser: a crop is drawn, the preview follows, and Undo takes it back."""
+"""What is trained of each picture, in the browser: a crop and a mask are drawn, the preview follows, and Undo takes them back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.browser.conftest import open_tab
 from tests.prepare_pictures import make_pictures
 
 
-def test_a_crop_is_drawn_and_the_preview_follows_and_undo_takes_it_back(page: Page, tmp_path: Path) -> None:
+def test_a_crop_and_a_mask_are_drawn_the_preview_follows_and_undo_takes_both_back(page: Page, tmp_path: Path) -> None:
     folder = make_pictures(tmp_path / "pictures")
     open_tab(page, "Dataset")
     page.locator("#dataset-link-open > button").first.click()
@@ -44,3 +44,17 @@ def test_a_crop_is_drawn_and_the_preview_follows_and_undo_takes_it_back(page: Pa
     expect(page.locator("#prepare-stage .crop")).to_have_count(0)
     expect(trained.locator("img")).to_have_attribute("src", before or "")
     expect(fields).to_have_value("200")
+    # Its mask file says 40 percent; a stroke over the left makes it more, and an erased one less.
+    expect(trained).to_contain_text("40% of the whole picture is subject")
+    page.get_by_role("button", name="Paint the subject").click()
+    box = picture.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.8, steps=3)
+    page.mouse.up()
+    page.get_by_role("button", name="Save the mask").click()
+    expect(trained).not_to_contain_text("40% of the whole picture is subject")
+    expect(trained).to_contain_text("is subject")
+    page.locator("#dataset-undo").click()
+    expect(trained).to_contain_text("40% of the whole picture is subject")

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what these checks found is right as it is: do not show it again",
     )
     group.add_argument(
-        "--undo", action="store_true", help="check, crops: take the last change of the data set back first"
+        "--undo", action="store_true", help="check, crops, masks: take the last change of the data set back first"
     )
     group.add_argument("--resolution", type=int, metavar="PX", help="training resolution; default: 512")
     group.add_argument(

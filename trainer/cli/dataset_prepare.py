@@ -1,4 +1,4 @@
-"""`inkwash dataset preview` and `crops`: what will be trained of each picture, and which part of it counts."""
+"""`inkwash dataset preview`, `crops` and `masks`: what will be trained of each picture, and which part of it counts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from typing import Any
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.config.data import DataConfig
 from trainer.config.loading import build_config, load_preset
+from trainer.dataset.crops import open_cropped
+from trainer.dataset.cutout import load_cutter
 from trainer.dataset.cuts import Cut, bucket_rows, cuts_of
-from trainer.dataset.preparing import set_crops, usable_pictures
+from trainer.dataset.flips import FLIP_VIEW_SIDE, advise_flips
+from trainer.dataset.masks import shape_problem
+from trainer.dataset.painted import MaskEntry, subject_share
+from trainer.dataset.pictures import open_coverage
+from trainer.dataset.preparing import keep_new_mask, set_crops, set_mask, set_masks, usable_pictures
 from trainer.dataset.proposals import VIEW_SIDE, Proposal, propose_all
 from trainer.dataset.store import DatasetStore
 from trainer.dataset.subjects import FINDERS, finder
@@ -25,7 +31,7 @@ _SHOWN = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `preview` and `crops`."""
-    group = parser.add_argument_group("preview, crops")
+    group = parser.add_argument_group("preview, crops, masks")
     group.add_argument("--preset", metavar="NAME", help="preview: the preset whose settings say how pictures are cut")
     group.add_argument(
         "--pictures",
@@ -47,6 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--close", action="store_true", help="crops: propose them close to the subject")
     group.add_argument("--accept", action="store_true", help="crops: set what is proposed, as one change")
+    group.add_argument("--flips", action="store_true", help="preview: say whether the pictures should be mirrored")
+    group.add_argument(
+        "--mask",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("PICTURE", "FILE"),
+        help="masks: keep a copy of this file as the picture's mask; white is the subject",
+    )
+    group.add_argument("--unmask", nargs="+", default=[], metavar="PICTURE", help="masks: take kept masks away")
+    group.add_argument(
+        "--model",
+        metavar="FILE|ID",
+        help="masks: make them with an ONNX segmentation model of this machine (U2-Net, IS-Net, BiRefNet)",
+    )
     group.add_argument("--whole", nargs="+", default=[], metavar="PICTURE", help="crops: take crops away")
 
 
@@ -54,7 +75,12 @@ def preview(arguments: argparse.Namespace) -> int:
     """Print the buckets, and what each picture loses, most first."""
     data, store, name = _opened(arguments, "preview")
     config = _settings(arguments, data)
-    cuts = cuts_of(usable_pictures(store, name).values(), config)
+    pictures = usable_pictures(store, name)
+    if arguments.flips:
+        advice = advise_flips(list(pictures.values()), lambda facts: store.thumbnail(facts, FLIP_VIEW_SIDE))
+        print_json(asdict(advice)) if arguments.json else print(advice.sentence)
+        return 0
+    cuts = cuts_of(pictures.values(), config)
     if arguments.pictures:
         _write(Path(arguments.pictures).expanduser(), cuts)
     rows = bucket_rows(cuts)
@@ -162,6 +188,54 @@ def _propose(arguments: argparse.Namespace, store: DatasetStore, name: str, conf
     else:
         print("Nothing is proposed: no subject is seen, or what is trained already holds it.")
     return 0
+
+
+def masks(arguments: argparse.Namespace) -> int:
+    """Keep, make and take away masks, and print those that there are."""
+    _, store, name = _opened(arguments, "masks")
+    own = store.get(name).name
+    if arguments.undo:
+        change = store.undo(own)
+        print(f"{change.title}: taken back." if change else "There is nothing to take back.")
+    pictures = usable_pictures(store, name, [*arguments.unmask, *(picture for picture, _ in arguments.mask)])
+    for picture in arguments.unmask:
+        set_mask(store, name, picture, None)
+    for picture, file in arguments.mask:
+        coverage = open_coverage(Path(file).expanduser())
+        wrong = shape_problem(file, coverage.size, pictures[picture].whole_size)
+        if wrong is not None:
+            raise DatasetError(wrong.message, where=picture, fix=wrong.fix)
+        set_mask(store, name, picture, coverage)
+    if arguments.model:
+        _make_masks(arguments, store, own)
+    found = [facts for facts in store.scan(name).usable if facts.mask is not None]
+    if arguments.json:
+        print_json({"masks": {facts.name: str(facts.mask.path) for facts in found if facts.mask}})
+        return 0
+    rows = [
+        [facts.name, f"{subject_share(open_coverage(facts.mask.path)):.0%}", str(facts.mask.path)]
+        for facts in found
+        if facts.mask
+    ]
+    print_table(["picture", "subject", "mask"], rows)
+    return 0
+
+
+def _make_masks(arguments: argparse.Namespace, store: DatasetStore, name: str) -> None:
+    """Masks for all pictures that have none, as one change."""
+    cutter = load_cutter(arguments.model)
+    without = [facts for facts in usable_pictures(store, name).values() if facts.mask is None]
+    printer = ProgressPrinter(quiet=arguments.json)
+    entries: dict[str, MaskEntry] = {}
+    for done, facts in enumerate(without, start=1):
+        printer.over(f"cutting out {done}/{len(without)}", is_last=done == len(without))
+        mask = cutter.mask(open_cropped(facts.path, None))
+        if mask is not None and subject_share(mask) > 0:
+            entries[facts.name] = keep_new_mask(store, name, facts.name, mask)
+    printer.close()
+    if entries:
+        set_masks(store, name, entries, f"Masks of {len(entries)} pictures by {Path(arguments.model).name}")
+    printer.line(f"{len(entries)} masks made; `--undo` takes them back." if entries else "No mask was made.")
 
 
 def _opened(arguments: argparse.Namespace, action: str) -> tuple[DataFolder, DatasetStore, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from trainer.dataset.crops import crop_of
-from trainer.dataset.painted import keep_mask, subject_share
+from trainer.dataset.painted import MaskEntry, keep_mask, subject_share
 from trainer.dataset.record import CROPS, MASKS
 from trainer.dataset.scan import PictureFacts
 from trainer.dataset.store import DatasetStore
@@ -64,15 +64,24 @@ def set_mask(store: DatasetStore, name: str, picture: str, mask: Image.Image | N
     Raises: DatasetError: there is no such picture, or nothing is white. ResourceError: the disk is full.
     """
     usable_pictures(store, name, [picture])
-    info = store.get(name)
     if mask is None:
-        return store.change(info.name, f"No mask of {picture}", {(MASKS, picture): None})
+        return store.change(store.get(name).name, f"No mask of {picture}", {(MASKS, picture): None})
+    return set_masks(store, name, {picture: keep_new_mask(store, name, picture, mask)}, f"Mask of {picture}")
+
+
+def keep_new_mask(store: DatasetStore, name: str, picture: str, mask: Image.Image) -> MaskEntry:
+    """Write a mask into the record's folder; it counts once `set_masks` says so. Raises DatasetError: nothing is white."""
+    info = store.get(name)
     if info.record is None:
         raise DatasetError("This folder was never made a data set.", where=info.title, fix="Link it first.")
     if subject_share(mask) == 0:
         raise DatasetError("Nothing is painted: the mask would leave nothing to learn.", where=picture)
-    entry = keep_mask(info.record, mask)
-    return store.change(info.name, f"Mask of {picture}", {(MASKS, picture): list(entry)})
+    return keep_mask(info.record, mask)
+
+
+def set_masks(store: DatasetStore, name: str, entries: Mapping[str, MaskEntry], title: str) -> bool:
+    """Let masks count that were kept, as one change that can be undone; returns whether anything was not so already."""
+    return store.change(store.get(name).name, title, {(MASKS, key): list(entry) for key, entry in entries.items()})
 
 
 def _checked(facts: PictureFacts, box: Sequence[float]) -> list[int] | None:

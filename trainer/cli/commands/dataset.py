@@ -22,6 +22,8 @@ EXAMPLES = """  inkwash dataset
   inkwash dataset preview my-style --resolution 768 --pictures ./as-trained
   inkwash dataset crops my-style --crop cat.png 0 120 640 760
   inkwash dataset crops my-style --propose detail --accept
+  inkwash dataset masks my-style --model ~/models/u2net.onnx
+  inkwash dataset preview my-style --flips                    (may the pictures be shown mirrored?)
   inkwash dataset import "My ink" ~/pictures/ink more.zip      (kohya's 10_name folders become a set each)
   inkwash dataset fetch "My ink" --list addresses.txt
   inkwash dataset diff 20260131-2015                (what has changed since that run)
@@ -32,6 +34,7 @@ ACTIONS = {
     "check": "trainer.cli.dataset_check:run",
     "preview": "trainer.cli.dataset_prepare:preview",
     "crops": "trainer.cli.dataset_prepare:crops",
+    "masks": "trainer.cli.dataset_prepare:masks",
     "import": "trainer.cli.dataset_bringing:bring",
     "fetch": "trainer.cli.dataset_bringing:fetch",
     "diff": "trainer.cli.dataset_versions:diff",
@@ -52,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="*",
         metavar="WHAT",
-        help="check, preview, crops: the data set; diff, restore: the run; import, fetch: the name, then paths or addresses",
+        help="check, preview, crops, masks: the data set; diff, restore: the run; import, fetch: the name, then paths or addresses",
     )
     parser.add_argument("--list", metavar="FILE", help="fetch: a text file with an address a line")
     parser.add_argument("--allow-private", action="store_true", help="fetch: from your own machine and network too")
