@@ -18,7 +18,7 @@ from trainer.dataset.cuts import BucketRow, Cut, bucket_rows, cuts_of
 from trainer.dataset.flips import FLIP_VIEW_SIDE, advise_flips
 from trainer.dataset.painted import decode_painted, subject_share
 from trainer.dataset.pictures import open_coverage
-from trainer.dataset.preparing import set_crops, set_mask
+from trainer.dataset.preparing import set_backgrounds, set_crops, set_mask
 from trainer.dataset.proposals import VIEW_SIDE, Proposal, propose_all
 from trainer.dataset.scan import PictureFacts
 from trainer.dataset.store import DatasetStore
@@ -183,6 +183,10 @@ class DatasetPrepareService:
 
     def _view(self, facts: PictureFacts) -> Path:
         return self.store.thumbnail(facts, VIEW_SIDE)
+
+    def fill(self, name: str, picture: str, colour: str | None) -> bool:
+        """Fill what is no subject with a colour; None leaves the picture as it is. Returns whether anything changed. Raises DatasetError."""
+        return set_backgrounds(self.store, name, [picture], colour)
 
     def flip_advice(self, name: str) -> str:
         """Whether the pictures should be shown mirrored, in a sentence or two. Raises DatasetError."""

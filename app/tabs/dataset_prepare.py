@@ -80,6 +80,16 @@ class PrepareSection:
                 with gr.Row():
                     self._crop = gr.Button("Crop to this", variant="primary", elem_id="prepare-crop", **_SMALL)
                     self._whole = gr.Button("Use the whole picture", elem_id="prepare-whole", **_SMALL)
+                with gr.Row():
+                    self._colour = gr.Radio(
+                        [("White", "#ffffff"), ("Grey", "#808080"), ("Black", "#000000")],
+                        value="#ffffff",
+                        label="Background, where there is a mask",
+                        elem_id="prepare-colour",
+                        interactive=True,
+                    )
+                    self._fill = gr.Button("Fill it", elem_id="prepare-fill", **_SMALL)
+                    self._unfill = gr.Button("Keep it", elem_id="prepare-unfill", **_SMALL)
                 self._trained = gr.HTML("", elem_id="prepare-trained", padding=False)
         self._lay_out_proposals()
         with gr.Row(equal_height=True):
@@ -142,6 +152,9 @@ class PrepareSection:
         )
 
         self._stage.painted(handler(self._paint), [self._choice, self._picture], self._changed, **_HIDDEN)
+        filled = [self._choice, self._picture, self._colour]
+        self._fill.click(handler(self._set_background), filled, self._changed, trigger_mode="once", **_HIDDEN)
+        self._unfill.click(handler(self._set_background), filled[:2], self._changed, trigger_mode="once", **_HIDDEN)
         self._ask_flips.click(handler(self._advise_flips), self._choice, self._flips, **_HIDDEN)
         self._choice.change(lambda: "", None, self._flips, queue=False, **_HIDDEN)
         self._wire_proposals([*asked[:2], self._picture, self._way, self._close])
@@ -223,6 +236,13 @@ class PrepareSection:
             note("The picture is cropped so already.")
             return gr.skip()
         note("The crop is set; Undo takes it back." if sides else "The whole picture counts again.")
+        return news()
+
+    def _set_background(self, name: str, picture: str, colour: str | None = None) -> Any:
+        if not self._service.fill(name, picture, colour):
+            note("There was nothing to change.")
+            return gr.skip()
+        note("The background is filled; Undo takes it back." if colour else "The picture has its own background again.")
         return news()
 
     def _paint(self, name: str, picture: str, event: gr.EventData) -> Any:

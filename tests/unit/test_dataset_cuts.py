@@ -18,7 +18,7 @@ from trainer.data.masks import MaskCache
 from trainer.data.tensor_store import TensorStore
 from trainer.data.variants import PLAIN, Variant
 from trainer.dataset.cuts import cuts_of
-from trainer.dataset.preparing import set_crops
+from trainer.dataset.preparing import set_backgrounds, set_crops
 from trainer.dataset.store import DatasetStore
 from trainer.models.components import Components, load_components
 from trainer.paths import DataFolder
@@ -69,6 +69,7 @@ def test_the_preview_is_what_the_vae_is_fed_to_the_pixel(
 ) -> None:
     config = CONFIG.model_copy(update=change)
     set_crops(store, "pictures", {"tall.png": (3, 40, 80, 200), "turned.jpg": (0, 10, 70, 141)})
+    set_backgrounds(store, "pictures", ["wide.png"], "grey")
     pictures = store.scan("pictures").usable
     examples = at_all_resolutions(make_examples(pictures, config, ""), config)
     tensors = fed(components, examples, tmp_path / "cache", monkeypatch)
@@ -116,3 +117,9 @@ def test_latents_masks_and_identity_follow_from_the_crop(
     unmasked = [replace(example, mask=None) for example in (whole, left)]
     assert [f.message for f in changes_between(*map(identity, unmasked))] == ["its crop was changed"]
     assert changes_between(identity(left), identity(left)) == []
+    set_backgrounds(store, "pictures", ["wide.png"], "white")
+    white = wide()
+    set_backgrounds(store, "pictures", ["wide.png"], "black")
+    assert len({latents.key(example) for example in (left, white, wide())}) == 3
+    said = [changes_between(identity(one), identity(white))[0].message for one in (left, wide())]
+    assert said == ["its background was changed"] * 2

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from tests.prepare_pictures import make_pictures, noise
+from trainer.dataset.crops import open_prepared
 from trainer.dataset.painted import decode_painted, mask_path
 from trainer.dataset.pictures import open_coverage
-from trainer.dataset.preparing import set_crops, set_mask
+from trainer.dataset.preparing import set_backgrounds, set_crops, set_mask
 from trainer.dataset.restoring import restore_as_new, restore_in_place
 from trainer.dataset.scan import PictureFacts
 from trainer.dataset.store import DatasetStore
@@ -120,3 +121,34 @@ def test_what_the_browser_sends_is_read_by_its_alpha_and_only_as_a_png() -> None
             decode_painted(buffer.getvalue())
     with pytest.raises(DatasetError, match="did not arrive whole"):
         decode_painted(base64.b64decode("iVBORw0KGgo="))
+
+
+def test_a_filled_background_is_seen_everywhere_and_needs_a_mask(
+    store: DatasetStore, data: DataFolder, folder: Path
+) -> None:
+    store.link(folder)
+    with pytest.raises(DatasetError, match="has no mask"):
+        set_backgrounds(store, "pictures", ["tall.png"], "white")
+    with pytest.raises(DatasetError, match="no colour"):
+        set_backgrounds(store, "pictures", ["wide.png"], "#12")
+    whole = store.thumbnail(facts_of(store, "wide.png"), 512)
+    set_crops(store, "pictures", {"wide.png": (100, 0, 200, 100)})
+    assert set_backgrounds(store, "pictures", ["wide.png"], "#0A141E")
+    facts = facts_of(store, "wide.png")
+    assert facts.background is not None
+    assert facts.background.colour == "#0a141e"
+    seen = np.asarray(open_prepared(facts.path, facts.crop, facts.background))
+    file = np.asarray(Image.open(folder / "wide.png"))
+    # The mask file says that what is right of 120 px is subject; it is scaled twofold, so its edge is soft.
+    assert (seen[:, :18] == (10, 20, 30)).all()
+    assert np.array_equal(seen[:, 22:], file[:, 122:])
+    assert store.thumbnail(facts, 512) != whole
+    before = current_version(store, "pictures").sha256
+    store.undo("pictures")
+    assert facts_of(store, "wide.png").background is None
+    assert current_version(store, "pictures").sha256 != before
+    store.redo("pictures")
+    (folder / "wide-masklabel.png").unlink()
+    facts = facts_of(store, "wide.png")
+    assert facts.background is None
+    assert [problem.code for problem in facts.problems] == ["background"]

@@ -11,14 +11,14 @@ from typing import Any
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.config.data import DataConfig
 from trainer.config.loading import build_config, load_preset
-from trainer.dataset.crops import open_cropped
+from trainer.dataset.crops import open_prepared
 from trainer.dataset.cutout import load_cutter
 from trainer.dataset.cuts import Cut, bucket_rows, cuts_of
 from trainer.dataset.flips import FLIP_VIEW_SIDE, advise_flips
 from trainer.dataset.masks import shape_problem
 from trainer.dataset.painted import MaskEntry, subject_share
 from trainer.dataset.pictures import open_coverage
-from trainer.dataset.preparing import keep_new_mask, set_crops, set_mask, set_masks, usable_pictures
+from trainer.dataset.preparing import keep_new_mask, set_backgrounds, set_crops, set_mask, set_masks, usable_pictures
 from trainer.dataset.proposals import VIEW_SIDE, Proposal, propose_all
 from trainer.dataset.store import DatasetStore
 from trainer.dataset.subjects import FINDERS, finder
@@ -63,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="masks: keep a copy of this file as the picture's mask; white is the subject",
     )
     group.add_argument("--unmask", nargs="+", default=[], metavar="PICTURE", help="masks: take kept masks away")
+    group.add_argument(
+        "--fill",
+        metavar="COLOUR",
+        help="masks: fill the backgrounds of all pictures that have a mask, such as white or #808080; none: leave them",
+    )
     group.add_argument(
         "--model",
         metavar="FILE|ID",
@@ -209,6 +214,9 @@ def masks(arguments: argparse.Namespace) -> int:
     if arguments.model:
         _make_masks(arguments, store, own)
     found = [facts for facts in store.scan(name).usable if facts.mask is not None]
+    if arguments.fill and found:
+        colour = None if arguments.fill == "none" else arguments.fill
+        set_backgrounds(store, name, [facts.name for facts in found], colour)
     if arguments.json:
         print_json({"masks": {facts.name: str(facts.mask.path) for facts in found if facts.mask}})
         return 0
@@ -229,7 +237,7 @@ def _make_masks(arguments: argparse.Namespace, store: DatasetStore, name: str) -
     entries: dict[str, MaskEntry] = {}
     for done, facts in enumerate(without, start=1):
         printer.over(f"cutting out {done}/{len(without)}", is_last=done == len(without))
-        mask = cutter.mask(open_cropped(facts.path, None))
+        mask = cutter.mask(open_prepared(facts.path, None))
         if mask is not None and subject_share(mask) > 0:
             entries[facts.name] = keep_new_mask(store, name, facts.name, mask)
     printer.close()

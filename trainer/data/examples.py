@@ -11,6 +11,7 @@ import torch
 from trainer.config.concept import ConceptConfig
 from trainer.config.data import DataConfig, MaskSource
 from trainer.data.randomness import generator_for
+from trainer.dataset.backgrounds import Background
 from trainer.dataset.buckets import Bucket, Offset, frame
 from trainer.dataset.captions import compose_caption
 from trainer.dataset.crops import Crop
@@ -34,6 +35,7 @@ class Example:
         weight: of the loss on it.
         class_prompt: what prior preservation keeps for it; empty for what the settings of the first data set say.
         crop: the part of the picture that counts, if the user set one.
+        background: what it is filled with around its subject, if the user wants that.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Example:
     weight: float = 1.0
     class_prompt: str = ""
     crop: Crop | None = None
+    background: Background | None = None
 
     @property
     def all_captions(self) -> tuple[str, ...]:
@@ -105,6 +108,7 @@ def concept_examples(concept: Concept, config: DataConfig) -> list[Example]:
             weight=concept.settings.weight,
             class_prompt=concept.settings.class_prompt if concept.label else "",
             crop=picture.crop,
+            background=picture.background,
         )
         for picture in sorted(concept.pictures, key=lambda picture: picture.name)
         for captions in [_captions(picture, concept.settings, config.several_captions)]

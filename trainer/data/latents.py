@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from trainer.data.examples import Example
 from trainer.data.tensor_store import TensorStore, content_key
 from trainer.data.variants import PLAIN, Variant
-from trainer.dataset.crops import open_cropped
+from trainer.dataset.crops import open_prepared
 from trainer.errors import DatasetError, ResourceError
 from trainer.files import file_sha256
 from trainer.models.components import Components
@@ -45,7 +46,9 @@ class LatentCache:
         """What the latents follow from: the picture's bytes, its cut and colours, and the VAE. Never its name or place."""
         # What most pictures have none of is no part of their address, so that addresses of older runs stay good.
         colours = {} if variant.jitter is None else {"colours": list(variant.jitter)}
-        part = {} if example.crop is None else {"part": list(example.crop.box)}
+        part: dict[str, Any] = {} if example.crop is None else {"part": list(example.crop.box)}
+        if example.background is not None:
+            part["background"] = example.background.content
         return content_key(
             version=_VERSION,
             picture=example.sha256,
@@ -105,7 +108,7 @@ class LatentCache:
         return tensors["mean"], tensors["std"]
 
     def _compute(self, example: Example, variant: Variant) -> tuple[Tensor, Tensor]:
-        image = variant.apply(open_cropped(example.path, example.crop), example)
+        image = variant.apply(open_prepared(example.path, example.crop, example.background), example)
         if file_sha256(example.path) != example.sha256:
             raise DatasetError(
                 "A picture was changed while the run was preparing.", where=example.name, fix="Start the run again."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from trainer.dataset.backgrounds import Background
 from trainer.dataset.pictures import MIN_SIDE, open_picture
 
 Box = tuple[int, int, int, int]
@@ -52,7 +53,12 @@ def crop_of(box: Sequence[float], whole: tuple[int, int]) -> Crop | None:
     return None if (left, top, right, bottom) == (0, 0, *whole) else Crop((left, top, right, bottom), whole)
 
 
-def open_cropped(path: Path, crop: Crop | None) -> Image.Image:
-    """The picture exactly as it is trained before it is cut to its bucket. Raises DatasetError: as `open_picture`."""
+def open_prepared(path: Path, crop: Crop | None, background: Background | None = None) -> Image.Image:
+    """The picture exactly as it is trained before it is cut to its bucket: its background filled, then cropped.
+
+    Raises: DatasetError: as `open_picture`, and where the mask of the background changed.
+    """
     image = open_picture(path)
+    if background is not None:
+        image = background.apply(image)
     return image if crop is None else crop.apply(image)

@@ -19,7 +19,7 @@ from trainer.dataset.buckets import (
     own_bucket,
     room,
 )
-from trainer.dataset.crops import open_cropped
+from trainer.dataset.crops import open_prepared
 from trainer.dataset.scan import PictureFacts
 
 
@@ -56,7 +56,7 @@ class Cut:
 
     def picture(self) -> Image.Image:
         """The trained picture itself: RGB in the bucket's size, to the pixel. Raises DatasetError: it cannot be read any more."""
-        return fit_picture(open_cropped(self.facts.path, self.facts.crop), self.bucket)
+        return fit_picture(open_prepared(self.facts.path, self.facts.crop, self.facts.background), self.bucket)
 
 
 def cut_of(facts: PictureFacts, config: DataConfig, resolution: int) -> Cut:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from trainer.dataset.backgrounds import Background
 from trainer.dataset.crops import crop_of
 from trainer.dataset.masks import MaskFacts, shape_problem
 from trainer.dataset.painted import mask_path
@@ -17,7 +18,19 @@ def with_edits(facts: PictureFacts, record: Record, folder: Path) -> PictureFact
     """A picture as the record in `folder` wants it: its size is that of its crop from here on."""
     if not facts.is_usable:
         return facts
-    return _cropped(_masked(facts, record, folder), record)
+    return _cropped(_filled(_masked(facts, record, folder), record), record)
+
+
+def _filled(facts: PictureFacts, record: Record) -> PictureFacts:
+    colour = record.backgrounds.get(facts.name)
+    if colour is None:
+        return facts
+    if facts.mask is None:
+        problem = warning(
+            "background", "Its background is not filled: it has no mask.", "Paint one, or keep the background."
+        )
+        return replace(facts, problems=(*facts.problems, problem))
+    return replace(facts, background=Background(facts.mask, colour))
 
 
 def _masked(facts: PictureFacts, record: Record, folder: Path) -> PictureFacts:

@@ -7,9 +7,10 @@ from typing import Any
 
 from PIL import Image
 
+from trainer.dataset.backgrounds import checked_colour
 from trainer.dataset.crops import crop_of
 from trainer.dataset.painted import MaskEntry, keep_mask, subject_share
-from trainer.dataset.record import CROPS, MASKS
+from trainer.dataset.record import BACKGROUNDS, CROPS, MASKS
 from trainer.dataset.scan import PictureFacts
 from trainer.dataset.store import DatasetStore
 from trainer.errors import DatasetError
@@ -82,6 +83,26 @@ def keep_new_mask(store: DatasetStore, name: str, picture: str, mask: Image.Imag
 def set_masks(store: DatasetStore, name: str, entries: Mapping[str, MaskEntry], title: str) -> bool:
     """Let masks count that were kept, as one change that can be undone; returns whether anything was not so already."""
     return store.change(store.get(name).name, title, {(MASKS, key): list(entry) for key, entry in entries.items()})
+
+
+def set_backgrounds(store: DatasetStore, name: str, pictures: Sequence[str], colour: str | None) -> bool:
+    """Fill the backgrounds of pictures that have a mask, or leave them as they are (None), as one change that can be undone.
+
+    Returns: whether anything was not so already.
+    Raises: DatasetError: there is no such picture, one has no mask, or the colour is none.
+    """
+    known = usable_pictures(store, name, pictures)
+    kept = None if colour is None else checked_colour(colour)
+    for picture in pictures:
+        if kept is not None and known[picture].mask is None:
+            raise DatasetError(
+                "This picture has no mask, so it cannot be told where its background is.",
+                where=picture,
+                fix="Paint one, or let a model make it.",
+            )
+    what = pictures[0] if len(pictures) == 1 else f"{len(pictures)} pictures"
+    title = f"Background of {what} filled with {kept}" if kept else f"Own background of {what}"
+    return store.change(store.get(name).name, title, {(BACKGROUNDS, picture): kept for picture in pictures})
 
 
 def _checked(facts: PictureFacts, box: Sequence[float]) -> list[int] | None:

@@ -16,12 +16,12 @@ from trainer.files import write_json
 from trainer.locks import FileLock
 
 Origin = Literal["own", "linked", "bundled"]
-SETTINGS, CAPTIONS, EXCLUDED, IGNORED, CROPS, MASKS = DOCUMENTS = (
+SETTINGS, CAPTIONS, EXCLUDED, IGNORED, CROPS, MASKS, BACKGROUNDS = DOCUMENTS = (
     *("settings", "captions", "excluded"),
-    *("ignored", "crops", "masks"),
+    *("ignored", "crops", "masks", "backgrounds"),
 )
 """Documents of a record whose changes can be undone: what holds for the set; captions, and what is left out, by picture name; what the
-check found and the user finds right as it is, by finding; crops as (left, top, right, bottom) in px of the upright picture, and masks as `trainer.dataset.painted.MaskEntry`, by picture name."""
+check found and the user finds right as it is, by finding; crops as (left, top, right, bottom) in px of the upright picture, and masks as `trainer.dataset.painted.MaskEntry`, and colours of filled backgrounds, by picture name."""
 _SETTINGS = ("title", "kind", "trigger_word", "class_prompt", "role", "repeats", "weight", "instance_prompt")
 CLASS_PICTURES = "class_pictures"
 """The role of a data set that shows what a class looks like, for prior preservation (kohya: regularisation images)."""
@@ -53,6 +53,8 @@ class Record(BaseModel):
     """The part of a picture that counts, by its name."""
     masks: dict[str, tuple[str, int, int]] = {}
     """Masks that were painted or made here, by picture name: see `trainer.dataset.painted`."""
+    backgrounds: dict[str, str] = {}
+    """Colours that backgrounds are filled with, by picture name."""
 
 
 def load_record(folder: Path) -> Record:
@@ -104,6 +106,7 @@ def load_state(folder: Path) -> State:
         IGNORED: dict.fromkeys(record.ignored, True),
         CROPS: {name: list(box) for name, box in record.crops.items()},
         MASKS: {name: list(entry) for name, entry in record.masks.items()},
+        BACKGROUNDS: dict(record.backgrounds),
     }
 
 
@@ -115,7 +118,7 @@ def save_state(folder: Path, state: State) -> None:
     settings = {name: state[SETTINGS].get(name, Record.model_fields[name].default) for name in _SETTINGS}
     lists = {"excluded": tuple(state[EXCLUDED]), "ignored": tuple(state.get(IGNORED, ()))}
     edits = {key: {name: tuple(value) for name, value in state.get(key, {}).items()} for key in (CROPS, MASKS)}
-    changed = record.model_copy(update={**settings, **lists, **edits})
+    changed = record.model_copy(update={**settings, **lists, **edits, BACKGROUNDS: dict(state.get(BACKGROUNDS, {}))})
     if changed != record:
         save_record(folder, changed)
 

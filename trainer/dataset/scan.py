@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from trainer.dataset.backgrounds import Background
 from trainer.dataset.caption_sources import CaptionTables, read_tables
 from trainer.dataset.captions import ReadCaption, caption_of_texts, read_caption
 from trainer.dataset.crops import Crop
@@ -55,11 +56,14 @@ class PictureFacts:
     """Where the caption is from: a file's name, or `EMBEDDED`; empty for what was written in the app."""
     crop: Crop | None = None
     """The part of it that counts, where the user set one; `width` and `height` are those of the part."""
+    background: Background | None = None
+    """What it is filled with where the mask says that no subject is, if the user wants that."""
 
     @property
     def content(self) -> str:
-        """Names what is seen: the SHA-256 of the file, and the part of it that counts."""
-        return self.sha256 if self.crop is None else f"{self.sha256}-{'-'.join(map(str, self.crop.box))}"
+        """Names what is seen: the SHA-256 of the file, the part of it that counts, and its background where that is filled."""
+        part = "" if self.crop is None else f"-{'-'.join(map(str, self.crop.box))}"
+        return f"{self.sha256}{part}" + ("" if self.background is None else f"-{self.background.content}")
 
     @property
     def whole_size(self) -> tuple[int, int]:

@@ -67,12 +67,14 @@ def run_identity(
 
 
 def _facts(example: Example) -> list[Any]:
-    """What of a picture the weights follow from; more than four entries only where it has a mask, several captions or a crop."""
+    """What of a picture the weights follow from; more than four entries only where it has a mask, several captions, a crop or a filled background."""
     facts: list[Any] = [example.sha256, example.caption, example.bucket.width, example.bucket.height]
-    if example.mask is None and not example.captions and example.crop is None:
+    if example.mask is None and not example.captions and example.crop is None and example.background is None:
         return facts
     facts += [example.mask.sha256 if example.mask else "", list(example.captions)]
-    return facts if example.crop is None else [*facts, list(example.crop.box)]
+    if example.crop is not None or example.background is not None:
+        facts.append(list(example.crop.box) if example.crop else [])
+    return facts if example.background is None else [*facts, example.background.content]
 
 
 def changes_between(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Finding]:
@@ -143,6 +145,8 @@ def _pictures(saved: Mapping[str, list[Any]], current: Mapping[str, list[Any]]) 
             findings.append(Finding(name, "the picture was changed"))
         elif before[1] != now[1]:
             findings.append(Finding(name, f"its caption was '{before[1]}', is '{now[1]}'"))
+        elif before[7:] != now[7:]:
+            findings.append(Finding(name, "its background was changed"))
         elif before[6:] != now[6:]:
             findings.append(Finding(name, "its crop was changed"))
         elif before[2:4] != now[2:4]:

@@ -23,6 +23,7 @@ EXAMPLES = """  inkwash dataset
   inkwash dataset crops my-style --crop cat.png 0 120 640 760
   inkwash dataset crops my-style --propose detail --accept
   inkwash dataset masks my-style --model ~/models/u2net.onnx
+  inkwash dataset masks my-style --fill white                 (background removal; --fill none, or --undo)
   inkwash dataset preview my-style --flips                    (may the pictures be shown mirrored?)
   inkwash dataset import "My ink" ~/pictures/ink more.zip      (kohya's 10_name folders become a set each)
   inkwash dataset fetch "My ink" --list addresses.txt

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from PIL import Image, JpegImagePlugin
 
 from trainer.dataset.colours import DECODER_ERRORS
-from trainer.dataset.crops import open_cropped
+from trainer.dataset.crops import open_prepared
 from trainer.dataset.doctor.measures import VERSION, Measures, jpeg_quality, measure
 from trainer.dataset.pictures import UnusablePicture
 from trainer.dataset.scan import DatasetScan, PictureFacts
@@ -121,7 +121,7 @@ def _measure_all(
 ) -> None:
     def look(facts: PictureFacts) -> None:
         try:
-            observe(facts.path, facts.content, open_cropped(facts.path, facts.crop))
+            observe(facts.path, facts.content, open_prepared(facts.path, facts.crop, facts.background))
         except UnusablePicture:
             log.warning("%s cannot be read any more", facts.path)  # the next scan says why
 
