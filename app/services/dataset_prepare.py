@@ -109,8 +109,9 @@ class DatasetPrepareService:
     def overview(self, name: str, config: DataConfig) -> Overview:
         """How a data set is trained. Raises DatasetError."""
         pictures = self.store.scan(name).usable
-        main = cuts_of(pictures, config.model_copy(update={"resolutions": []}))
-        return Overview(bucket_rows(cuts_of(pictures, config)), main, config)
+        cuts = cuts_of(pictures, config)
+        main = cuts_of(pictures, config.model_copy(update={"resolutions": []})) if config.resolutions else cuts
+        return Overview(bucket_rows(cuts), main, config)
 
     def picture(self, overview: Overview, picture: str) -> PreparedPicture | None:
         """A picture by its name, or the first; None where there is none. Raises DatasetError: it cannot be read."""
@@ -118,7 +119,7 @@ class DatasetPrepareService:
         cut = cut or next(iter(overview.cuts), None)
         if cut is None:
             return None
-        whole = self.store.thumbnail(cut.facts.without_crop, VIEW_SIDE)
+        whole = self.store.thumbnail(cut.facts.as_in_file, VIEW_SIDE)
         mask, subject = self._mask(cut.facts)
         return PreparedPicture(cut, whole, self._trained(cut), mask, subject)
 

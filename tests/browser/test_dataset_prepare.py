@@ -58,3 +58,7 @@ def test_a_crop_and_a_mask_are_drawn_the_preview_follows_and_undo_takes_both_bac
     expect(trained).to_contain_text("is subject")
     page.locator("#dataset-undo").click()
     expect(trained).to_contain_text("40% of the whole picture is subject")
+    page.locator("#prepare-fill").click()
+    expect(trained.locator("img")).not_to_have_attribute("src", before or "")
+    page.locator("#dataset-undo").click()
+    expect(trained.locator("img")).to_have_attribute("src", before or "")

@@ -143,6 +143,7 @@ def test_a_filled_background_is_seen_everywhere_and_needs_a_mask(
     assert (seen[:, :18] == (10, 20, 30)).all()
     assert np.array_equal(seen[:, 22:], file[:, 122:])
     assert store.thumbnail(facts, 512) != whole
+    assert store.thumbnail(facts.as_in_file, 512) == whole  # what one paints on
     before = current_version(store, "pictures").sha256
     store.undo("pictures")
     assert facts_of(store, "wide.png").background is None

@@ -46,7 +46,7 @@ def propose(
     Returns: None where no subject is seen, or where what is trained without a crop is as good.
     """
     whole = facts.whole_size
-    plain = cut_of(facts.without_crop, config, config.resolution)
+    plain = cut_of(facts.as_in_file, config, config.resolution)
     if not close and plain.lost < _LEAST_LOST:
         return None
     subject = find(image)
@@ -108,7 +108,7 @@ def propose_all(
             yield None
             continue
         try:
-            with Image.open(view(facts.without_crop)) as image:
+            with Image.open(view(facts.as_in_file)) as image:
                 yield propose(facts, image.convert("RGB"), find, config, close=close)
         except DatasetError:
             yield None  # the next scan says why

@@ -71,10 +71,10 @@ class PictureFacts:
         return self.crop.whole if self.crop is not None else (self.width, self.height)
 
     @property
-    def without_crop(self) -> PictureFacts:
-        """The same picture with all of it."""
+    def as_in_file(self) -> PictureFacts:
+        """The same picture with all of it and its own background."""
         width, height = self.whole_size
-        return replace(self, crop=None, width=width, height=height)
+        return replace(self, crop=None, background=None, width=width, height=height)
 
     @property
     def is_usable(self) -> bool:
