@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,13 +11,13 @@ import gradio as gr
 from app import render
 from app.messages import handler, note
 from app.services.context import Services
-from app.services.dataset_prepare import TRAIN_FORM, DatasetPrepareService, Overview, matching
+from app.services.dataset_prepare import TRAIN_FORM, DatasetPrepareService, Overview
 from app.tabs.dataset_page import DatasetPage, news
+from app.tabs.dataset_prepare_html import proposed, rows, status, summary_html
 from app.tabs.dataset_stage import make_stage, stage_html, trained_html
 from trainer.errors import DatasetError
 
 TITLE = "Prepare"
-_SHOWN = 300
 _TELL_SECONDS = 0.5
 _SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}
 _HIDDEN: dict[str, Any] = {"show_progress": "hidden"}
@@ -165,7 +164,7 @@ class PrepareSection:
         for button, look in ((self._propose, self._look_at_one), (self._propose_all, self._look_at_all)):
             working.append(button.click(handler(look), asked, found, trigger_mode="once", **_HIDDEN))
         self._cancel.click(
-            lambda: _status("Cancelled. Nothing was changed."), None, self._status, cancels=working, **_HIDDEN
+            lambda: status("Cancelled. Nothing was changed."), None, self._status, cancels=working, **_HIDDEN
         )
         given = [self._choice, self._proposals, self._picture]
         for button, alone in ((self._accept, True), (self._accept_all, False)):
@@ -186,17 +185,17 @@ class PrepareSection:
             return {self._summary: render.empty("No data set is chosen."), self._list: [], **self._no_picture()}
         overview = self._service.overview(name, self._service.config(source))
         return {
-            self._summary: _summary_html(overview),
-            self._list: _rows(overview, find),
+            self._summary: summary_html(overview),
+            self._list: rows(overview, find),
             **self._show_picture(
-                overview, picture or next((row[0] for row in _rows(overview, find)), ""), _of(name, proposals)
+                overview, picture or next((row[0] for row in rows(overview, find)), ""), _of(name, proposals)
             ),
         }
 
     def _filter(self, name: str | None, source: str, find: str) -> Any:
         if not name:
             return gr.skip()
-        return _rows(self._service.overview(name, self._service.config(source)), find)
+        return rows(self._service.overview(name, self._service.config(source)), find)
 
     def _look(
         self, name: str, source: str, find: str, proposals: dict[str, Any], event: gr.SelectData
@@ -227,7 +226,7 @@ class PrepareSection:
     def _advise_flips(self, name: str | None) -> str:
         if not name:
             raise DatasetError("No data set is chosen.", fix="Choose one on the left.")
-        return _status(self._service.flip_advice(name))
+        return status(self._service.flip_advice(name))
 
     # --- changing ------------------------------------------------------------------------------------------------
 
@@ -275,10 +274,10 @@ class PrepareSection:
                 found[proposal.picture] = (list(proposal.box), proposal.seen)
             if time.monotonic() > told + _TELL_SECONDS and done < total:
                 told = time.monotonic()
-                yield {self._status: _status(f"Looking at picture {done:,} of {total:,} …")}
+                yield {self._status: status(f"Looking at picture {done:,} of {total:,} …")}
         shown = self._service.picture(overview, picture)
         yield {
-            self._status: _status(_proposed(found, total)),
+            self._status: status(proposed(found, total)),
             self._proposals: {"of": name, "found": found},
             self._stage: stage_html(shown, found.get(picture, ((), ""))[0]) if shown else "",
         }
@@ -298,60 +297,12 @@ def _of(name: str | None, proposals: dict[str, Any]) -> dict[str, tuple[list[int
     return proposals.get("found", {}) if name and proposals.get("of") == name else {}
 
 
-def _proposed(found: dict[str, tuple[list[int], str]], total: int) -> str:
-    if not found:
-        return "Nothing is proposed: no subject is seen, there is a crop, or what is trained already holds the subject."
-    seen = Counter(what for _, what in found.values())
-    return (
-        f"Proposed for {len(found):,} of {total:,}: {', '.join(f'{what} ({number})' for what, number in seen.items())}."
-    )
-
-
-def _status(words: str) -> str:
-    return f'<div class="plan-line" role="status">{render.text(words)}</div>'
-
-
 def _drawn(picture: str, event: gr.EventData) -> Any:
     """What was drawn, as numbers; nothing where another picture is shown by now."""
     box = event.box
     if event.picture != picture or not isinstance(box, list) or len(box) != len(_SIDES):
         return gr.skip()
     return [int(value) for value in box]
-
-
-def _rows(overview: Overview, find: str) -> list[list[str]]:
-    cuts = matching(overview.cuts, find)[:_SHOWN]
-    return [
-        [
-            cut.facts.name,
-            f"{cut.bucket.width}×{cut.bucket.height}{' · crop' if cut.facts.crop else ''}",
-            f"{cut.lost:.1%}",
-        ]
-        for cut in cuts
-    ]
-
-
-def _summary_html(overview: Overview) -> str:
-    rows = "".join(
-        f"<tr><td>{row.bucket.width}×{row.bucket.height}</td><td>{row.num_pictures:,}</td><td>{row.mean_lost:.1%}</td>"
-        f"<td>{row.most_lost:.1%}</td><td>{row.num_enlarged or ''}</td></tr>"
-        for row in overview.buckets
-    )
-    table = (
-        "<table><thead><tr><th>Size (px)</th><th>Pictures</th><th>Lost (mean)</th><th>Lost (most)</th><th>Enlarged</th></tr>"
-        f"</thead><tbody>{rows}</tbody></table>"
-    )
-    variants = overview.config.crop_variants
-    also = (
-        f"<div>{variants} cuts at other places take turns with each picture that is longer than its size (data.crop_variants); "
-        "shown is the centre, which validation takes.</div>"
-        if variants
-        else ""
-    )
-    line = f'<div class="plan-line" role="status">{render.text(overview.summary)}</div>'
-    more = len(overview.cuts) > _SHOWN
-    hint = f'<div class="hint">The list shows the {_SHOWN} that lose most; find others by name.</div>' if more else ""
-    return f"{line}{also}<details><summary>Sizes</summary>{table}</details>{hint}"
 
 
 def build(services: Services, page: DatasetPage) -> None:

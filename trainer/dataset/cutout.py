@@ -74,7 +74,8 @@ class Cutter:
         side = self._feeding.side
         small = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
         pixels = np.asarray(small, dtype=np.float32) / 255
-        pixels = (pixels - np.float32(self._feeding.mean)) / np.float32(self._feeding.std)
+        mean, std = (np.array(each, dtype=np.float32) for each in (self._feeding.mean, self._feeding.std))
+        pixels = (pixels - mean) / std
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32)
 
 
@@ -98,7 +99,7 @@ def load_cutter(model: str) -> Cutter:
             f"The model cannot be loaded: {error}", where=str(path), fix="Get it again; the file may be incomplete."
         ) from error
     shape = session.get_inputs()[0].shape
-    if len(shape) != 4 or (shape[1] not in (3, "3") and isinstance(shape[1], int)):
+    if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
         raise ModelFileError(
             f"The model takes the shape {shape}, not pictures (batch, 3, height, width).",
             where=str(path),
