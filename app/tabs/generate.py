@@ -81,7 +81,7 @@ class GenerateTab:
                 for path in paths:
                     form.place(path, min_width=150)
         form.place("seed")
-        StartPicture(form)
+        self._start_picture = StartPicture(form, self._service)
         with gr.Accordion("Advanced", open=False, elem_id="gen-advanced"):
             for spec in form.specs.values():
                 if spec.level is Level.ADVANCED and spec.path not in {*form.fixed, *form.widgets}:
@@ -133,6 +133,7 @@ class GenerateTab:
         self._saved.wire()
         check = handler(self._check)
         gr.on([*form.events(), stack.rows.change], check, **checked)
+        self._start_picture.wire(check, checked)
         poll: dict[str, Any] = {
             "inputs": [self._chosen, self._seen],
             "outputs": [self._seen, self._status, self._preview, self._cancel, self._gallery, self._paths],
