@@ -7,9 +7,9 @@ from typing import Any
 
 from app.services.generation import GenerationService
 from app.services.stack_rows import Row
-from trainer.config.grid import AXIS_NAMES, GridConfig
+from trainer.config.grid import GridConfig
 from trainer.config.loading import build_grid_config
-from trainer.grid.plan import prepare_grid
+from trainer.grid.plan import grid_title, prepare_grid
 from trainer.jobs import enqueue
 from trainer.paths import DataFolder
 from trainer.runs import create_run
@@ -41,8 +41,6 @@ class GridService:
 
     def start(self, config: GridConfig) -> str:
         """Put a grid in the queue. Returns the run's id."""
-        used = [getattr(config, name) for name in AXIS_NAMES if getattr(config, name)]
-        title = " × ".join(axis.partition("=")[0].strip() for axis in used)
-        run = create_run(self._data, "grid", title, config.model_dump(mode="json"))
+        run = create_run(self._data, "grid", grid_title(config), config.model_dump(mode="json"))
         enqueue(run, self._data)
         return run.id

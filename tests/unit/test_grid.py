@@ -127,6 +127,8 @@ def test_prompt_search_and_replace_reaches_tags_too(library: DataFolder) -> None
     assert along(tagged, lambda c: [(lora.file, lora.unet_weight, lora.text_encoder_weight) for lora in c.loras]) == [
         [("ink", 0.5, 0.1)], [("ink", 0.9, 0.1)],
     ]  # fmt: skip
+    counted = plan(library, prompt="a house <lora:ink:1:steps=5-10>", x="steps=10,20")
+    assert along(counted, lambda c: (c.loras[0].start, c.loras[0].end)) == [(0.5, 1.0), (0.25, 0.5)]
 
 
 def test_weights_files_and_blocks_of_loras(library: DataFolder) -> None:

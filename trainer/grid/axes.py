@@ -46,6 +46,7 @@ _SHORT = {
     "sr": "prompt_s/r",
     "prompt_sr": "prompt_s/r",
 }
+_BEFORE_TAGS = ("prompt", "negative_prompt", "num_inference_steps")
 _NO_AXIS = ("loras", "count")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _SIZE = re.compile(r"(\d+)\s*[x×]\s*(\d+)")
@@ -121,7 +122,7 @@ def _choices(spec: FieldSpec, value: Value, settings: GridSettings) -> list[Choi
             raise AxisFault(value.at, "-1 would be another seed each time: write seeds, such as seed=1-4")
         checked = _checked(spec.path, content, value, settings)
         shown = f"{content:g}" if isinstance(content, float) else str(content)
-        found.append(Choice(shown, _set({spec.path: checked}), value.at, is_prompt=spec.path.endswith("prompt")))
+        found.append(Choice(shown, _set({spec.path: checked}), value.at, is_prompt=spec.path in _BEFORE_TAGS))
     return found
 
 

@@ -73,6 +73,11 @@ def prepare_grid(config: GridConfig, data: DataFolder) -> tuple[GridConfig, Grid
     return ready, plan_grid(ready, data)
 
 
+def grid_title(config: GridConfig) -> str:
+    """What differs, in a few words."""
+    return " × ".join(axis.partition("=")[0].strip() for axis in (config.x, config.y, config.z) if axis)
+
+
 def plan_grid(config: GridConfig, data: DataFolder) -> GridPlan:
     """The cells of a grid.
 
@@ -93,8 +98,9 @@ def plan_grid(config: GridConfig, data: DataFolder) -> GridPlan:
             where=", ".join(name for name in AXIS_NAMES if getattr(config, name)),
             fix="Leave out some values.",
         )
+    known: dict[Hashable, Any] = {}
     cells = [
-        Cell(x, y, z, _cell((first, second, third), settings))
+        Cell(x, y, z, _cell((first, second, third), settings, known))
         for z, third in enumerate(axes[2].choices)
         for y, second in enumerate(axes[1].choices)
         for x, first in enumerate(axes[0].choices)
@@ -134,15 +140,13 @@ def _axes(config: GridConfig, settings: GridSettings) -> list[Axis]:
     return axes
 
 
-def _cell(choices: Sequence[Choice], settings: GridSettings) -> GenerateConfig:
+def _cell(choices: Sequence[Choice], settings: GridSettings, known: dict[Hashable, Any]) -> GenerateConfig:
     """The settings of a cell: prompts first, then the LoRAs of their tags, then everything else."""
     values: dict[str, Any] = dict(settings.values)
     try:
         for choice in choices:
             values = choice.change(values) if choice.is_prompt else values
-        if read_tags(str(values.get("prompt", ""))).tags:
-            tagged = with_tagged_loras(build_generate_config(values), settings.data)
-            values = tagged.model_dump(mode="json")
+        values = _with_tags_read(values, settings, known)
         for choice in choices:
             values = values if choice.is_prompt else choice.change(values)
         return with_tagged_loras(build_generate_config(values), settings.data)
@@ -152,6 +156,17 @@ def _cell(choices: Sequence[Choice], settings: GridSettings) -> GenerateConfig:
         raise ConfigError(
             "A combination of the grid cannot be made.", where=which, findings=findings, fix=error.fix
         ) from error
+
+
+def _with_tags_read(values: dict[str, Any], settings: GridSettings, known: dict[Hashable, Any]) -> dict[str, Any]:
+    """LoRAs of the prompt's tags on the stack. `known` remembers what tags mean: the library is not listed for every cell."""
+    if not read_tags(str(values.get("prompt", ""))).tags:
+        return values
+    key = values["prompt"], values.get("negative_prompt"), values.get("num_inference_steps")
+    if key not in known:
+        tagged = with_tagged_loras(build_generate_config(values), settings.data)
+        known[key] = {"prompt": tagged.prompt, "loras": tagged.model_dump(mode="json")["loras"]}
+    return {**values, **known[key]}
 
 
 def _library_name(file: str, data: DataFolder) -> str:

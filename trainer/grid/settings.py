@@ -20,7 +20,7 @@ class Choice:
         label: for people.
         change: what it makes of the settings.
         at: where it stands in the axis's text, from 0.
-        is_prompt: whether it changes a prompt, and is applied before LoRA tags in it are read.
+        is_prompt: whether it changes a prompt, or the number of steps that tags count in: it is applied before LoRA tags are read.
     """
 
     label: str

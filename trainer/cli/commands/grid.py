@@ -14,7 +14,7 @@ from trainer.config.grid import GridConfig
 from trainer.config.loading import build_grid_config, read_settings
 from trainer.errors import ConfigError
 from trainer.files import unused_path
-from trainer.grid.plan import prepare_grid
+from trainer.grid.plan import grid_title, prepare_grid
 from trainer.jobs import enqueue
 from trainer.paths import data_folder
 from trainer.runs import create_run
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if loras := stack_values(arguments, data):
         values["loras"] = loras
     config, plan = prepare_grid(build_grid_config(values), data)
-    job = create_run(data, "grid", _title(config), config.model_dump(mode="json"))
+    job = create_run(data, "grid", grid_title(config), config.model_dump(mode="json"))
     printer = ProgressPrinter()
     printer.line(f"{len(plan.cells)} pictures; seed {config.seed}.")
     enqueue(job, data)
@@ -72,7 +72,3 @@ def _target(out: Path | None) -> Path | None:
     if out is None or out.suffix.lower() == ".png":
         return out
     raise ConfigError("--out names a .png file.", where="--out", fix="Name a picture, such as grid.png.")
-
-
-def _title(config: GridConfig) -> str:
-    return " × ".join(axis.partition("=")[0].strip() for axis in (config.x, config.y, config.z) if axis)
