@@ -344,7 +344,7 @@ def test_the_app_starts_a_grid_of_what_each_lora_does(library: DataFolder, monke
     config, count = service.check({"prompt": "a house", "count": 8}, rows, {"x": grids.EACH_LORA})
     assert count == 4
     run = Run(library.runs / service.start(config))
-    assert run.info().kind == "grid"
+    assert (run.info().kind, run.info().title) == ("grid", "grid-loras")
     cells = plan_grid(build_grid_config(run.config()), library).cells
     used = [[(lora.file, lora.unet_weight) for lora in cell.config.loras if lora.is_on] for cell in cells]
     assert used == [[], [("ink", 0.5)], [("robot-step9", 1.0)], [("ink", 0.5), ("robot-step9", 1.0)]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -74,8 +75,9 @@ def prepare_grid(config: GridConfig, data: DataFolder) -> tuple[GridConfig, Grid
 
 
 def grid_title(config: GridConfig) -> str:
-    """What differs, in a few words."""
-    return " × ".join(axis.partition("=")[0].strip() for axis in (config.x, config.y, config.z) if axis)
+    """What differs, as one word: a run's id, which people type, has it."""
+    names = [axis.partition("=")[0] for axis in (config.x, config.y, config.z) if axis]
+    return "-".join(["grid", *(re.sub(r"\W+", "-", name).strip("-") for name in names)])
 
 
 def plan_grid(config: GridConfig, data: DataFolder) -> GridPlan:
