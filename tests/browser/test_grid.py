@@ -10,6 +10,8 @@ from playwright.sync_api import Page, expect
 from safetensors.numpy import save_file
 
 from tests.browser.conftest import App, fill_number, open_tab
+from trainer.config.generate import GenerateConfig
+from trainer.recipe import Recipe, save_picture
 
 LAYER = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 _LONG = 240_000
@@ -42,7 +44,7 @@ def test_a_grid_of_two_by_two(page: Page, app: App) -> None:
     expect(page.locator("#gen-guidance-scale input").first).to_have_value("5")
 
 
-def test_two_loras_that_do_the_same_are_told_and_weighted_down_by_a_click(page: Page, app: App) -> None:
+def test_two_loras_that_do_the_same_are_told_and_weighted_down_by_a_click(page: Page, app: App, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     tensors = {
         f"{LAYER}.lora_down.weight": generator.normal(size=(4, 128)).astype(np.float32),
@@ -52,12 +54,16 @@ def test_two_loras_that_do_the_same_are_told_and_weighted_down_by_a_click(page: 
     for name in ("first", "second"):
         save_file(tensors, app.data / "loras" / f"{name}.safetensors")
     open_tab(page, "Generate")
-    page.locator("#gen-prompt textarea").fill("a house <lora:first:1> <lora:second:0.8>")
-    expect(page.locator(".lora-row[id^=lora-row]")).to_have_count(2)
+    weights = {"first": 1.0, "second": 0.8}
+    loras = [{"file": name, "unet_weight": w, "text_encoder_weight": w} for name, w in weights.items()]
+    config = GenerateConfig.model_validate({"prompt": "a house", "loras": loras})
+    save_picture(Image.new("RGB", (64, 64)), tmp_path / "stack.png", Recipe(config, 1, 64, 64, "Inkwash tiny"))
+    page.locator("#gen-drop input[type=file]").set_input_files(tmp_path / "stack.png")
+    expect(page.locator("#lora-unet-1 input[type=number]")).to_have_value("0.8")
     page.locator("#stack-conflicts > button").click()
     page.locator("#conflicts-start").click()
     expect(page.locator("#conflicts-found")).to_contain_text("do much the same", timeout=_LONG)
     page.locator("#conflicts-apply").click()
     expect(page.locator("#lora-unet-0 input[type=number]")).to_have_value("0.45")
     expect(page.locator("#lora-unet-1 input[type=number]")).to_have_value("0.45")
-    expect(page.locator("#gen-prompt textarea")).to_have_value("a house <lora:first:0.45> <lora:second:0.45>")
+    expect(page.locator("#lora-text-1 input[type=number]")).to_have_value("0.45")
