@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 from safetensors.numpy import save_file
@@ -44,6 +45,7 @@ def test_a_grid_of_two_by_two(page: Page, app: App) -> None:
     expect(page.locator("#gen-guidance-scale input").first).to_have_value("5")
 
 
+@pytest.mark.slow
 def test_two_loras_that_do_the_same_are_told_and_weighted_down_by_a_click(page: Page, app: App, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     tensors = {
