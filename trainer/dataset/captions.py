@@ -6,8 +6,9 @@ import codecs
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from trainer.dataset.problems import Problem, warning
@@ -40,13 +41,19 @@ class ReadCaption:
 
 def caption_path(picture: Path) -> Path | None:
     """The caption file beside a picture: `<stem>.txt`, else `<stem>.caption`, else `<stem>.json`, else None."""
-    return next(iter(caption_files(picture)), None)
+    return next(_caption_files(picture), None)
 
 
 def caption_files(picture: Path) -> list[Path]:
     """All caption files beside a picture, the one that counts first. A data set's own records are none."""
-    beside = [picture.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
-    return [path for path in beside if path.name not in RECORD_NAMES and path.is_file()]
+    return list(_caption_files(picture))
+
+
+def _caption_files(picture: Path) -> Iterator[Path]:
+    for suffix in CAPTION_SUFFIXES:
+        path = picture.with_suffix(suffix)
+        if path.name not in RECORD_NAMES and path.is_file():
+            yield path
 
 
 def read_caption(path: Path) -> ReadCaption:
@@ -78,9 +85,37 @@ def read_caption(path: Path) -> ReadCaption:
     return ReadCaption(final, (*problems, *cleaned.problems), _several(_LINE_ENDS.split(text)))
 
 
+def file_captions(picture: Path) -> tuple[str, ...]:
+    """What the caption file beside a picture says, as several captions; nothing where there is none."""
+    beside = caption_path(picture)
+    if beside is None:
+        return ()
+    try:
+        status = beside.stat()
+    except OSError:
+        return ()  # gone since
+    return _file_captions(beside, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=20_000)
+def _file_captions(path: Path, _size: int, _mtime_ns: int) -> tuple[str, ...]:
+    # Every look at the tags of a data set asks for all of its files.
+    return all_captions(read_caption(path))
+
+
+def all_captions(read: ReadCaption) -> tuple[str, ...]:
+    """The captions of a file, of which there may be only one."""
+    return read.all or ((read.text,) if read.text else ())
+
+
+def caption_lines(text: str) -> tuple[str, ...]:
+    """The captions of a text that has one a line, as `.txt` files and the record do; one that is a single line is one."""
+    return _several(_LINE_ENDS.split(text))
+
+
 def _several(texts: Iterable[str]) -> tuple[str, ...]:
     """Each text as a caption; empty ones and repetitions are left out."""
-    cleaned = (clean_caption(text).text for text in texts)
+    cleaned = (_one_line(text)[0] for text in texts)
     found = dict.fromkeys(text[:MAX_CAPTION_CHARACTERS].rstrip() for text in cleaned if text)
     return tuple(found)[:MAX_CAPTIONS]
 
@@ -122,7 +157,7 @@ def decode_unmarked(data: bytes, *, fallback: str) -> tuple[str, str]:
 
     Some Chinese words are valid UTF-8 by chance ("水墨"): they give themselves away by letters of phonetic script.
     """
-    is_chinese = _GBK.fullmatch(data) is not None and not data.isascii()
+    is_chinese = not data.isascii() and _GBK.fullmatch(data) is not None
     try:
         # A multi-byte letter cut by the size limit is no fault of the file.
         text = codecs.getincrementaldecoder("utf-8")().decode(data, final=len(data) < _MAX_CAPTION_BYTES)
@@ -135,12 +170,25 @@ def decode_unmarked(data: bytes, *, fallback: str) -> tuple[str, str]:
 
 
 def _looks_like_text(text: str) -> bool:
+    if text.isprintable() and "\ufffd" not in text:
+        return True
     strange = sum(1 for char in text if (ord(char) < 32 and char not in "\t\r\n\0") or char == "\ufffd")
     return strange <= len(text) // 20
 
 
 def clean_caption(text: str) -> ReadCaption:
     """One line without control, zero-width and direction characters; None where nothing but punctuation is left."""
+    kept, problems = _one_line(text)
+    # Each word or sign is at least one token, so this never warns without need.
+    if kept is not None and len(kept) > PROMPT_TOKENS and len(_WORDS.findall(kept)) > PROMPT_TOKENS:
+        message = (
+            "The caption is longer than the base model reads: what follows the first 75 words and signs is not seen."
+        )
+        problems.append(warning("caption_long", message, "Put what matters first, or shorten it."))
+    return ReadCaption(kept, tuple(problems))
+
+
+def _one_line(text: str) -> tuple[str | None, list[Problem]]:
     problems: list[Problem] = []
     lines = [line.strip() for line in _LINE_ENDS.split(text.strip("\ufeff\0 \t\r\n"))]
     if len([line for line in lines if line]) > 1:
@@ -152,23 +200,18 @@ def clean_caption(text: str) -> ReadCaption:
         )
     line = " ".join(lines)
     # Cc: control, Cf: zero-width and direction marks, Cs: halves of surrogate pairs. The joiners belong to some scripts and emoji.
-    kept = "".join(
-        char
-        for char in line.replace("\t", " ")
-        if char in "\u200c\u200d" or unicodedata.category(char) not in ("Cc", "Cf", "Cs")
-    )
-    if kept != line.replace("\t", " "):
+    line = line.replace("\t", " ")
+    kept = line if line.isprintable() else "".join(filter(_is_kept, line))
+    if kept != line:
         problems.append(warning("caption_control", "Invisible control characters were taken out of the caption."))
     kept = re.sub(r"\s+", " ", kept).strip()
     if not re.search(r"\w", kept):
-        return ReadCaption(None, tuple(problems))
-    # Each word or sign is at least one token, so this never warns without need.
-    if len(_WORDS.findall(kept)) > PROMPT_TOKENS:
-        message = (
-            "The caption is longer than the base model reads: what follows the first 75 words and signs is not seen."
-        )
-        problems.append(warning("caption_long", message, "Put what matters first, or shorten it."))
-    return ReadCaption(kept, tuple(problems))
+        return None, problems
+    return kept, problems
+
+
+def _is_kept(char: str) -> bool:
+    return char in "\u200c\u200d" or unicodedata.category(char) not in ("Cc", "Cf", "Cs")
 
 
 def has_trigger_word(caption: str, trigger_word: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.captions import clean_caption
+from trainer.dataset.captions import caption_lines, clean_caption
 from trainer.dataset.masks import sort_masks
 from trainer.dataset.record import load_captions, load_record
 from trainer.dataset.scan import DatasetScan, PictureFacts, Progress, scan_folder
@@ -215,5 +215,6 @@ def _with_record(facts: PictureFacts, captions: Mapping[str, str]) -> PictureFac
     written = clean_caption(captions[facts.name])
     # What was wrong with the file beside the picture does not matter any more.
     rest = tuple(problem for problem in facts.problems if not problem.code.startswith("caption_"))
-    several = (written.text,) if written.text else ()
-    return replace(facts, caption=written.text, captions=several, problems=(*rest, *written.problems))
+    return replace(
+        facts, caption=written.text, captions=caption_lines(captions[facts.name]), problems=(*rest, *written.problems)
+    )

@@ -1,33 +1,88 @@
-"""`inkwash dataset`: lists data sets and checks one."""
+"""`inkwash dataset`: lists data sets, checks one, and what else can be done with them."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.dataset.store import DatasetStore
+from trainer.errors import ConfigError
 from trainer.paths import data_folder
 
-SUMMARY = "list the data sets, or check the pictures and captions of one"
+SUMMARY = "list the data sets, check the pictures and captions of one, edit its captions and tags"
 EXAMPLES = """  inkwash dataset
-  inkwash dataset ~/pictures/my-style"""
+  inkwash dataset ~/pictures/my-style
+  inkwash dataset tags robot                        (how often each tag stands in the captions)
+  inkwash dataset tags robot rename "grey, gray" silver --apply
+  inkwash dataset tags robot remove "watermark" --having "city" --apply
+  inkwash dataset replace robot "a picture of " "" --apply
+  inkwash dataset replace robot "(\\w+) hair" "hair of \\1" --regex
+  inkwash dataset export-captions robot             (.txt files beside the pictures)
+  inkwash dataset import-captions robot             (let the files beside the pictures say the captions again)
+  inkwash dataset ./tags                            (a data set or folder that is named like an action)"""
+ACTIONS = {
+    "tags": "trainer.cli.dataset_captions:tags",
+    "replace": "trainer.cli.dataset_captions:replace",
+    "export-captions": "trainer.cli.dataset_captions:export",
+    "import-captions": "trainer.cli.dataset_captions:take",
+}
+"""What can stand in the place of a data set's name: `module:function`, called with the arguments."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("name", nargs="?", metavar="NAME|FOLDER", help="the data set to check")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME|FOLDER|ACTION",
+        help=f"the data set to check; or what to do: {', '.join(ACTIONS)}",
+    )
+    parser.add_argument(
+        "what",
+        nargs="*",
+        metavar="WHAT",
+        help="tags: the data set, then add, front, remove, rename, first, sort or unique, and its tags; replace: the data "
+        "set, what to look for, what to put in its place; export-captions, import-captions: the data set",
+    )
+    parser.add_argument(
+        "--having", default="", metavar="TAGS", help="tags, replace: only captions with all of these tags"
+    )
+    parser.add_argument("--lacking", default="", metavar="TAGS", help="tags, replace: only captions with none of these")
+    parser.add_argument("--apply", action="store_true", help="tags, replace: do it; without, it is only shown")
+    parser.add_argument("--regex", action="store_true", help="replace: what to look for is a regular expression")
+    parser.add_argument("--match-case", action="store_true", help="replace: tell upper from lower case")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="export-captions: replace files that say something else; copies of them go to the trash",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List, or scan and report. Returns 3 when a picture cannot be used."""
+    """Do an action, or list, or scan and report. Returns 3 when a picture cannot be used."""
+    if arguments.name in ACTIONS:
+        module, _, function = ACTIONS[arguments.name].partition(":")
+        return getattr(importlib.import_module(module), function)(arguments)
+    if arguments.what:
+        raise ConfigError(
+            f"There is no action '{arguments.name}'.",
+            fix=f"The actions are {', '.join(ACTIONS)}; or name one data set.",
+        )
     store = DatasetStore(data_folder(arguments.data_dir))
-    if not arguments.name:
-        sets = store.list()
-        if arguments.json:
-            print_json({"datasets": [{"name": s.name, "title": s.title, "folder": str(s.folder)} for s in sets]})
-        else:
-            print_table(["data set", "title", "pictures"], [[s.name, s.title, str(s.num_pictures)] for s in sets])
-        return 0
+    return _check(store, arguments) if arguments.name else _list(store, as_json=arguments.json)
+
+
+def _list(store: DatasetStore, *, as_json: bool) -> int:
+    sets = store.list()
+    if as_json:
+        print_json({"datasets": [{"name": s.name, "title": s.title, "folder": str(s.folder)} for s in sets]})
+    else:
+        print_table(["data set", "title", "pictures"], [[s.name, s.title, str(s.num_pictures)] for s in sets])
+    return 0
+
+
+def _check(store: DatasetStore, arguments: argparse.Namespace) -> int:
     printer = ProgressPrinter(quiet=arguments.json)
     scan = store.scan(arguments.name, progress=lambda done, total: printer.over(f"checking {done}/{total}"))
     printer.close()
