@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app.services.captions import ROWS, CaptionQuery, CaptionService
 from tests import zoo
 from tests.unit.test_dataset_store import state
 from trainer.cli.main import main
@@ -297,6 +298,50 @@ def test_a_damaged_tokenizer_is_said(data: DataFolder) -> None:
 def test_limits() -> None:
     assert [limit_of(tokens) for tokens in (0, 75, 76, 225, 226)] == [75, 75, 150, 225, None]
     assert TOKEN_LIMITS == (75, 150, 225)
+
+
+# --- as the section asks ------------------------------------------------------------------------------------------
+
+
+def test_a_page_has_rows_tags_and_tokens_of_what_the_filter_finds(data: DataFolder, name: str) -> None:
+    service = CaptionService(data)
+    query = CaptionQuery().on(name)
+    page = service.page(name, query)
+    assert (page.num_found, page.num_pictures, page.num_pages) == (4, 4, 1)
+    assert [len(row.tokens) for row in page.rows] == [1, 1, 1, 0]
+    assert page.rows[0].tokens[0] == service.tokens(CAPTIONS["1.png"] or "")[0] > 3
+
+    picked = query.picked("Red hat")
+    assert [row.picture.name for row in service.page(name, picked).rows] == ["1.png", "2.png"]
+    without = picked.picked("red hat")
+    assert [row.picture.name for row in service.page(name, without).rows] == ["10.png", "sub/3.png"]
+    assert without.picked("red hat") == query
+    assert [item.tag for item in service.page(name, CaptionQuery(tag_search="SKY")).tags] == ["gray sky", "grey sky"]
+    assert service.page(name, CaptionQuery(page=7)).query.page == 0
+    assert picked.on("another").having == ()
+
+
+def test_pages_hold_every_picture_once_and_edits_reach_all_of_them(
+    store: DatasetStore, data: DataFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "many").mkdir()
+    for index in range(ROWS + 2):
+        zoo.good(tmp_path / "many" / f"{index}.png", "a, b", seed=index, size=(32, 32))
+    name, service = store.link(tmp_path / "many").name, CaptionService(data)
+    pages = [service.page(name, CaptionQuery(page=number)) for number in range(2)]
+    assert [row.picture.name for page in pages for row in page.rows] == [f"{index}.png" for index in range(ROWS + 2)]
+    edit = service.edit("rename", "a", "c")
+    assert len(service.apply(name, CaptionQuery(having=("b",)), edit).changes) == ROWS + 2
+    assert len(store.history(name)[0]) == 1
+
+
+def test_saving_what_is_so_already_changes_nothing(store: DatasetStore, data: DataFolder, name: str) -> None:
+    service = CaptionService(data)
+    assert service.save(name, "1.png", f" {CAPTIONS['1.png']}\n\n") is None
+    assert service.save(name, "1.png", "one\ntwo") == ("one", "two")
+    assert store.history(name)[0][0].title == "Caption of 1.png"
+    with pytest.raises(DatasetError):
+        service.save(name, "../mine/1.txt", "x")
 
 
 # --- command line --------------------------------------------------------------------------------------------------

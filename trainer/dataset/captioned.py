@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,8 @@ from trainer.dataset.captions import MAX_CAPTION_CHARACTERS, caption_lines, file
 from trainer.dataset.catalog import DatasetInfo
 from trainer.dataset.find_replace import Search, TimedPattern
 from trainer.dataset.masks import sort_masks
-from trainer.dataset.record import load_captions, load_record
-from trainer.dataset.scan import picture_order
+from trainer.dataset.record import load_captions
+from trainer.dataset.scan import name_order
 from trainer.dataset.tags import CaptionEdit, split_tags, tag_key, tag_keys
 from trainer.dataset.walk import walk_folder
 from trainer.errors import DatasetError
@@ -104,15 +104,14 @@ def captioned_pictures(info: DatasetInfo) -> list[CaptionedPicture]:
     if info.is_missing:
         raise DatasetError("The folder of this data set is not there.", where=str(info.folder), fix="Plug in its disk.")
     written: Mapping[str, str] = load_captions(info.record) if info.record is not None else {}
-    excluded: Collection[str] = set(load_record(info.record).excluded) if info.record is not None else ()
-    found = sort_masks(walk_folder(info.folder).files).pictures
-    pictures = []
-    for path in sorted(found, key=lambda path: picture_order(path, info.folder)):
-        name = path.relative_to(info.folder).as_posix()
-        if name not in excluded:
-            own = written.get(name)
-            pictures.append(CaptionedPicture(name, path, file_captions(path) if own is None else caption_lines(own)))
-    return pictures
+    named = {
+        path.relative_to(info.folder).as_posix(): path for path in sort_masks(walk_folder(info.folder).files).pictures
+    }
+    return [
+        CaptionedPicture(name, named[name], file_captions(named[name]) if own is None else caption_lines(own))
+        for name in sorted(named.keys() - set(info.excluded), key=name_order)
+        for own in [written.get(name)]
+    ]
 
 
 @dataclass(frozen=True)

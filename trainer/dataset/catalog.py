@@ -6,6 +6,7 @@ import hashlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ class DatasetInfo:
     class_prompt: str = ""
     is_bundled: bool = False
     is_linked: bool = False
-    num_pictures: int = 0
     description: str = ""
     license: str = ""
     record: Path | None = None
@@ -42,6 +42,13 @@ class DatasetInfo:
     """Whether the linked folder is not there (a disk that is not plugged in)."""
     order: int = 0
     """Place among the bundled sets; the first one is what a new user sees."""
+    excluded: tuple[str, ...] = ()
+    """Names of pictures that are left out."""
+
+    @cached_property
+    def num_pictures(self) -> int:
+        """How many pictures there are, counted when it is first asked for."""
+        return 0 if self.is_missing else _count_pictures(self.folder, self.excluded)
 
     @property
     def is_own(self) -> bool:
@@ -87,7 +94,7 @@ class DatasetCatalog:
         linked = next((info for info in self.list() if info.folder == path.resolve()), None)
         if linked is not None:
             return linked
-        return DatasetInfo(path.name, path.name, path, num_pictures=_count_pictures(path))
+        return DatasetInfo(path.name, path.name, path)
 
     def _find(self, name: str) -> DatasetInfo | None:
         # Only names that a listing gives are looked at, so no name leads out of the folders.
@@ -126,7 +133,7 @@ class DatasetCatalog:
             kind=record.kind,
             class_prompt=record.class_prompt or "",
             is_linked=is_linked,
-            num_pictures=0 if is_missing else _count_pictures(pictures, record.excluded),
+            excluded=record.excluded,
             record=folder,
             is_missing=is_missing,
         )
@@ -144,7 +151,7 @@ class DatasetCatalog:
             kind=about.get("kind", ""),
             class_prompt=about.get("class_prompt", "") if class_prompt is None else class_prompt,
             is_bundled=True,
-            num_pictures=_count_pictures(folder, record.excluded),
+            excluded=record.excluded,
             description=about.get("description", ""),
             license=about.get("license", ""),
             record=record_folder,

@@ -16,9 +16,9 @@ from trainer.dataset.tags import CaptionEdit, join_tags, split_tags
 from trainer.errors import DatasetError
 
 Result = TypeVar("Result")
-SECONDS_A_SET = 5.0
-"""What an expression may take over all captions."""
-SECONDS_A_CAPTION = 0.5
+SECONDS_A_SET = 20.0
+"""What an expression may take over all captions, by the clock."""
+SECONDS_A_CAPTION = 0.25
 MAX_PATTERN = 500
 
 
@@ -69,12 +69,12 @@ class TimedPattern:
         return self._timed(lambda timeout: self._pattern.sub(new, text, timeout=timeout))
 
     def _timed(self, act: Callable[[float], Result]) -> Result:
-        started = time.thread_time()
+        started = time.monotonic()
         try:
             result = act(max(0.01, min(SECONDS_A_CAPTION, self._left)))
         except TimeoutError as failure:
             raise self._too_slow() from failure
-        self._left -= time.thread_time() - started
+        self._left -= time.monotonic() - started
         if self._left <= 0:
             raise self._too_slow()
         return result

@@ -115,7 +115,7 @@ def scan_folder(folder: Path, *, cache: Path | None = None, progress: Progress |
     """
     walked = walk_folder(folder)
     named = sort_masks(walked.files)
-    pictures = sorted(named.pictures, key=lambda path: picture_order(path, folder))
+    pictures = sorted(named.pictures, key=lambda path: name_order(path.relative_to(folder).as_posix()))
     masks = list(dict.fromkeys(named.masks[path] for path in pictures if path in named.masks))
     known = _load_cache(cache)
     current: dict[str, tuple[tuple[int, int], _FileFacts]] = {}
@@ -146,9 +146,8 @@ def scan_folder(folder: Path, *, cache: Path | None = None, progress: Progress |
     return DatasetScan(folder, tuple(_mark_clashes(facts)), tuple(problems))
 
 
-def picture_order(path: Path, folder: Path) -> tuple[list[tuple[int, str]], str]:
-    """Names in the order people expect: 2 before 10."""
-    name = path.relative_to(folder).as_posix()
+def name_order(name: str) -> tuple[list[tuple[int, str]], str]:
+    """What sorts names into the order that people expect: 2 before 10."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [(int(part), "") if part.isdecimal() and part.isascii() else (-1, part) for part in parts], name
 

@@ -80,15 +80,14 @@ def _take(
     entry: os.DirEntry[str], depth: int, folder: Path, root: Path, walked: Walked, waiting: list[tuple[Path, int]]
 ) -> None:
     path = Path(entry.path)
-    shown = _below(path, folder)
     try:
         entry.name.encode("utf-8")
     except UnicodeEncodeError:
-        message = f"The name of {shown} is not valid text, so it is passed over."
+        message = f"The name of {_below(path, folder)} is not valid text, so it is passed over."
         walked.problems.append(warning("name", message, "Rename it."))
         return
     if entry.is_symlink():
-        problem = _problem_of_link(path, shown, root)
+        problem = _problem_of_link(path, _below(path, folder), root)
         if problem is not None:
             walked.problems.append(problem)
             return
@@ -96,12 +95,14 @@ def _take(
             return  # it is inside, so it is found where it really is
     if entry.is_dir(follow_symlinks=False):
         if depth >= MAX_DEPTH:
-            message = f"The folder {shown} lies too deep and was not looked into."
+            message = f"The folder {_below(path, folder)} lies too deep and was not looked into."
             walked.problems.append(warning("too_deep", message, "Move its pictures up."))
         else:
             waiting.append((path, depth + 1))
     elif path.suffix.lower() in (".zip", ".7z", ".rar"):
-        walked.problems.append(warning("archive", f"The archive {shown} was not opened.", "Import it on its own."))
+        walked.problems.append(
+            warning("archive", f"The archive {_below(path, folder)} was not opened.", "Import it on its own.")
+        )
     else:
         walked.files.append(path)
 
