@@ -40,6 +40,7 @@ class Recipe:
         data = self.config.model_dump(mode="json")
         data |= {"seed": self.seed, "width": self.width, "height": self.height, "count": 1}
         data["base"] = _name(self.config.base)
+        data |= {field: PureWindowsPath(data[field]).name for field in ("init_image", "mask")}
         # Whether it ran on a graphics card is no part of the picture, and no other computer's business.
         data["device"], data["precision"] = "auto", "auto"
         data["loras"] = [{**lora, "file": _name(lora["file"])} for lora in data["loras"] if lora["is_on"]]
@@ -62,9 +63,24 @@ class Recipe:
         }
         if config.clip_skip > 1:
             values["Clip skip"] = config.clip_skip
+        values |= _passes(config)
         values["Version"] = f"Inkwash {__version__}"
         lines.append(", ".join(f"{key}: {value}" for key, value in values.items()))
         return "\n".join(lines)
+
+
+def _passes(config: GenerateConfig) -> dict[str, Any]:
+    """Image-to-image and hires fix in A1111's words."""
+    values: dict[str, Any] = {}
+    if config.init_image:
+        values["Denoising strength"] = f"{config.strength:g}"
+    if config.mask:
+        values["Mask blur"] = config.mask_blur
+    if config.hires_scale > 1:
+        values["Denoising strength"] = f"{config.hires_strength:g}"
+        values |= {"Hires upscale": f"{config.hires_scale:g}", "Hires steps": config.hires_steps}
+        values["Hires upscaler"] = config.hires_upscaler.capitalize()
+    return values | ({"Tiling": True} if config.seamless else {})
 
 
 def save_picture(image: Image.Image, path: Path, recipe: Recipe) -> None:

@@ -136,7 +136,7 @@ class CaptionService:
 
     def page(self, name: str, query: CaptionQuery, base: str = "") -> CaptionPage:
         """A page of captions. Raises DatasetError, ModelFileError."""
-        pictures = captioned_pictures(self.store.get(name))
+        pictures = captioned_pictures(self.store, name)
         found = query.filter.apply(pictures)
         counts = count_tags(picture.captions for picture in found)
         key = tag_key(query.tag_search)
@@ -197,7 +197,7 @@ class CaptionService:
 
     def plan(self, name: str, query: CaptionQuery, edit: CaptionEdit) -> EditPlan:
         """What an edit makes of all that the query finds, whatever page. Raises DatasetError."""
-        return plan_edit(query.filter.apply(captioned_pictures(self.store.get(name))), edit)
+        return plan_edit(query.filter.apply(captioned_pictures(self.store, name)), edit)
 
     def apply(self, name: str, query: CaptionQuery, edit: CaptionEdit) -> EditPlan:
         """Do it, as one change that can be undone. Raises DatasetError."""
@@ -210,7 +210,7 @@ class CaptionService:
 
     def differences(self, name: str) -> list[Difference]:
         """Where files beside the pictures say something else than the data set. Raises DatasetError."""
-        return caption_differences(self.store.get(name))
+        return caption_differences(self.store, name)
 
     def export(self, name: str, *, overwrite: bool = False, progress: Progress | None = None) -> ExportReport:
         """Write the captions beside the pictures. Raises DatasetError, ResourceError."""

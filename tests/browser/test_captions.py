@@ -16,7 +16,7 @@ _EVIL = "<img src=x onerror=alert(1)> ${alert(2)} {{this}}"
 
 
 def kept(store: DatasetStore, name: str) -> dict[str, str]:
-    return {picture.name: picture.text for picture in captioned_pictures(store.get(name))}
+    return {picture.name: picture.text for picture in captioned_pictures(store, name)}
 
 
 def test_captions_are_filtered_renamed_written_and_undone(page: Page, app: App, tmp_path: Path) -> None:

@@ -28,16 +28,6 @@ CAPTIONS = {
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> DataFolder:
-    return DataFolder(tmp_path / "data")
-
-
-@pytest.fixture
-def store(data: DataFolder) -> DatasetStore:
-    return DatasetStore(data)
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A user's folder, linked: its files may only change on request."""
     folder = tmp_path / "mine"
@@ -53,11 +43,11 @@ def name(store: DatasetStore, folder: Path) -> str:
 
 
 def captions(store: DatasetStore, name: str) -> dict[str, str]:
-    return {picture.name: picture.text for picture in captioned_pictures(store.get(name))}
+    return {picture.name: picture.text for picture in captioned_pictures(store, name)}
 
 
 def do(store: DatasetStore, name: str, edit: CaptionEdit, chosen: CaptionFilter | None = None) -> int:
-    plan = plan_edit((chosen or CaptionFilter()).apply(captioned_pictures(store.get(name))), edit)
+    plan = plan_edit((chosen or CaptionFilter()).apply(captioned_pictures(store, name)), edit)
     store.write_captions(name, plan.values, plan.title)
     return len(plan.changes)
 
@@ -72,7 +62,7 @@ def test_tags_stand_between_commas_but_not_within_wildcards() -> None:
 
 
 def test_tags_are_counted_by_picture_in_their_usual_spelling(store: DatasetStore, name: str) -> None:
-    counts = count_tags(picture.captions for picture in captioned_pictures(store.get(name)))
+    counts = count_tags(picture.captions for picture in captioned_pictures(store, name))
     assert [(item.tag, item.pictures) for item in counts] == [
         ("zib robot", 3),
         ("red hat", 2),
@@ -132,7 +122,7 @@ def test_a_rename_over_filtered_pictures_is_one_change_that_can_be_undone(
 
 
 def test_pictures_are_chosen_and_put_in_order(store: DatasetStore, name: str) -> None:
-    pictures = captioned_pictures(store.get(name))
+    pictures = captioned_pictures(store, name)
 
     def names(chosen: CaptionFilter) -> list[str]:
         return [picture.name for picture in chosen.apply(pictures)]
@@ -182,7 +172,7 @@ def test_an_expression_that_would_take_forever_is_stopped(
     with pytest.raises(DatasetError, match="takes too long"):
         edit.change("a" * 200 + "!")
     with pytest.raises(DatasetError, match="longer than 4000"):
-        plan_edit(captioned_pictures(store.get(name)), replace_text(Search("r"), "r" * 1500))
+        plan_edit(captioned_pictures(store, name), replace_text(Search("r"), "r" * 1500))
 
 
 # --- several captions ----------------------------------------------------------------------------------------------
@@ -241,12 +231,30 @@ def test_files_say_the_captions_again_when_asked(store: DatasetStore, name: str,
     do(store, name, tag_edit("add", "night"))
     (folder / "2.txt").write_text("edited elsewhere", encoding="utf-8")
     assert captions(store, name)["2.png"].endswith("night")
-    assert [item.name for item in caption_differences(store.get(name))] == ["1.png", "2.png", "10.png"]
+    assert [item.name for item in caption_differences(store, name)] == ["1.png", "2.png", "10.png"]
     assert take_file_captions(store, name) == 3
     assert captions(store, name)["2.png"] == "edited elsewhere"
     assert captions(store, name)["sub/3.png"] == "night"
     store.undo(name)
     assert captions(store, name)["2.png"].endswith("night")
+
+
+def test_captions_of_tables_are_edited_and_come_back_when_asked(
+    store: DatasetStore, data: DataFolder, name: str, folder: Path
+) -> None:
+    (folder / "sub" / "metadata.jsonl").write_text('{"file_name": "3.png", "text": "from a table"}')
+    assert captions(store, name)["sub/3.png"] == "from a table"
+    store.write_captions(name, {"sub/3.png": []})
+    assert captions(store, name)["sub/3.png"] == ""
+    # Without a file, the table would say a caption to other programs.
+    assert export_captions(store, data, name).num_written == 1
+    assert (folder / "sub" / "3.txt").read_text() == ""
+    (folder / "sub" / "3.txt").unlink()
+    assert [(item.path.name, item.in_file) for item in caption_differences(store, name)] == [
+        ("metadata.jsonl", ("from a table",))
+    ]
+    assert take_file_captions(store, name) == 1
+    assert store.captions_of(name, "sub/3.png") == ("from a table",)
 
 
 def test_bundled_sets_are_edited_in_the_record_alone(store: DatasetStore, data: DataFolder) -> None:

@@ -14,13 +14,30 @@ from trainer.errors import ConfigError
 from trainer.paths import DataFolder, data_folder
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of these actions."""
+    group = parser.add_argument_group("tags, replace, export-captions")
+    group.add_argument(
+        "--having", default="", metavar="TAGS", help="tags, replace: only captions with all of these tags"
+    )
+    group.add_argument("--lacking", default="", metavar="TAGS", help="tags, replace: only captions with none of these")
+    group.add_argument("--apply", action="store_true", help="tags, replace: do it; without, it is only shown")
+    group.add_argument("--regex", action="store_true", help="replace: what to look for is a regular expression")
+    group.add_argument("--match-case", action="store_true", help="replace: tell upper from lower case")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="export-captions: replace files that say something else; copies of them go to the trash",
+    )
+
+
 def tags(arguments: argparse.Namespace) -> int:
     """Count the tags, or change them."""
     store, info, rest = _opened(arguments, "inkwash dataset tags NAME [ACTION TAGS [NEW NAME]]", at_most=4)
     if rest:
         action, chosen, new = (*rest, "", "")[:3]
         return _edit(arguments, store, info, tag_edit(action, chosen, new, trigger_word=info.trigger_word))
-    counts = count_tags(picture.captions for picture in _chosen(arguments, info))
+    counts = count_tags(picture.captions for picture in _chosen(arguments, store))
     if arguments.json:
         print_json({"tags": [{"tag": item.tag, "pictures": item.pictures} for item in counts]})
     else:
@@ -81,7 +98,7 @@ def take(arguments: argparse.Namespace) -> int:
 
 
 def _edit(arguments: argparse.Namespace, store: DatasetStore, info: DatasetInfo, edit: CaptionEdit) -> int:
-    plan = plan_edit(_chosen(arguments, info), edit)
+    plan = plan_edit(_chosen(arguments, store), edit)
     if arguments.apply and plan.changes:
         store.write_captions(info.name, plan.values, plan.title)
     if arguments.json:
@@ -97,9 +114,16 @@ def _edit(arguments: argparse.Namespace, store: DatasetStore, info: DatasetInfo,
     return 0
 
 
-def _chosen(arguments: argparse.Namespace, info: DatasetInfo) -> list[CaptionedPicture]:
+def _chosen(arguments: argparse.Namespace, store: DatasetStore) -> list[CaptionedPicture]:
     chosen = CaptionFilter(tuple(split_tags(arguments.having)), tuple(split_tags(arguments.lacking)))
-    return chosen.apply(captioned_pictures(info))
+    printer = ProgressPrinter(quiet=arguments.json)
+    try:
+        pictures = captioned_pictures(
+            store, arguments.what[0], lambda done, total: printer.over(f"looking at {done}/{total}")
+        )
+    finally:
+        printer.close()
+    return chosen.apply(pictures)
 
 
 def _data(arguments: argparse.Namespace) -> DataFolder:

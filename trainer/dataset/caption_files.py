@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.dataset.captioned import CaptionedPicture, captioned_pictures
-from trainer.dataset.captions import all_captions, caption_path, file_captions, read_caption
+from trainer.dataset.captions import caption_path, read_caption
 from trainer.dataset.catalog import DatasetInfo
 from trainer.dataset.record import CAPTIONS, load_captions, locked
+from trainer.dataset.scan import EMBEDDED
 from trainer.dataset.store import DatasetStore
 from trainer.errors import DatasetError, Finding
 from trainer.files import disk_errors, unused_path, write_text
@@ -60,9 +61,10 @@ class ExportReport:
         return ", ".join(parts) + "."
 
 
-def plan_export(info: DatasetInfo) -> ExportPlan:
+def plan_export(store: DatasetStore, info: DatasetInfo) -> ExportPlan:
     """What writing the captions of a data set beside its pictures would do; nothing is written. Raises DatasetError."""
-    pictures = captioned_pictures(info)
+    pictures = captioned_pictures(store, info.name)
+    without = _without_record(store, info)
     shared = _disagreeing(pictures)
     new: list[CaptionedPicture] = []
     differing: list[Difference] = []
@@ -73,11 +75,11 @@ def plan_export(info: DatasetInfo) -> ExportPlan:
             continue
         seen.add(target)
         if not target.exists():
-            # An empty file is written where another one would otherwise be read.
-            if picture.captions or caption_path(picture.path) is not None:
+            # An empty file is written where another one, a table or the picture would otherwise say a caption.
+            if picture.captions or picture.name in without:
                 new.append(picture)
             continue
-        in_file = all_captions(read_caption(target))
+        in_file = read_caption(target).all
         if in_file == picture.captions:
             num_same += 1
         else:
@@ -119,7 +121,7 @@ def export_captions(
     info = _changeable(store, name)
     assert info.record is not None  # noqa: S101 - `_changeable` saw to it
     with locked(info.record):
-        plan = plan_export(info)
+        plan = plan_export(store, info)
         if plan.differing and not overwrite:
             raise DatasetError(
                 f"{len(plan.differing)} caption files beside the pictures say something else; nothing was written.",
@@ -141,17 +143,41 @@ def export_captions(
     return ExportReport(len(todo), plan.num_same, plan.differing, plan.left_out, backup)
 
 
-def caption_differences(info: DatasetInfo) -> list[Difference]:
-    """Where the files beside the pictures say something else than the data set. Raises DatasetError."""
+def caption_differences(store: DatasetStore, name: str) -> list[Difference]:
+    """Where the files beside the pictures, a table or the pictures themselves say something else than the data set.
+
+    Raises: DatasetError.
+    """
+    info = store.get(name)
+    without = _without_record(store, info)
     written = load_captions(info.record) if info.record is not None else {}
     found = []
-    for picture in captioned_pictures(info):
-        beside = caption_path(picture.path) if picture.name in written else None
-        if beside is None:
-            continue
-        in_file = file_captions(picture.path)
-        if in_file != picture.captions:
-            found.append(Difference(picture.name, beside, in_file, picture.captions))
+    for picture in captioned_pictures(store, info.name):
+        source = without.get(picture.name)
+        if source is not None and picture.name in written and source.captions != picture.captions:
+            found.append(Difference(picture.name, source.path, source.captions, picture.captions))
+    return found
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: Path
+    captions: tuple[str, ...]
+
+
+def _without_record(store: DatasetStore, info: DatasetInfo) -> dict[str, _Source]:
+    """What says the captions of pictures where the record does not, by picture name: a file, even an empty one, a table or
+    the picture."""
+    found = {}
+    for facts in store.scan_files(info).pictures:
+        beside = caption_path(facts.path)
+        if beside is not None:
+            found[facts.name] = _Source(beside, facts.captions)
+        elif facts.captions:
+            is_table = facts.caption_source not in ("", EMBEDDED)
+            found[facts.name] = _Source(
+                facts.path.with_name(facts.caption_source) if is_table else facts.path, facts.captions
+            )
     return found
 
 
@@ -161,7 +187,7 @@ def take_file_captions(store: DatasetStore, name: str) -> int:
     Returns: how many captions changed. Raises: DatasetError.
     """
     info = store.get(name)
-    differing = caption_differences(info)
+    differing = caption_differences(store, info.name)
     if differing:
         # Without a caption in the record the file counts, now and when it is edited later.
         values = {(CAPTIONS, item.name): None for item in differing}

@@ -1,21 +1,18 @@
-"""The captions of a data set, to be edited: read without looking at the pictures, chosen, put in order, changed as a whole."""
+"""The captions of a data set, to be edited: chosen, put in order, changed as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from trainer.dataset.captions import MAX_CAPTION_CHARACTERS, caption_lines, file_captions
-from trainer.dataset.catalog import DatasetInfo
+from trainer.dataset.captions import MAX_CAPTION_CHARACTERS, caption_lines
+from trainer.dataset.catalog import DatasetCatalog
 from trainer.dataset.find_replace import Search, TimedPattern
-from trainer.dataset.masks import sort_masks
-from trainer.dataset.record import load_captions
-from trainer.dataset.scan import name_order
+from trainer.dataset.scan import Progress
 from trainer.dataset.tags import CaptionEdit, split_tags, tag_key, tag_keys
-from trainer.dataset.walk import walk_folder
 from trainer.errors import DatasetError
 
 Order = Literal["name", "shortest", "longest", "fewest_tags", "most_tags"]
@@ -96,22 +93,16 @@ def _sorted(pictures: list[CaptionedPicture], order: Order) -> list[CaptionedPic
     return sorted(pictures, key=lambda picture: sign * amount(picture))
 
 
-def captioned_pictures(info: DatasetInfo) -> list[CaptionedPicture]:
-    """All pictures of a data set that are not left out, by name, with the captions that they have now.
+def captioned_pictures(
+    catalog: DatasetCatalog, name_or_path: str | Path, progress: Progress | None = None
+) -> list[CaptionedPicture]:
+    """All pictures of a data set that are not left out, by name, with the captions that they have now: from the record, a
+    file beside it, a table or the picture itself.
 
     Raises: DatasetError: the folder is missing or may not be read, or the record is damaged.
     """
-    if info.is_missing:
-        raise DatasetError("The folder of this data set is not there.", where=str(info.folder), fix="Plug in its disk.")
-    written: Mapping[str, str] = load_captions(info.record) if info.record is not None else {}
-    named = {
-        path.relative_to(info.folder).as_posix(): path for path in sort_masks(walk_folder(info.folder).files).pictures
-    }
-    return [
-        CaptionedPicture(name, named[name], file_captions(named[name]) if own is None else caption_lines(own))
-        for name in sorted(named.keys() - set(info.excluded), key=name_order)
-        for own in [written.get(name)]
-    ]
+    scan = catalog.scan(name_or_path, progress=progress)
+    return [CaptionedPicture(facts.name, facts.path, facts.captions) for facts in scan.pictures]
 
 
 @dataclass(frozen=True)

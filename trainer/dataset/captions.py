@@ -6,16 +6,17 @@ import codecs
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from trainer.dataset.caption_sources import captions_in
 from trainer.dataset.problems import Problem, warning
 from trainer.errors import DatasetError
 
 CAPTION_SUFFIXES = (".txt", ".caption", ".json")
-RECORD_NAMES = ("dataset.json", "captions.json")
+RECORD_NAMES = ("dataset.json", "captions.json", "history.json")
 """Files in a data set's folder that are about all of it; a picture must not take one of them for its caption."""
 MAX_CAPTIONS = 100
 MAX_CAPTION_CHARACTERS = 4000
@@ -40,26 +41,31 @@ class ReadCaption:
 
 
 def caption_path(picture: Path) -> Path | None:
-    """The caption file beside a picture: `<stem>.txt`, else `<stem>.caption`, else `<stem>.json`, else None."""
-    return next(_caption_files(picture), None)
+    """The caption file beside a picture that counts, or None."""
+    return next(iter(caption_files(picture)), None)
 
 
-def caption_files(picture: Path) -> list[Path]:
-    """All caption files beside a picture, the one that counts first. A data set's own records are none."""
-    return list(_caption_files(picture))
+def caption_files(picture: Path, there: Container[str] | None = None) -> list[Path]:
+    """All caption files beside a picture, the one that counts first. A data set's own records are none.
 
+    `cat.txt`, `cat.caption`, `cat.json`, then the same with the picture's whole name, as programs that fetch pictures write
+    them: `cat.png.txt`.
 
-def _caption_files(picture: Path) -> Iterator[Path]:
-    for suffix in CAPTION_SUFFIXES:
-        path = picture.with_suffix(suffix)
-        if path.name not in RECORD_NAMES and path.is_file():
-            yield path
+    Args:
+        there: names of the files that lie beside it; without them the file system is asked.
+    """
+    stem = picture.name[: len(picture.name) - len(picture.suffix)]
+    names = [f"{name}{suffix}" for name in (stem, picture.name) for suffix in CAPTION_SUFFIXES]
+    names = [name for name in names if name not in RECORD_NAMES]
+    if there is not None:
+        return [picture.with_name(name) for name in names if name in there]
+    return [path for path in map(picture.with_name, names) if path.is_file()]
 
 
 def read_caption(path: Path) -> ReadCaption:
     """Read a caption file in any encoding, as one line and as several captions. Never raises for its content.
 
-    A `.json` file holds a list of texts, or an object with `captions` (a list) or `caption` (a text).
+    For what a `.json` file may hold see `trainer.dataset.caption_sources.captions_in`.
     """
     try:
         with open(path, "rb") as handle:
@@ -85,29 +91,6 @@ def read_caption(path: Path) -> ReadCaption:
     return ReadCaption(final, (*problems, *cleaned.problems), _several(_LINE_ENDS.split(text)))
 
 
-def file_captions(picture: Path) -> tuple[str, ...]:
-    """What the caption file beside a picture says, as several captions; nothing where there is none."""
-    beside = caption_path(picture)
-    if beside is None:
-        return ()
-    try:
-        status = beside.stat()
-    except OSError:
-        return ()  # gone since
-    return _file_captions(beside, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=20_000)
-def _file_captions(path: Path, _size: int, _mtime_ns: int) -> tuple[str, ...]:
-    # Every look at the tags of a data set asks for all of its files.
-    return all_captions(read_caption(path))
-
-
-def all_captions(read: ReadCaption) -> tuple[str, ...]:
-    """The captions of a file, of which there may be only one."""
-    return read.all or ((read.text,) if read.text else ())
-
-
 def caption_lines(text: str) -> tuple[str, ...]:
     """The captions of a text that has one a line, as `.txt` files and the record do; one that is a single line is one."""
     return _several(_LINE_ENDS.split(text))
@@ -115,7 +98,7 @@ def caption_lines(text: str) -> tuple[str, ...]:
 
 def _several(texts: Iterable[str]) -> tuple[str, ...]:
     """Each text as a caption; empty ones and repetitions are left out."""
-    cleaned = (_one_line(text)[0] for text in texts)
+    cleaned = (clean_caption(text).text for text in texts)
     found = dict.fromkeys(text[:MAX_CAPTION_CHARACTERS].rstrip() for text in cleaned if text)
     return tuple(found)[:MAX_CAPTIONS]
 
@@ -125,12 +108,15 @@ def _from_json(name: str, text: str) -> ReadCaption:
         data = json.loads(text)
     except (ValueError, RecursionError):
         data = None
-    if isinstance(data, dict):
-        data = data.get("captions", data.get("caption"))
-    texts = [data] if isinstance(data, str) else data
-    if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
+    texts = captions_in(data)
+    if texts is None:
         fix = 'Write a list of texts, such as ["a red house", "a house"], or a .txt file.'
         return ReadCaption(None, (warning("caption_json", f"The file {name} holds no captions; it is ignored.", fix),))
+    return caption_of_texts(texts)
+
+
+def caption_of_texts(texts: Iterable[str]) -> ReadCaption:
+    """Several captions of one picture; the first counts where one is wanted."""
     several = _several(texts)
     first = clean_caption(several[0]) if several else ReadCaption(None)
     return ReadCaption(first.text, first.problems, several)
@@ -176,19 +162,9 @@ def _looks_like_text(text: str) -> bool:
     return strange <= len(text) // 20
 
 
+@lru_cache(maxsize=20_000)
 def clean_caption(text: str) -> ReadCaption:
     """One line without control, zero-width and direction characters; None where nothing but punctuation is left."""
-    kept, problems = _one_line(text)
-    # Each word or sign is at least one token, so this never warns without need.
-    if kept is not None and len(kept) > PROMPT_TOKENS and len(_WORDS.findall(kept)) > PROMPT_TOKENS:
-        message = (
-            "The caption is longer than the base model reads: what follows the first 75 words and signs is not seen."
-        )
-        problems.append(warning("caption_long", message, "Put what matters first, or shorten it."))
-    return ReadCaption(kept, tuple(problems))
-
-
-def _one_line(text: str) -> tuple[str | None, list[Problem]]:
     problems: list[Problem] = []
     lines = [line.strip() for line in _LINE_ENDS.split(text.strip("\ufeff\0 \t\r\n"))]
     if len([line for line in lines if line]) > 1:
@@ -198,19 +174,24 @@ def _one_line(text: str) -> tuple[str | None, list[Problem]]:
                 "The caption has several lines; they are read as one, unless data.several_captions is on.",
             )
         )
-    line = " ".join(lines)
-    # Cc: control, Cf: zero-width and direction marks, Cs: halves of surrogate pairs. The joiners belong to some scripts and emoji.
-    line = line.replace("\t", " ")
+    line = " ".join(lines).replace("\t", " ")
     kept = line if line.isprintable() else "".join(filter(_is_kept, line))
     if kept != line:
         problems.append(warning("caption_control", "Invisible control characters were taken out of the caption."))
     kept = re.sub(r"\s+", " ", kept).strip()
     if not re.search(r"\w", kept):
-        return None, problems
-    return kept, problems
+        return ReadCaption(None, tuple(problems))
+    # Each word or sign is at least one token, so this never warns without need.
+    if len(kept) > PROMPT_TOKENS and len(_WORDS.findall(kept)) > PROMPT_TOKENS:
+        message = (
+            "The caption is longer than the base model reads: what follows the first 75 words and signs is not seen."
+        )
+        problems.append(warning("caption_long", message, "Put what matters first, or shorten it."))
+    return ReadCaption(kept, tuple(problems))
 
 
 def _is_kept(char: str) -> bool:
+    # Cc: control, Cf: zero-width and direction marks, Cs: halves of surrogate pairs. The joiners belong to some scripts and emoji.
     return char in "\u200c\u200d" or unicodedata.category(char) not in ("Cc", "Cf", "Cs")
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import importlib
 
+from trainer.cli import dataset_captions, dataset_check
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.dataset.store import DatasetStore
 from trainer.errors import ConfigError
 from trainer.paths import data_folder
 
-SUMMARY = "list the data sets, check the pictures and captions of one, edit its captions and tags"
+SUMMARY = "list the data sets, check, import or fetch one, edit its captions, compare with a run, restore a run's"
 EXAMPLES = """  inkwash dataset
   inkwash dataset ~/pictures/my-style
+  inkwash dataset check my-style
+  inkwash dataset check my-style --resolution 1024 --base my-sdxl
+  inkwash dataset check my-style --fix duplicates trigger
+  inkwash dataset check my-style --ignore outliers
   inkwash dataset tags robot                        (how often each tag stands in the captions)
   inkwash dataset tags robot rename "grey, gray" silver --apply
   inkwash dataset tags robot remove "watermark" --having "city" --apply
@@ -20,12 +25,22 @@ EXAMPLES = """  inkwash dataset
   inkwash dataset replace robot "(\\w+) hair" "hair of \\1" --regex
   inkwash dataset export-captions robot             (.txt files beside the pictures)
   inkwash dataset import-captions robot             (let the files beside the pictures say the captions again)
-  inkwash dataset ./tags                            (a data set or folder that is named like an action)"""
+  inkwash dataset import "My ink" ~/pictures/ink more.zip      (kohya's 10_name folders become a set each)
+  inkwash dataset fetch "My ink" --list addresses.txt
+  inkwash dataset diff 20260131-2015                (what has changed since that run)
+  inkwash dataset restore 20260131-2015             (a change that can be undone in the Dataset tab)
+  inkwash dataset restore 20260131-2015 --new "As it was"
+  inkwash dataset ./diff                            (a data set or folder that is named like an action)"""
 ACTIONS = {
+    "check": "trainer.cli.dataset_check:run",
     "tags": "trainer.cli.dataset_captions:tags",
     "replace": "trainer.cli.dataset_captions:replace",
     "export-captions": "trainer.cli.dataset_captions:export",
     "import-captions": "trainer.cli.dataset_captions:take",
+    "import": "trainer.cli.dataset_bringing:bring",
+    "fetch": "trainer.cli.dataset_bringing:fetch",
+    "diff": "trainer.cli.dataset_versions:diff",
+    "restore": "trainer.cli.dataset_versions:restore",
 }
 """What can stand in the place of a data set's name: `module:function`, called with the arguments."""
 
@@ -36,27 +51,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="NAME|FOLDER|ACTION",
-        help=f"the data set to check; or what to do: {', '.join(ACTIONS)}",
+        help=f"the data set whose pictures are listed; or what to do: {', '.join(ACTIONS)}",
     )
     parser.add_argument(
         "what",
         nargs="*",
         metavar="WHAT",
-        help="tags: the data set, then add, front, remove, rename, first, sort or unique, and its tags; replace: the data "
-        "set, what to look for, what to put in its place; export-captions, import-captions: the data set",
+        help="check, export-captions, import-captions: the data set; diff, restore: the run; import, fetch: the name, then "
+        "paths or addresses; tags: the data set, then add, front, remove, rename, first, sort or unique, and its tags; "
+        "replace: the data set, what to look for, what to put in its place",
     )
-    parser.add_argument(
-        "--having", default="", metavar="TAGS", help="tags, replace: only captions with all of these tags"
-    )
-    parser.add_argument("--lacking", default="", metavar="TAGS", help="tags, replace: only captions with none of these")
-    parser.add_argument("--apply", action="store_true", help="tags, replace: do it; without, it is only shown")
-    parser.add_argument("--regex", action="store_true", help="replace: what to look for is a regular expression")
-    parser.add_argument("--match-case", action="store_true", help="replace: tell upper from lower case")
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="export-captions: replace files that say something else; copies of them go to the trash",
-    )
+    parser.add_argument("--list", metavar="FILE", help="fetch: a text file with an address a line")
+    parser.add_argument("--allow-private", action="store_true", help="fetch: from your own machine and network too")
+    parser.add_argument("--set", metavar="NAME", help="diff, restore: which of the run's data sets")
+    parser.add_argument("--new", metavar="NAME", help="restore: as a data set of its own, under this name")
+    dataset_check.add_arguments(parser)
+    dataset_captions.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
