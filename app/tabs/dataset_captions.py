@@ -53,17 +53,16 @@ class CaptionsSection:
         self._wire_files()
 
     def _lay_out_filter(self) -> None:
-        with gr.Row(equal_height=True):
-            self._text = gr.Textbox(
-                "",
-                label="Captions with",
-                placeholder="words to look for",
-                elem_id="captions-text",
-                max_length=500,
-                scale=3,
-                min_width=180,
-            )
-            self._is_regex = gr.Checkbox(False, label="Regular expression", elem_id="captions-regex", min_width=120)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=180):
+                self._text = gr.Textbox(
+                    "",
+                    label="Captions with",
+                    placeholder="words to look for",
+                    elem_id="captions-text",
+                    max_length=500,
+                )
+                self._is_regex = gr.Checkbox(False, label="Regular expression", elem_id="captions-regex")
             self._order = gr.Dropdown(
                 list(ORDERS), value="name", label="Order", elem_id="captions-order", scale=2, interactive=True
             )
@@ -194,7 +193,8 @@ class CaptionsSection:
         shown: dict[str, Any] = {"show_progress": "hidden"}
         for event in (self._text.submit, self._text.blur, self._is_regex.input, self._order.input):
             event(handler(self._filter), typed, self._parts, **shown)
-        self._tag_search.input(
+        # Not `input`: gradio 6.31 does not tell of what is pasted or deleted by it.
+        self._tag_search.change(
             handler(self._find_tag),
             [*inputs, self._tag_search],
             [self._query, self._tags],
