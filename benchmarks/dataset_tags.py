@@ -56,6 +56,7 @@ def main() -> None:
         data = DataFolder(Path(scratch) / "data")
         name = DatasetStore(data).link(Path(scratch) / "set").name
         service = CaptionService(data)
+        timed("the first look at the pictures", lambda: service.store.scan(name))
         view = timed("tag table and a page of captions", lambda: service.page(name, CaptionQuery()))
         assert view.num_found == number
         timed("thumbnails of the page, first time", lambda: [service.thumbnail(row.picture) for row in view.rows])
