@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from trainer.dataset.bringing import Brought, bring_in, link_all
-from trainer.dataset.captions import clean_caption, fill_template
+from trainer.dataset.captions import caption_lines, fill_template
 from trainer.dataset.problems import Problem
 from trainer.dataset.scan import DatasetScan, PictureFacts, Progress
 from trainer.dataset.store import DatasetInfo, DatasetStore
@@ -156,11 +156,11 @@ class DatasetService:
         return page * PAGE_SIZE + tile
 
     def save_caption(self, name: str, picture: str, caption: str) -> bool:
-        """Keep a caption where it differs from what there is; returns whether it did. Raises DatasetError."""
-        if (clean_caption(caption).text or "") == self.store.caption_of(name, picture):
+        """Keep captions, one a line, where they differ from what there is; returns whether they did. Raises DatasetError."""
+        new = caption_lines(caption)
+        if new == self.store.captions_of(name, picture):
             return False
-        self.store.set_caption(name, picture, caption)
-        return True
+        return self.store.write_captions(name, {picture: new})
 
     def create(self, name: str, files: Sequence[str], trigger_word: str) -> Brought:
         """A new data set of dropped files; several of kohya's folders. Raises DatasetError, ResourceError; then there is none."""

@@ -22,7 +22,7 @@ from trainer.dataset.importing import ImportReport
 from trainer.dataset.scan import Progress
 
 TITLE = "Dataset"
-SECTIONS = ("pictures", "check", "prepare", "history")
+SECTIONS = ("pictures", "captions", "caption", "check", "prepare", "history")
 """What can be done with the pictures: files `app/tabs/dataset_<name>.py`, each with TITLE and build(services, page)."""
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}

@@ -170,7 +170,7 @@ class PicturesSection:
             self._image: str(shown.image) if shown.image else None,
             self._facts: dataset_html.picture_facts(shown),
             self._picture: facts.name,
-            self._caption: facts.caption or "",
+            self._caption: "\n".join(facts.captions) or facts.caption or "",
         }
 
 

@@ -128,6 +128,7 @@ def test_appending_adds_only_what_is_new() -> None:
     assert caption(tags("Boat", "sea"), "zsy, boat", **append) == "zsy, boat, sea"
     assert caption(tags("boat"), "boat", **append) == "boat"
     assert caption(tags("boat"), "", **append) == "boat"
+    assert caption(tags("boat"), "sea\nboat at sea, boat", **append) == "sea, boat\nboat at sea, boat"
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ class _Captioning:
         first, total = len(self._notes.done), len(self._notes.done) + len(waiting)
         progress("Captioning", first, total)
         for number, facts in enumerate(waiting, first + 1):
-            before = facts.caption or ""
+            before = "\n".join(facts.captions)
             words = self._wording.caption(captioner.describe(subject_of(facts)), facts.name, before)
             self._notes.add(Noted(facts.name, before, words))
             progress("Captioning", number, total)
@@ -122,10 +122,10 @@ class _Captioning:
         waiting = {noted.picture: noted for noted in self._notes.open.values() if noted.caption}
         if not waiting:
             return 0
-        now = {facts.name: facts.caption or "" for facts in self._store.scan(self._info.name).pictures}
-        wanted = {name: noted.caption for name, noted in waiting.items() if now.get(name) == noted.before}
+        now = {facts.name: "\n".join(facts.captions) for facts in self._store.scan(self._info.name).pictures}
+        wanted = {name: noted.caption.split("\n") for name, noted in waiting.items() if now.get(name) == noted.before}
         if wanted:
-            self._store.set_captions(self._info.name, wanted, _title(len(wanted), self._config))
+            self._store.write_captions(self._info.name, wanted, _title(len(wanted), self._config))
         if len(wanted) < len(waiting):
             kept = len(waiting) - len(wanted)
             message = f"{kept} pictures were changed by hand in the meantime, and stay as they are."

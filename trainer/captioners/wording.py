@@ -26,13 +26,15 @@ class Wording:
         Args:
             description: what the captioner said.
             name: the picture's path below the data set's folder, with `/`.
-            before: the caption that it has.
+            before: the captions that it has, one a line; what is new is put behind each.
         """
         words = self._tags(description.tags) if description.tags else self._text(description.text)
         if not words:
             return ""
         appends = self.config.existing == "append" and bool(before)
-        return self._appended(before, words, name) if appends else self._filled(words, name)
+        if not appends:
+            return self._filled(words, name)
+        return "\n".join(self._appended(line, words, name) for line in before.split("\n"))
 
     def _tags(self, tags: tuple[Tag, ...]) -> str:
         rules = self.config.wording

@@ -17,7 +17,7 @@ class WordingSettings(Settings):
     guide: Annotated[Literal["none", "style", "character"], Hint(Level.BASIC, label="The LoRA shall learn")] = "none"
     """What is learned must not be described, what shall stay changeable must. `style` leaves out words for medium, technique, palette and quality, and keeps things and places. `character` leaves out hair, eyes, skin, body, species and the names of characters, and keeps pose, expression, clothing and place. `none` leaves out nothing."""
     blacklist: Annotated[list[str], Hint(Level.BASIC, label="Leave out, one a line"), Field(max_length=MAX_WORDS)] = []
-    """Tags (`*` stands for anything: `*background`), and in sentences whole words or phrases."""
+    """Tags, in which `*` stands for anything, and in sentences whole words or phrases."""
     replacements: Annotated[
         list[str], Hint(Level.BASIC, label="Replace, one OLD=NEW a line"), Field(max_length=MAX_WORDS)
     ] = []

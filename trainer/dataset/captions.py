@@ -91,6 +91,11 @@ def read_caption(path: Path) -> ReadCaption:
     return ReadCaption(final, (*problems, *cleaned.problems), _several(_LINE_ENDS.split(text)))
 
 
+def caption_lines(text: str) -> tuple[str, ...]:
+    """The captions of a text that has one a line, as `.txt` files and the record do; one that is a single line is one."""
+    return _several(_LINE_ENDS.split(text))
+
+
 def _several(texts: Iterable[str]) -> tuple[str, ...]:
     """Each text as a caption; empty ones and repetitions are left out."""
     cleaned = (clean_caption(text).text for text in texts)
@@ -138,7 +143,7 @@ def decode_unmarked(data: bytes, *, fallback: str) -> tuple[str, str]:
 
     Some Chinese words are valid UTF-8 by chance ("水墨"): they give themselves away by letters of phonetic script.
     """
-    is_chinese = _GBK.fullmatch(data) is not None and not data.isascii()
+    is_chinese = not data.isascii() and _GBK.fullmatch(data) is not None
     try:
         # A multi-byte letter cut by the size limit is no fault of the file.
         text = codecs.getincrementaldecoder("utf-8")().decode(data, final=len(data) < _MAX_CAPTION_BYTES)
@@ -151,6 +156,8 @@ def decode_unmarked(data: bytes, *, fallback: str) -> tuple[str, str]:
 
 
 def _looks_like_text(text: str) -> bool:
+    if text.isprintable() and "\ufffd" not in text:
+        return True
     strange = sum(1 for char in text if (ord(char) < 32 and char not in "\t\r\n\0") or char == "\ufffd")
     return strange <= len(text) // 20
 
@@ -167,25 +174,25 @@ def clean_caption(text: str) -> ReadCaption:
                 "The caption has several lines; they are read as one, unless data.several_captions is on.",
             )
         )
-    line = " ".join(lines)
-    # Cc: control, Cf: zero-width and direction marks, Cs: halves of surrogate pairs. The joiners belong to some scripts and emoji.
-    kept = "".join(
-        char
-        for char in line.replace("\t", " ")
-        if char in "\u200c\u200d" or unicodedata.category(char) not in ("Cc", "Cf", "Cs")
-    )
-    if kept != line.replace("\t", " "):
+    line = " ".join(lines).replace("\t", " ")
+    kept = line if line.isprintable() else "".join(filter(_is_kept, line))
+    if kept != line:
         problems.append(warning("caption_control", "Invisible control characters were taken out of the caption."))
     kept = re.sub(r"\s+", " ", kept).strip()
     if not re.search(r"\w", kept):
         return ReadCaption(None, tuple(problems))
     # Each word or sign is at least one token, so this never warns without need.
-    if len(_WORDS.findall(kept)) > PROMPT_TOKENS:
+    if len(kept) > PROMPT_TOKENS and len(_WORDS.findall(kept)) > PROMPT_TOKENS:
         message = (
             "The caption is longer than the base model reads: what follows the first 75 words and signs is not seen."
         )
         problems.append(warning("caption_long", message, "Put what matters first, or shorten it."))
     return ReadCaption(kept, tuple(problems))
+
+
+def _is_kept(char: str) -> bool:
+    # Cc: control, Cf: zero-width and direction marks, Cs: halves of surrogate pairs. The joiners belong to some scripts and emoji.
+    return char in "\u200c\u200d" or unicodedata.category(char) not in ("Cc", "Cf", "Cs")
 
 
 def has_trigger_word(caption: str, trigger_word: str) -> bool:

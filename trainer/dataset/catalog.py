@@ -6,10 +6,11 @@ import hashlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.captions import clean_caption
+from trainer.dataset.captions import caption_lines, clean_caption
 from trainer.dataset.edits import with_edits
 from trainer.dataset.listing import list_folder
 from trainer.dataset.record import Record, load_captions, load_record
@@ -34,7 +35,6 @@ class DatasetInfo:
     class_prompt: str = ""
     is_bundled: bool = False
     is_linked: bool = False
-    num_pictures: int = 0
     description: str = ""
     license: str = ""
     record: Path | None = None
@@ -49,6 +49,13 @@ class DatasetInfo:
     """These three: what a training on it begins with."""
     order: int = 0
     """Place among the bundled sets; the first one is what a new user sees."""
+    excluded: tuple[str, ...] = ()
+    """Names of pictures that are left out."""
+
+    @cached_property
+    def num_pictures(self) -> int:
+        """How many pictures there are, counted when it is first asked for."""
+        return 0 if self.is_missing else _count_pictures(self.folder, self.excluded)
 
     def concept(self) -> dict[str, Any]:
         """What its record says of how it is trained, as settings of a concept; only what is not the default."""
@@ -99,7 +106,7 @@ class DatasetCatalog:
         linked = next((info for info in self.list() if info.folder == path.resolve()), None)
         if linked is not None:
             return linked
-        return DatasetInfo(path.name, path.name, path, num_pictures=_count_pictures(path))
+        return DatasetInfo(path.name, path.name, path)
 
     def _find(self, name: str) -> DatasetInfo | None:
         # Only names that a listing gives are looked at, so no name leads out of the folders.
@@ -138,7 +145,7 @@ class DatasetCatalog:
             kind=record.kind,
             class_prompt=record.class_prompt or "",
             is_linked=is_linked,
-            num_pictures=0 if is_missing else _count_pictures(pictures, record.excluded),
+            excluded=record.excluded,
             record=folder,
             is_missing=is_missing,
             **_training_settings(record),
@@ -157,7 +164,7 @@ class DatasetCatalog:
             kind=about.get("kind", ""),
             class_prompt=about.get("class_prompt", "") if class_prompt is None else class_prompt,
             is_bundled=True,
-            num_pictures=_count_pictures(folder, record.excluded),
+            excluded=record.excluded,
             description=about.get("description", ""),
             license=about.get("license", ""),
             record=record_folder,
@@ -249,7 +256,7 @@ def _with_record(facts: PictureFacts, captions: Mapping[str, str]) -> PictureFac
     written = clean_caption(captions[facts.name])
     # What was wrong with the file beside the picture does not matter any more.
     rest = tuple(problem for problem in facts.problems if not problem.code.startswith("caption_"))
-    several = (written.text,) if written.text else ()
+    several = caption_lines(captions[facts.name])
     return replace(
         facts, caption=written.text, captions=several, caption_source="", problems=(*rest, *written.problems)
     )

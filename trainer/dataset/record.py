@@ -77,7 +77,7 @@ def save_record(folder: Path, record: Record) -> None:
 
 
 def load_captions(folder: Path) -> dict[str, str]:
-    """Captions written in the app, by picture name; an empty one means: none. Raises DatasetError."""
+    """Captions written in the app, by picture name, several one a line; an empty one means: none. Raises DatasetError."""
     path = folder / "captions.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -111,6 +111,8 @@ def _caption(version: DatasetVersion, name: str, facts: PictureFacts) -> tuple[s
     several = facts.captions if len(facts.captions) > 1 else ()
     if (facts.caption or "", several) == (picture.caption, picture.captions):
         return None, None
+    if picture.captions and picture.caption == " ".join(picture.captions):
+        return "\n".join(picture.captions), None  # lines of a .txt file, as the record has them, too
     lost = Finding(name, f"had {len(picture.captions)} captions in a file that changed; the first is kept")
     return picture.caption, lost if picture.captions else None
 

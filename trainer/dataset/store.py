@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.captions import caption_files, clean_caption
+from trainer.dataset.captions import caption_files, caption_lines, clean_caption
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
 from trainer.dataset.history import Change, History, Patch, apply, changed, difference, reverse, state_at
 from trainer.dataset.importing import ImportReport, import_files
@@ -30,6 +30,7 @@ from trainer.dataset.record import (
     save_record,
     save_state,
 )
+from trainer.dataset.scan import PictureFacts
 from trainer.dataset.walk import readable_name, walk_folder
 from trainer.errors import DatasetError
 from trainer.files import TEMPORARY_PREFIX, disk_errors, is_inside, replace, safe_name, unused_path, write_text
@@ -155,14 +156,27 @@ class DatasetStore(DatasetCatalog):
         return report
 
     def caption_of(self, name: str, picture: str) -> str:
-        """A picture's caption as it is now, or an empty text. Raises DatasetError: there is no such picture."""
+        """A picture's caption as it is now, several as one, or an empty text. Raises DatasetError: there is no such picture."""
         info, record = self._known(name)
         path = _picture_path(info, picture)
         captions = load_captions(record)
         if picture in captions:
-            return captions[picture]
-        facts = next((facts for facts in self.scan_files(info).pictures if facts.path == path), None)
+            return clean_caption(captions[picture]).text or ""
+        facts = self._facts(info, path)
         return (facts.caption or "") if facts is not None else ""
+
+    def captions_of(self, name: str, picture: str) -> tuple[str, ...]:
+        """All captions of a picture as they are now. Raises DatasetError: there is no such picture."""
+        info, record = self._known(name)
+        path = _picture_path(info, picture)
+        written = load_captions(record).get(picture)
+        if written is not None:
+            return caption_lines(written)
+        facts = self._facts(info, path)
+        return facts.captions if facts is not None else ()
+
+    def _facts(self, info: DatasetInfo, path: Path) -> PictureFacts | None:
+        return next((facts for facts in self.scan_files(info).pictures if facts.path == path), None)
 
     def set_caption(self, name: str, picture: str, caption: str) -> str:
         """Write a picture's caption into the record; empty removes it. Returns it as one clean line."""
@@ -179,6 +193,17 @@ class DatasetStore(DatasetCatalog):
         cleaned = {picture: clean_caption(caption).text or "" for picture, caption in captions.items()}
         self.change(name, title or _caption_title(cleaned), {(CAPTIONS, key): text for key, text in cleaned.items()})
         return cleaned
+
+    def write_captions(self, name: str, captions: Mapping[str, Sequence[str]], title: str = "") -> bool:
+        """Write all captions of pictures, by picture name; none removes them. Returns whether anything was not so already.
+
+        Raises: DatasetError: there is no such picture.
+        """
+        info, _ = self._known(name)
+        for picture in captions:
+            _picture_path(info, picture)
+        texts = {picture: "\n".join(caption_lines("\n".join(several))) for picture, several in captions.items()}
+        return self.change(name, title or _caption_title(texts), {(CAPTIONS, key): text for key, text in texts.items()})
 
     def set_trigger_word(self, name: str, trigger_word: str) -> str:
         """Set the trigger word; returns it as kept. Raises DatasetError."""

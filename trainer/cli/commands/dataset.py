@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 
-from trainer.cli import dataset_check, dataset_prepare
+from trainer.cli import dataset_captions, dataset_check, dataset_prepare
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.dataset.store import DatasetStore
 from trainer.errors import ConfigError
 from trainer.paths import data_folder
 
-SUMMARY = "list the data sets, check, prepare, import or fetch one, compare with a run, restore a run's"
+SUMMARY = (
+    "list the data sets, check, prepare, import or fetch one, edit its captions, compare with a run, restore a run's"
+)
 EXAMPLES = """  inkwash dataset
   inkwash dataset ~/pictures/my-style
   inkwash dataset check my-style
@@ -25,6 +27,13 @@ EXAMPLES = """  inkwash dataset
   inkwash dataset masks my-style --model ~/models/u2net.onnx
   inkwash dataset masks my-style --fill white                 (background removal; --fill none, or --undo)
   inkwash dataset preview my-style --flips                    (may the pictures be shown mirrored?)
+  inkwash dataset tags robot                        (how often each tag stands in the captions)
+  inkwash dataset tags robot rename "grey, gray" silver --apply
+  inkwash dataset tags robot remove "watermark" --having "city" --apply
+  inkwash dataset replace robot "a picture of " "" --apply
+  inkwash dataset replace robot "(\\w+) hair" "hair of \\1" --regex
+  inkwash dataset export-captions robot             (.txt files beside the pictures)
+  inkwash dataset import-captions robot             (let the files beside the pictures say the captions again)
   inkwash dataset import "My ink" ~/pictures/ink more.zip      (kohya's 10_name folders become a set each)
   inkwash dataset fetch "My ink" --list addresses.txt
   inkwash dataset diff 20260131-2015                (what has changed since that run)
@@ -36,6 +45,10 @@ ACTIONS = {
     "preview": "trainer.cli.dataset_prepare:preview",
     "crops": "trainer.cli.dataset_prepare:crops",
     "masks": "trainer.cli.dataset_prepare:masks",
+    "tags": "trainer.cli.dataset_captions:tags",
+    "replace": "trainer.cli.dataset_captions:replace",
+    "export-captions": "trainer.cli.dataset_captions:export",
+    "import-captions": "trainer.cli.dataset_captions:take",
     "import": "trainer.cli.dataset_bringing:bring",
     "fetch": "trainer.cli.dataset_bringing:fetch",
     "diff": "trainer.cli.dataset_versions:diff",
@@ -56,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="*",
         metavar="WHAT",
-        help="check, preview, crops, masks: the data set; diff, restore: the run; import, fetch: the name, then paths or addresses",
+        help="check, preview, crops, masks, export-captions, import-captions: the data set; diff, restore: the run; import, "
+        "fetch: the name, then paths or addresses; tags: the data set, then add, front, remove, rename, first, sort or unique, and its "
+        "tags; replace: the data set, what to look for, what to put in its place",
     )
     parser.add_argument("--list", metavar="FILE", help="fetch: a text file with an address a line")
     parser.add_argument("--allow-private", action="store_true", help="fetch: from your own machine and network too")
@@ -64,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new", metavar="NAME", help="restore: as a data set of its own, under this name")
     dataset_check.add_arguments(parser)
     dataset_prepare.add_arguments(parser)
+    dataset_captions.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
