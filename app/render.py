@@ -13,6 +13,7 @@ from urllib.parse import quote
 from app.services.jobs import History, JobRow
 from app.services.stack_rows import about, row_from
 from trainer.errors import InkwashError
+from trainer.found_recipe import FoundRecipe
 from trainer.runs import Run, RunState
 from trainer.units import duration, size
 
@@ -304,7 +305,8 @@ def recipe(settings: Mapping[str, Any]) -> str:
         "clip_skip": "CLIP skip",
     }
     lines = [(title, settings[key]) for key, title in names.items() if settings.get(key) not in ("", None)]
-    lines.insert(3, ("Size", f"{settings.get('width')} × {settings.get('height')}"))
+    if settings.get("width"):
+        lines.insert(3, ("Size", f"{settings['width']} × {settings.get('height')}"))
     for lora in settings.get("loras", ()):
         weights = f"UNet {lora['unet_weight']:g}, text encoder {lora['text_encoder_weight']:g}"
         if more := about(row_from(lora)):
@@ -312,3 +314,12 @@ def recipe(settings: Mapping[str, Any]) -> str:
         lines.append(("LoRA", f"{Path(str(lora['file'])).name} ({weights})"))
     inner = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in lines)
     return f'<dl class="recipe">{inner}</dl>'
+
+
+def found_recipe(found: FoundRecipe) -> str:
+    """A recipe read from a picture: its settings, and what is otherwise here."""
+    lines = [f"The library lacks: {', '.join(found.missing)}."] if found.missing else []
+    lines += found.notes
+    notes = "".join(f'<div class="run-warning">{text(line)}</div>' for line in lines)
+    origin = "" if found.source == "Inkwash" else f'<div class="hint">A picture of {text(found.source)}.</div>'
+    return origin + recipe(found.settings) + notes

@@ -23,6 +23,7 @@ from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
 from trainer.config.model import EMBEDDED_MODEL
 from trainer.errors import ConfigError, Finding
+from trainer.picture_texts import SUFFIXES
 from trainer.runs import RunState
 
 TITLE = "Generate"
@@ -112,8 +113,8 @@ class GenerateTab:
         )
         self._back = gr.Button("Send recipe back to the form", elem_id="gen-back", visible=False, size="sm")
         self._dropped = gr.File(
-            label="Drop a PNG made by Inkwash here to read its recipe",
-            file_types=[".png"],
+            label="Drop a picture here to get its recipe back (Inkwash, A1111, Forge, ComfyUI)",
+            file_types=list(SUFFIXES),
             elem_id="gen-drop",
             height=150,
         )
@@ -264,19 +265,17 @@ class GenerateTab:
         index = event.index if isinstance(event.index, int) else event.index[0]
         if not 0 <= index < len(paths):
             return gr.skip(), gr.skip(), gr.skip()
-        settings, reason = self._service.recipe_or_reason(Path(paths[index]))
-        if settings is None:
+        found, reason = self._service.recipe_or_reason(Path(paths[index]))
+        if found is None:
             return f'<div class="hint">{render.text(reason)}</div>', None, gr.update(visible=False)
         name = f'<div class="hint">{render.text(Path(paths[index]).name)}</div>'
-        return name + render.recipe(settings), settings, gr.update(visible=True)
+        return name + render.found_recipe(found), found.settings, gr.update(visible=True)
 
     def _read_dropped(self, path: str | None) -> tuple[Any, Any, Any]:
         if not path:
             return gr.skip(), gr.skip(), gr.skip()
-        settings, reason = self._service.recipe_or_reason(Path(path))
-        if settings is None:
-            raise ConfigError(reason, fix="Choose a PNG that was made with Inkwash.")
-        return render.recipe(settings), settings, gr.update(visible=True)
+        found = self._service.found_recipe(Path(path))
+        return render.found_recipe(found), found.settings, gr.update(visible=True)
 
     def _fill(self, settings: dict[str, Any], version: int) -> dict[Any, Any]:
         values, stack, missing = self._service.split(settings)
