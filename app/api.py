@@ -9,6 +9,7 @@ import mimetypes
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -191,9 +192,11 @@ class Api:
         run_id = self._run(job_id).id
         row, history = self._jobs.row(run_id), self._jobs.history(run_id)
         names = ("id", "kind", "title", "created", "started", "ended", "result", "is_resumable")
+        url = f"{API_PATH}/jobs/{quote(row.id, safe='')}"  # ids have blanks, and letters of every script
         step, stage = history.last_step, history.stage
         return {
             **{name: getattr(row, name) for name in names},
+            "url": url,
             "state": row.state.value,
             "is_over": row.state.is_over,
             "stage": stage.model_dump(mode="json") if stage else None,
@@ -203,7 +206,7 @@ class Api:
             "warnings": list(history.warnings),
             "error": history.error.to_dict() if history.error else None,
             "lora": Path(history.lora.library_path).stem if history.lora and history.lora.library_path else "",
-            "pictures": [f"{API_PATH}/jobs/{row.id}/pictures/{at}" for at in range(len(self._jobs.pictures(job_id)))],
+            "pictures": [f"{url}/pictures/{at}" for at in range(len(self._jobs.pictures(job_id)))],
         }
 
 

@@ -238,7 +238,8 @@ def _look(root: Path, name: str, stamp: tuple[int, int]) -> PictureInfo | tuple[
         log.info("Not a picture that can be read: %s", name)
         return stamp
     facts = _facts(picture)
-    facts = {key: value[:_MAX_TEXT] if isinstance(value, str) else value for key, value in facts.items()}
+    for key, value in facts.items():
+        facts[key] = value[:_MAX_TEXT] if isinstance(value, str) else value
     return PictureInfo(name, stamp, picture.width, picture.height, **facts)
 
 
