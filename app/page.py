@@ -67,6 +67,10 @@ def _settle_events(page: gr.Blocks) -> None:
         # `log_message`, `changed_state_ids`). Polls and checks while one types, which say nothing, need not wait in line.
         if not _is_silent(function) or any(output._id in watched for output in function.outputs):
             function.queue = True
+        if function.show_progress == "hidden":
+            # The browser (gradio 6.31, `update_loading_stati_state`) tells every component that any event ever answered to
+            # of each step of every event, each after a search of the whole page: nothing to say needs no telling.
+            function.show_progress_on = []
         if function.renderable is not None and function.fn is not None:
             function.fn = _tried_again(function.fn)
 

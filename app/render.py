@@ -128,7 +128,8 @@ def _stage(row: JobRow, history: History) -> str:
         stage = history.stage
         count = f" ({stage.amount(' of ')})" if stage.total else ""
         left = f", about {duration(stage.eta_seconds)} left" if stage.eta_seconds else ""
-        return f'<div class="stage">{text(stage.name)}{count}{left}</div>'
+        memory = f", {size(stage.memory_bytes)} of memory" if stage.memory_bytes else ""
+        return f'<div class="stage">{text(stage.name)}{count}{left}{memory}</div>'
     return ""
 
 
@@ -137,7 +138,8 @@ def failure(row: JobRow, history: History) -> str:
     if row.state is RunState.FAILED and history.error:
         return f'<div class="run-error">{text(error_text(history.error))}</div>'
     if row.state is RunState.INTERRUPTED:
-        again = "Resume goes on from the last checkpoint." if row.is_resumable else "Retry starts it again."
+        place = "the last checkpoint" if row.is_extensible else "where it was"
+        again = f"Resume goes on from {place}." if row.is_resumable else "Retry starts it again."
         return (
             '<div class="run-error">This run ended without saying why: its process was killed, the computer was '
             f"switched off, or memory ran out. {again}</div>"

@@ -2,11 +2,13 @@
 
     python benchmarks/operators.py                      (512 px, batch 1, attention layers, rank 8)
     python benchmarks/operators.py --resolution 256 --targets all+conv
+    python benchmarks/operators.py --rows floor inkwash --blocks "*: rank=0" --blocks "up_blocks.*: rank=8"     (late blocks only)
 
 Nothing is computed: tensors without data go through the forward and the backward pass of the full architecture, and every
 operator is counted that torch dispatches. So there is no noise, and it takes seconds on any machine. Views, which do nothing,
 and allocations are not counted; matrix products, convolutions and attention are counted apart. The bytes of an operator are
-those of the tensors that it reads and writes. Rows:
+those of the tensors that it reads and writes. Products are counted, and their floating-point operations (two for a multiplication
+and an addition). Rows:
 
     floor         the frozen UNet with gradients for its inputs, without any adapter
     inkwash       ours, as a training run has it
@@ -35,6 +37,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
@@ -55,11 +58,12 @@ _NOTHING = (
 
 @dataclass
 class Counts:
-    """Operators beside the matrix products, the bytes that they move, and the products."""
+    """Operators beside the matrix products, the bytes that they move, the products, and the floating-point operations of these."""
 
     operators: int = 0
     num_bytes: int = 0
     products: int = 0
+    flops: int = 0
     names: Counter[str] = field(default_factory=Counter)
 
 
@@ -115,9 +119,12 @@ def attach_ours(unet: Any, options: argparse.Namespace, dtype: torch.dtype) -> N
     from trainer.models.sd1 import StableDiffusion1
 
     PLAIN_TENSORS.add(FakeTensor)
-    config = AdapterConfig(unet=UnetLora(rank=options.rank, alpha=float(options.rank), targets=options.targets))
+    part = UnetLora(rank=options.rank, alpha=float(options.rank), targets=options.targets)
+    config = AdapterConfig(unet=part, blocks=options.blocks)
     family, device = StableDiffusion1(), torch.device("cpu")
-    parts = SimpleNamespace(unet=unet, family=family, device=device, dtype=dtype, text_encoders={})
+    parts = SimpleNamespace(
+        unet=unet, adaptable={"unet": unet}, family=family, device=device, dtype=dtype, text_encoders={}
+    )
     LoraMethod(config).attach(cast(Any, parts), seed=0)
     skip_neutral_divisions(unet)
 
@@ -126,9 +133,12 @@ def attach_peft(unet: Any, options: argparse.Namespace) -> None:
     """diffusers' and peft's LoRA on the same layers, its weights in float32."""
     from peft import LoraConfig
 
+    from trainer.config.adapter import AdapterConfig, UnetLora
+    from trainer.config.blocks import choose_layer
     from trainer.models.unet_family import unet_targets
 
-    paths = unet_targets(unet, options.targets)
+    config = AdapterConfig(unet=UnetLora(rank=options.rank), blocks=options.blocks)
+    paths = [path for path in unet_targets(unet, options.targets) if choose_layer(config, f"unet.{path}", (1, 1)).rank]
     # It would bring the weights to the base's number format, and the script those back to float32; tensors without data
     # cannot be changed so.
     with patch.object(nn.Module, "to", lambda module, *_, **__: module):
@@ -176,10 +186,12 @@ def count(row: str, options: argparse.Namespace) -> Counts:
         times = torch.zeros(size, dtype=torch.int64)
         # Where an adapter's gradients begin: the first trained layers stand at the first attention.
         latents.requires_grad_(row == "floor")
-        with Counting() as mode:
+        # The counter of operations takes some operators apart; ours is to see them whole, and comes first.
+        with FlopCounterMode(display=False) as flops, Counting() as mode:
             with _surroundings(row, dtype):
                 output = unet(latents, times, encoder_hidden_states=states, return_dict=False)[0]
             output.float().square().mean().backward()
+        mode.counts.flops = flops.get_total_flops()
     return mode.counts
 
 
@@ -197,6 +209,7 @@ def main() -> int:
     parser.add_argument(
         "--targets", default="attention", choices=["attention", "attention+mlp", "all-linear", "all+conv"]
     )
+    parser.add_argument("--blocks", action="append", default=[], metavar="RULE", help="as adapter.blocks")
     parser.add_argument("--precision", default="bf16", choices=list(DTYPES))
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW")
     parser.add_argument("--names", action="store_true", help="also the operators by name")
@@ -205,12 +218,13 @@ def main() -> int:
     print(
         f"{options.resolution} px, batch {options.batch_size}, rank {options.rank}, {dtype_name(DTYPES[options.precision])}\n"
     )
-    print("| | operators | of peft | MB | of peft | products |\n|---|---|---|---|---|---|")
+    print("| | operators | of peft | MB | of peft | products | TFLOP |\n|---|---|---|---|---|---|---|")
     peer = found["peft"]
     for row, counts in found.items():
         share, moved = counts.operators / peer.operators, counts.num_bytes / peer.num_bytes
         print(
-            f"| {row} | {counts.operators} | {share:.2f} | {counts.num_bytes / 1e6:.0f} | {moved:.2f} | {counts.products} |"
+            f"| {row} | {counts.operators} | {share:.2f} | {counts.num_bytes / 1e6:.0f} | {moved:.2f} | {counts.products} "
+            f"| {counts.flops / 1e12:.3f} |"
         )
         if options.names:
             print("  " + ", ".join(f"{name} {number}" for name, number in counts.names.most_common(25)))

@@ -44,7 +44,7 @@ PRESET = "embedded-quick"
 STYLES = {"ink-wash": "ink wash style", "blueprint": "blueprint style"}
 METHODS = ("lora", "rslora", "loraplus", "dora", "adalora", "loha", "lokr", "oft", "boft", "ia3")
 INITS = ("orthogonal", "pissa", "olora")
-RATE_FACTORS: dict[str, float] = {}
+RATE_FACTORS = {"rslora": 0.3, "loraplus": 0.3, "lokr": 3.0, "oft": 0.3, "boft": 0.3}
 """What suits a method instead of the preset's learning rate, as a factor: found with `--rates`, one seed."""
 _PROMPTS, _SIDE = 24, 16
 _SHOWN = ("style", "prompt", "drift", "memory", "loss", "megabytes", "seconds", "peak_mb")

@@ -15,6 +15,7 @@ from pydantic import BaseModel  # noqa: E402
 
 from trainer import errors, events  # noqa: E402
 from trainer.cli.main import COMMANDS, load_command  # noqa: E402
+from trainer.config.caption import CaptionConfig  # noqa: E402
 from trainer.config.compare import CompareConfig  # noqa: E402
 from trainer.config.concept import ConceptConfig  # noqa: E402
 from trainer.config.cut import WeightedLora  # noqa: E402
@@ -70,7 +71,7 @@ def settings_page() -> str:
         f"## Presets\n\n{presets}\n## Training\n\n{_settings_of(RunConfig)}\n"
         f"### Each further concept (`data.concepts`)\n\n{_settings_of(ConceptConfig)}\n## Generation\n\n{_settings_of(GenerateConfig)}\n"
         f"### Each LoRA of a stack\n\n{_settings_of(StackedLora)}\n## Before and after\n\n{_settings_of(CompareConfig)}"
-        f"\n{_tools()}"
+        f"\n## Captions\n\n{_settings_of(CaptionConfig)}\n{_tools()}"
     )
 
 

@@ -4,68 +4,30 @@
     1,0,0,0,1,1,1,1,…           17 or 26 numbers for SD 1 and 2, 12 or 20 for SDXL
     down1:0.5, mid:0, rest:1    blocks by name
 
-Blocks have the names of the original code: BASE (text encoders, and what stands outside of the blocks), IN00…, MID,
-OUT00…; SD 1 and 2 have 12 on each side, SDXL 9. `down1` and `up0` are diffusers' blocks, each several of these. All
-layers of a block are weighted: attention, convolutions, norms, biases. Pure text: imports no torch.
+Blocks have the names of the original code (`trainer.block_names`). `down1` and `up0` are diffusers' blocks, each several of
+these. All layers of a block are weighted: attention, convolutions, norms, biases. Pure text: imports no torch.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+from trainer.block_names import BASE, LISTS, MID, PER_LEVEL, common_name, side
 
 MAX_WEIGHT = 10.0
 PRESETS = ("ALL", "NONE", "INS", "IND", "INALL", "MIDD", "OUTD", "OUTS", "OUTALL")
 """Presets by name. Beside them: a block's name for it alone, `N` before it for all but it, `ALL0.5` for a number."""
 
-_SIDES_OF_17 = ((1, 2, 4, 5, 7, 8), tuple(range(3, 12)))
-_SIDES_OF_12 = ((4, 5, 7, 8), tuple(range(6)))
-_SIDES: dict[int, tuple[int, tuple[Sequence[int], Sequence[int]]]] = {
-    26: (12, (range(12), range(12))),
-    17: (12, _SIDES_OF_17),
-    20: (9, (range(9), range(9))),
-    12: (9, _SIDES_OF_12),
-}
-"""For each length of a list: the blocks that a side of the model has, and those of each side that are named."""
 # Where the shallow input blocks end and the shallow output blocks begin. SD 1: between IN04 and IN05, OUT06 and OUT07,
 # as in lora-block-weight; SDXL: between diffusers' blocks down1 and down2, up0 and up1.
 _HALVES = {12: (5, 7), 9: (6, 3)}
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)
 _NAME = re.compile(r"(?:IN|OUT)\d{1,2}|MID|M00|BASE|REST|DOWN\d?|UP\d?")
 _RANGE = re.compile(r"(IN|OUT)(\d{1,2})-(?:\1)?(\d{1,2})")
-_PATH = re.compile(
-    r"unet\.(?:(?P<side>down|up)_blocks\.(?P<level>\d+)|(?P<mid>mid_block))\.(?P<kind>\w+?)\.(?P<index>\d+)"
-)
-# On each level of the original UNet: two blocks and a downsampler, or three blocks.
-_PER_LEVEL = 3
-
-
-def blocks_per_side(paths: Iterable[str]) -> int:
-    """How many blocks a model has on each side, from the paths of its layers: 12 in SD 1 and 2, 9 in SDXL."""
-    levels = [int(found["level"]) for path in paths if (found := _PATH.match(path)) and found["level"]]
-    return _PER_LEVEL * (max(levels, default=0) + 1)
-
-
-def block_of(path: str) -> str:
-    """The block of a layer: "IN05", "MID", "OUT11"; "BASE" for text encoders and what stands outside of blocks.
-
-    Args:
-        path: with its part: "unet.down_blocks.1.attentions.0.proj_in".
-    """
-    if path.startswith("unet.conv_in"):
-        return "IN00"
-    found = _PATH.match(path)
-    if found is None:
-        return "BASE"
-    if found["mid"]:
-        return "MID"
-    start = int(found["level"]) * _PER_LEVEL
-    sampler = found["kind"] in ("downsamplers", "upsamplers")
-    index = start + (_PER_LEVEL - 1 if sampler else int(found["index"]))
-    return f"IN{index + 1:02d}" if found["side"] == "down" else f"OUT{index:02d}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +70,7 @@ def parse_blocks(text: str) -> BlockWeights:
 
 def _values(parts: list[str]) -> list[float]:
     values = [_number(part, f"number {index} of the block weights") for index, part in enumerate(parts, 1)]
-    if len(values) not in _SIDES:
+    if len(values) not in LISTS:
         raise ValueError(
             f"a list of block weights has 17 or 26 numbers (SD 1 and 2) or 12 or 20 (SDXL); this one has {len(values)}"
         )
@@ -131,7 +93,7 @@ def _rule(part: str) -> tuple[str, float]:
         raise ValueError(f"'{part}' among the block weights is not BLOCK:NUMBER")
     if not (_NAME.fullmatch(name.upper()) or _RANGE.fullmatch(name.upper())):
         raise ValueError(f"there is no block '{name}'{_alike(name.upper(), _BLOCK_NAMES)}")
-    return name.upper(), _number(number.strip(), f"the weight of '{name}'")
+    return common_name(name), _number(number.strip(), f"the weight of '{name}'")
 
 
 _BLOCK_NAMES = ("BASE", "MID", "REST", "DOWN0", "DOWN1", "DOWN2", "DOWN3", "UP0", "UP1", "UP2", "UP3", "DOWN", "UP", "IN00", "IN11", "OUT00", "OUT11")  # fmt: skip
@@ -154,7 +116,7 @@ def _preset(name: str, written: str) -> tuple[tuple[str, float], ...]:
         return _PRESET_RULES[name]
     if one := _ONE_BLOCK.fullmatch(name):
         rest = 1.0 if one[1] else 0.0
-        return ("REST", rest), (one[2], 1.0 - rest)
+        return ("REST", rest), (common_name(one[2]), 1.0 - rest)
     if name.startswith("ALL") and _NUMBER.fullmatch(name[3:]):
         return (("REST", _number(name[3:], "the weight of ALL")),)
     raise ValueError(
@@ -170,7 +132,7 @@ def _alike(name: str, known: Sequence[str]) -> str:
 
 @lru_cache(maxsize=64)
 def _table(weights: BlockWeights, per_side: int) -> dict[str, float]:
-    blocks = ["BASE", *_side("IN", range(per_side)), "MID", *_side("OUT", range(per_side))]
+    blocks = [BASE, *side("IN", range(per_side)), MID, *side("OUT", range(per_side))]
     if weights.values:
         return _from_list(weights.values, blocks, per_side)
     table = dict.fromkeys(blocks, 1.0)
@@ -182,25 +144,21 @@ def _table(weights: BlockWeights, per_side: int) -> dict[str, float]:
     return table
 
 
-def _side(side: str, numbers: Iterable[int]) -> list[str]:
-    return [f"{side}{number:02d}" for number in numbers]
-
-
 def _from_list(values: Sequence[float], blocks: Sequence[str], per_side: int) -> dict[str, float]:
     """A block that the list does not name follows the one next to it, on the way of the data: ones are ones everywhere."""
-    expected, (inputs, outputs) = _SIDES[len(values)]
-    if expected != per_side:
-        fitting = " or ".join(str(length) for length, (count, _) in sorted(_SIDES.items()) if count == per_side)
+    known = LISTS[len(values)]
+    if known.per_side != per_side:
+        fitting = " or ".join(str(length) for length, other in LISTS.items() if other.per_side == per_side)
         raise ValueError(
-            f"a list of {len(values)} block weights is for models with {expected} blocks on each side, this base model has "
+            f"a list of {len(values)} block weights is for models with {known.per_side} blocks on each side, this base model has "
             f"{per_side}: write {f'{fitting} numbers' if fitting else 'blocks by name, such as down1:0.5,mid:0'}"
         )
-    named = dict(zip(["BASE", *_side("IN", inputs), "MID", *_side("OUT", outputs)], values, strict=True))
+    named = dict(zip(known.names, values, strict=True))
     table: dict[str, float] = {}
-    for side, numbers in (("IN", inputs), ("OUT", outputs)):
-        for number in range(per_side):
-            nearest = max((known for known in numbers if known <= number), default=min(numbers))
-            table[f"{side}{number:02d}"] = named[f"{side}{nearest:02d}"]
+    for way, numbers in (("IN", known.inputs), ("OUT", known.outputs)):
+        for number, name in enumerate(side(way, range(per_side))):
+            nearest = max((listed for listed in numbers if listed <= number), default=min(numbers))
+            table[name] = named[f"{way}{nearest:02d}"]
     return {block: named.get(block, table.get(block, 1.0)) for block in blocks}
 
 
@@ -209,25 +167,24 @@ def _chosen(what: str, per_side: int) -> list[str]:
     if what == "REST":
         return []
     if span := _RANGE.fullmatch(what):
-        return _side(span[1], range(int(span[2]), int(span[3]) + 1))
+        return side(span[1], range(int(span[2]), int(span[3]) + 1))
     deep_in, shallow_out = _HALVES.get(per_side, (per_side // 2, per_side - per_side // 2))
     groups = {
-        "SHALLOW IN": _side("IN", range(deep_in)),
-        "DEEP IN": _side("IN", range(deep_in, per_side)),
-        "DEEP OUT": _side("OUT", range(shallow_out)),
-        "SHALLOW OUT": _side("OUT", range(shallow_out, per_side)),
-        "DOWN": _side("IN", range(per_side)),
-        "UP": _side("OUT", range(per_side)),
-        "M00": ["MID"],
+        "SHALLOW IN": side("IN", range(deep_in)),
+        "DEEP IN": side("IN", range(deep_in, per_side)),
+        "DEEP OUT": side("OUT", range(shallow_out)),
+        "SHALLOW OUT": side("OUT", range(shallow_out, per_side)),
+        "DOWN": side("IN", range(per_side)),
+        "UP": side("OUT", range(per_side)),
     }
     if what in groups:
         return groups[what]
     if what.startswith("DOWN"):
-        start = int(what[4:]) * _PER_LEVEL + 1
+        start = int(what[4:]) * PER_LEVEL + 1
         # IN00 is conv_in, and the last level has no downsampler: its third number is no block.
-        return [block for block in _side("IN", range(start, start + _PER_LEVEL)) if block != f"IN{per_side:02d}"]
+        return [block for block in side("IN", range(start, start + PER_LEVEL)) if block != f"IN{per_side:02d}"]
     if what.startswith("UP"):
-        return _side("OUT", range(int(what[2:]) * _PER_LEVEL, (int(what[2:]) + 1) * _PER_LEVEL))
+        return side("OUT", range(int(what[2:]) * PER_LEVEL, (int(what[2:]) + 1) * PER_LEVEL))
     if what not in ("BASE", "MID"):
-        return _side(what[:-2], [int(what[-2:])]) if what[-2:].isdigit() else _side(what[:-1], [int(what[-1])])
+        return side(what[:-2], [int(what[-2:])]) if what[-2:].isdigit() else side(what[:-1], [int(what[-1])])
     return [what]

@@ -41,6 +41,8 @@ OPTIONAL_PARTS = {
     "cuda": ("xformers", "attention falls back to PyTorch's own, which is about as fast"),
     "quant": ("bitsandbytes", "no 4-bit base models and no 8-bit optimisers"),
     "heif": ("pillow_heif", "pictures from phones in HEIC form cannot be read"),
+    "jxl": ("pillow_jxl", "JPEG XL pictures cannot be read"),
+    "tagger": ("onnxruntime", "no WD14-family taggers for captions"),
 }
 
 

@@ -45,6 +45,8 @@ class Stage(Event):
     total: int = 0
     eta_seconds: float | None = None
     unit: Literal["", "bytes"] = ""
+    memory_bytes: int = 0
+    """The most of a graphics card's memory that was in use, or what the process holds; 0 where it is not told."""
 
     def amount(self, between: str) -> str:
         """How much is done, as people read it: "3 of 12", "0.4 of 2.1 GB". Empty where it cannot be counted."""

@@ -33,16 +33,28 @@ class JobKind:
     stays_warm: bool = False
     """Whether its process waits for the next job of the kind, with the model loaded."""
     is_resumable: bool = False
+    has_steps: bool = False
+    """Whether it is trained in steps: it can be made longer, and can end in NaN."""
     needs_device: bool = True
     """Whether it waits until no other job that needs the device works."""
+    light: tuple[str, tuple[str, ...]] | None = None
+    """(setting, values) of those runs of the kind that need no device, where others do."""
 
 
 JOBS: dict[str, JobKind] = {
-    "train": JobKind("trainer.training.job:train", "Training", is_resumable=True),
+    "train": JobKind("trainer.training.job:train", "Training", is_resumable=True, has_steps=True),
     "compare": JobKind("trainer.sampling.compare:compare", "Before and after"),
     "generate": JobKind("trainer.sampling.job:generate", "Generation", stays_warm=True),
     "tool": JobKind("trainer.tools.job:work", "LoRA tool", needs_device=False),
+    "check": JobKind("trainer.dataset.doctor.job:check", "Data set check", needs_device=False),
+    "caption": JobKind(
+        "trainer.captioners.job:caption",
+        "Captioning",
+        is_resumable=True,
+        light=("captioner", ("builtin", "server")),
+    ),
     "download": JobKind("trainer.base_models.download:download", "Download", needs_device=False),
+    "fetch": JobKind("trainer.dataset.fetch_job:fetch", "Fetching pictures", needs_device=False),
 }
 
 
@@ -134,7 +146,15 @@ def start_next(data: DataFolder) -> Run | None:
 def needs_device(run: Run) -> bool:
     """Whether a run waits its turn for the device; one of an unknown kind does."""
     kind = JOBS.get(run.info().kind)
-    return kind is None or kind.needs_device
+    if kind is None or not kind.needs_device:
+        return kind is None
+    if kind.light is None:
+        return True
+    setting, values = kind.light
+    try:
+        return run.config().get(setting) not in values
+    except RunError:
+        return True  # it fails in its turn, with that sentence
 
 
 def launch(run: Run, arguments: list[str] | None = None) -> subprocess.Popen[Any]:

@@ -51,6 +51,11 @@ class DataFolder:
         return self.root / "outputs"
 
     @property
+    def inputs(self) -> Path:
+        """Pictures and masks that generations start from, named by what is in them."""
+        return self.root / "inputs"
+
+    @property
     def presets(self) -> Path:
         """The user's own presets (TOML)."""
         return self.root / "presets"

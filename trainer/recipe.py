@@ -62,6 +62,7 @@ class Recipe:
         """Settings that make this one picture again. Files are named, without the folders they lie in."""
         data = self.config.model_dump(mode="json", exclude=set(_NO_RECIPE))
         data |= {"seed": self.seed, "width": self.width, "height": self.height, "count": 1}
+        data |= {field: PureWindowsPath(data[field]).name for field in ("init_image", "mask")}
         data["base"] = short_name(self.config.base)
         data["loras"] = [{**lora, "file": short_name(lora["file"])} for lora in data["loras"] if lora["is_on"]]
         return data
@@ -86,12 +87,27 @@ class Recipe:
             "Model hash": self.hashes.model[:_AUTOV2_DIGITS],
             "Model": self.base_title,
             "Clip skip": config.clip_skip if config.clip_skip > 1 else "",
+            **_passes(config),
             "Lora hashes": _short(self.hashes.loras),
             "TI hashes": _short(self.hashes.embeddings),
             "Version": f"{VERSION_PREFIX}{__version__}",
         }
         kept = {key: value for key, value in values.items() if value != ""}
         return write_infotext(config.prompt + tags, config.negative_prompt, kept)
+
+
+def _passes(config: GenerateConfig) -> dict[str, Any]:
+    """Image-to-image, hires fix and the other options of the sampling in A1111's words; empty where they are not used."""
+    values: dict[str, Any] = {}
+    if config.init_image:
+        values["Denoising strength"] = f"{config.strength:g}"
+    if config.mask:
+        values["Mask blur"] = config.mask_blur
+    if config.hires_scale > 1:
+        values["Denoising strength"] = f"{config.hires_strength:g}"
+        values |= {"Hires upscale": f"{config.hires_scale:g}", "Hires steps": config.hires_steps}
+        values["Hires upscaler"] = config.hires_upscaler.capitalize()
+    return values | ({"Tiling": True} if config.seamless else {})
 
 
 def save_picture(image: Image.Image, path: Path, recipe: Recipe) -> Path:

@@ -41,6 +41,8 @@ def prepare_resumption(run: Run, wish: Resumption) -> None:
         raise RunError(f"A run of the kind '{info.kind}' cannot be resumed.", where=run.id, fix="Start a new one.")
     if not state.is_over:
         raise RunError("This run is already working or waiting.", where=run.id, fix="`inkwash jobs` shows it.")
+    if not JOBS[info.kind].has_steps and wish != Resumption():
+        raise RunError("Only trainings can be made longer or changed.", where=run.id, fix="Resume it as it is.")
     changes: dict[str, Any] = {}
     if wish.steps is not None:
         done = saved_steps(run)

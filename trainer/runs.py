@@ -8,6 +8,7 @@
       events.jsonl    what happened (trainer.events)
       requests/       what the user asks of it: a small file each (stop, save, preview, accept_changes)
       log.txt         the process's own log, with tracebacks
+      datasets.json   what a training was trained on (trainer.dataset.versions)
       checkpoints/ samples/ lora/ …  what it made
 """
 

@@ -116,7 +116,7 @@ def serve(data: DataFolder) -> int:
     with FileLock(warm_lock_path(data), busy_message="A warm process is already there."):
         last_work = time.monotonic()
         while time.monotonic() - last_work < WARM_SECONDS:
-            waiting = sorted((run for run in list_runs(data) if needs_device(run) and _waits(run)), key=Run.queued_at)
+            waiting = sorted((run for run in list_runs(data) if _waits(run) and needs_device(run)), key=Run.queued_at)
             if waiting and not JOBS[waiting[0].info().kind].stays_warm:
                 break
             if waiting and not _someone_works(data):
@@ -136,7 +136,7 @@ def _waits(run: Run) -> bool:
 
 
 def _someone_works(data: DataFolder) -> bool:
-    return any(needs_device(run) and run.state() is RunState.RUNNING for run in list_runs(data))
+    return any(run.state() is RunState.RUNNING and needs_device(run) for run in list_runs(data))
 
 
 def _redirect_output(path: Path) -> None:

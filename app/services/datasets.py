@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from trainer.dataset.bringing import Brought, bring_in, link_all
 from trainer.dataset.captions import clean_caption, fill_template
-from trainer.dataset.importing import ImportReport
 from trainer.dataset.problems import Problem
 from trainer.dataset.scan import DatasetScan, PictureFacts, Progress
 from trainer.dataset.store import DatasetInfo, DatasetStore
@@ -162,11 +162,15 @@ class DatasetService:
         self.store.set_caption(name, picture, caption)
         return True
 
-    def create(self, name: str, files: Sequence[str], trigger_word: str) -> tuple[DatasetInfo, ImportReport]:
-        """A new data set of dropped files. Raises DatasetError, ResourceError; then there is none."""
+    def create(self, name: str, files: Sequence[str], trigger_word: str) -> Brought:
+        """A new data set of dropped files; several of kohya's folders. Raises DatasetError, ResourceError; then there is none."""
         if not files:
             raise DatasetError("There are no pictures yet.", fix="Drop pictures, a folder or a zip first.")
-        return self.store.create_from(name, files, trigger_word=trigger_word)
+        return bring_in(self.store, self._data, name, files, trigger_word=trigger_word)
+
+    def use_folder(self, path: str) -> tuple[DatasetInfo, ...]:
+        """A folder where it is, as one data set, or one for each of kohya's folders in it. Raises DatasetError."""
+        return link_all(self.store, path)
 
     def caption_missing(self, name: str, template: str) -> int:
         """Give every usable picture without a caption one from a template; returns how many got one. Raises DatasetError."""

@@ -12,6 +12,7 @@ from trainer.config.generate import GenerateConfig
 from trainer.config.loading import build_generate_config
 from trainer.errors import ConfigError, Finding, InkwashError, LoraFileError
 from trainer.found_recipe import FoundRecipe, read_any_recipe
+from trainer.init_pictures import with_kept_pictures
 from trainer.jobs import enqueue
 from trainer.library import SUFFIX, LibraryEntry, get_lora, list_loras
 from trainer.lora_lookup import find_tags, with_tagged_loras
@@ -82,7 +83,8 @@ class GenerationService:
         rows = from_prompt(stack, found, is_whole=True)
         loras = [{**row_values(row), "file": str(get_lora(self._data, str(row["name"])).path)} for row in rows]
         words = read_tags(prompt).words
-        return with_tagged_loras(build_generate_config({**values, "prompt": words, "loras": loras}), self._data)
+        config = build_generate_config({**values, "prompt": words, "loras": loras})
+        return with_kept_pictures(with_tagged_loras(config, self._data), self._data)
 
     def rows_of_prompt(self, prompt: str, rows: Sequence[Row], num_steps: Any) -> list[Row]:
         """The stack as the tags of a prompt that is being typed have it."""

@@ -129,13 +129,18 @@ class JobRow:
 
     @property
     def is_resumable(self) -> bool:
-        """Whether it can go on from its last checkpoint."""
-        return self.is_extensible and self.state is not RunState.FINISHED
+        """Whether it can go on from where it was."""
+        return self.kind in JOBS and JOBS[self.kind].is_resumable and self.is_unfinished
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it is over without having come to its end."""
+        return self.state.is_over and self.state is not RunState.FINISHED
 
     @property
     def is_extensible(self) -> bool:
         """Whether it can be trained for more steps, finished or not."""
-        return self.kind in JOBS and JOBS[self.kind].is_resumable and self.state.is_over
+        return self.kind in JOBS and JOBS[self.kind].has_steps and self.state.is_over
 
 
 class JobService:

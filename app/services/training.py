@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.base_models import BaseModelInfo, list_base_models, resolve_base
+from trainer.config.adapter import AdapterConfig
 from trainer.config.adapter_size import num_parameters
 from trainer.config.blocks import choose_layer, part_lora
 from trainer.config.loading import Preset, build_config, flatten, list_presets, load_preset
@@ -18,6 +19,7 @@ from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
 from trainer.config.targets import is_target
 from trainer.dataset.kohya import kohya_folders
+from trainer.dataset.record import CLASS_PICTURES
 from trainer.dataset.store import DatasetInfo, DatasetStore
 from trainer.errors import ConfigError, DatasetError, Finding, InkwashError, LoraFileError, ModelFileError
 from trainer.jobs import enqueue
@@ -75,16 +77,24 @@ class TrainingService:
     def dataset_values(self, name: str) -> dict[str, Any]:
         """What choosing a data set sets in the form."""
         try:
-            return {"data.dataset": name, "data.trigger_word": self._datasets.get(name).trigger_word}
+            info = self._datasets.get(name)
         except DatasetError:
             return {"data.dataset": name}
+        own = ("trigger_word", "repeats", "weight", "instance_prompt")
+        return {"data.dataset": name} | {f"data.{key}": getattr(info, key) for key in own}
 
     def concept_values(self, name: str) -> list[dict[str, Any]]:
         """What adding a data set, or a folder laid out as kohya's scripts want it, adds to the concepts."""
         folders = kohya_folders(Path(name).expanduser())
         if folders:
             return [folder.settings() for folder in folders]
-        return [{"dataset": name, "trigger_word": self.dataset_values(name).get("data.trigger_word", "")}]
+        info = self._datasets.get(name)
+        if info.role == CLASS_PICTURES:
+            raise DatasetError(
+                f"'{info.title}' holds class pictures, nothing to be learned.",
+                fix="Choose it in the setting 'Class pictures of your own', or change its role in the Dataset tab.",
+            )
+        return [{"dataset": name, "trigger_word": "", **info.concept()}]
 
     def base_values(self, name: str) -> dict[str, Any]:
         """What choosing a base model sets in the form: its own resolution, and bucket sides that go with it."""
@@ -171,14 +181,20 @@ class TrainingService:
             )
         num_bytes = self.file_bytes(config)
         if num_bytes:
-            parts.append(f"LoRA file about {size(num_bytes)}")
+            together = ", with both LoRAs in it" if len(config.adapter.alone) > 1 else ""
+            parts.append(f"LoRA file about {size(num_bytes)}{together}")
         elif config.adapter.embedding.num_vectors and not config.adapter.has_lora:
             parts.append("an embedding of a few kB, without a LoRA")
         return " · ".join(parts)
 
     def file_bytes(self, config: RunConfig) -> int:
         """The size that the LoRA file will have, from the shapes of the base model's layers; 0 where they cannot be read."""
-        total, model, adapter = 0, self._base_path(config.model.base), config.adapter
+        model = self._base_path(config.model.base)
+        total = sum(self._num_parameters(each, model) for each in config.adapter.alone)
+        return total * _BYTES[config.save.precision]
+
+    def _num_parameters(self, adapter: AdapterConfig, model: Path) -> int:
+        total = 0
         for part in ("unet", "text_encoder", "text_encoder_2"):
             settings = part_lora(adapter, part)
             if not settings.rank:
@@ -187,7 +203,7 @@ class TrainingService:
                 if is_target(part, settings, path, shape):
                     rank = choose_layer(adapter, f"{part}.{path}", shape).rank
                     total += num_parameters(adapter, rank, path, shape) if rank else 0
-        return total * _BYTES[config.save.precision]
+        return total
 
     def _base_path(self, base: str) -> Path:
         return next((info.path for info in self.bases() if info.name == base), Path(base).expanduser())

@@ -14,13 +14,15 @@ from app.messages import handler, note
 from app.services.context import Services
 from app.services.datasets import TEMPLATES, DatasetService
 from app.tabs import dataset_html
+from app.tabs.dataset_fields import FetchFields, TrainingFields
 from app.tabs.dataset_page import DatasetPage, news
+from trainer.dataset.bringing import Brought
 from trainer.dataset.history import Change
 from trainer.dataset.importing import ImportReport
 from trainer.dataset.scan import Progress
 
 TITLE = "Dataset"
-SECTIONS = ("pictures",)
+SECTIONS = ("pictures", "check", "history")
 """What can be done with the pictures: files `app/tabs/dataset_<name>.py`, each with TITLE and build(services, page)."""
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}
@@ -35,7 +37,7 @@ class DatasetTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=310):
                 self._lay_out_choice()
-                self._lay_out_making()
+                self._lay_out_making(services)
                 self._lay_out_changing()
             with gr.Column(scale=5, min_width=310):
                 self._page = self._lay_out_sections(services)
@@ -60,7 +62,7 @@ class DatasetTab:
             self._train = gr.Button("Train on it →", variant="primary", elem_id="dataset-train", **_SMALL)
             self._again = gr.Button("↻ Look again", elem_id="dataset-again", **_SMALL)
 
-    def _lay_out_making(self) -> None:
+    def _lay_out_making(self, services: Services) -> None:
         with gr.Accordion("New data set", open=False, elem_id="dataset-new"):
             self._new_name = gr.Textbox(
                 "", label="Name", placeholder="My drawings", elem_id="dataset-new-name", max_length=100
@@ -85,12 +87,14 @@ class DatasetTab:
                 elem_id="dataset-link-path",
             )
             self._link = gr.Button("Use this folder", variant="primary", elem_id="dataset-link", **_SMALL)
+        self._fetch = FetchFields(services)
 
     def _lay_out_changing(self) -> None:
         with gr.Accordion("Add pictures", open=False, visible=False, elem_id="dataset-add-open") as self._add_open:
             self._add = gr.File(
                 label="Pictures, captions (.txt) or a zip", file_count="multiple", height=150, elem_id="dataset-add"
             )
+        self._training = TrainingFields(self._service)
         with gr.Accordion("Caption all that have none", open=False, elem_id="dataset-captions-open"):
             self._template = gr.Dropdown(
                 list(TEMPLATES),
@@ -134,7 +138,7 @@ class DatasetTab:
     def _set_parts(self) -> list[Any]:
         return [
             *(self._about, self._trigger, self._train, self._add_open, self._restore, self._discard, self._delete),
-            *(self._ask, self._ask_text, *self._page.summary_parts),
+            *(self._ask, self._ask_text, *self._page.summary_parts, *self._training.parts),
         ]
 
     def _wire_choice(self) -> None:
@@ -148,6 +152,7 @@ class DatasetTab:
             button.click(
                 handler(lambda name, step=step: _step(name, step)), self._choice, changed, show_progress="hidden"
             )
+        self._training.wire(self._choice, changed)
         for event in (self._trigger.blur, self._trigger.submit):
             event(handler(self._set_trigger), [self._choice, self._trigger], None, **_QUIET)
         # In the queue: outside of it gradio does not tell the page that a gr.State has changed, so no letter would arrive.
@@ -177,6 +182,7 @@ class DatasetTab:
         )
         for event in (self._link.click, self._link_path.submit):
             event(handler(self._use_folder), self._link_path, [self._choice, self._link_path], **unseen)
+        self._fetch.wire(self._offer, self._choice, changed)
         self._add.upload(
             handler(self._add_files), [self._choice, self._add], [self._choice, self._add, changed], **unseen
         )
@@ -208,6 +214,7 @@ class DatasetTab:
             self._delete: gr.update(visible=not info.is_bundled),
             self._ask: gr.update(visible=False),
             self._ask_text: dataset_html.deletion(view),
+            **self._training.show(info),
             **self._page.show_summary(view),
         }
 
@@ -234,12 +241,15 @@ class DatasetTab:
     def _make(self, name: str, trigger_word: str, files: list[str] | None) -> tuple[Any, ...]:
         if files:
             note("Bringing the pictures in…")
-        info, report = self._service.create(name, files or [], trigger_word)
-        _tell(report)
-        return self._offer(info.name), "", "", None
+        brought = self._service.create(name, files or [], trigger_word)
+        _tell(brought)
+        return self._offer(brought.sets[0].name), "", "", None
 
     def _use_folder(self, path: str) -> tuple[Any, str]:
-        return self._offer(self._service.store.link(path).name), ""
+        linked = list(self._service.use_folder(path))
+        if len(linked) > 1:
+            note(f"{len(linked)} data sets, one for each numbered folder, with its number as repeats.")
+        return self._offer(linked[0].name), ""
 
     def _add_files(self, name: str, files: list[str] | None) -> tuple[Any, None, float]:
         _tell(self._service.store.add_files(name, files or []))
@@ -260,7 +270,7 @@ def _step(name: str, step: Callable[[str], Change | None]) -> Any:
     return news()
 
 
-def _tell(report: ImportReport) -> None:
+def _tell(report: ImportReport | Brought) -> None:
     note(report.summary())
     if report.left_out:
         shown = [str(finding) for finding in report.left_out[:5]]

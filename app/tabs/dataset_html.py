@@ -49,6 +49,8 @@ def picture_facts(shown: PictureView) -> str:
     size = f"{facts.width}×{facts.height} px · " if facts.width else ""
     head = f'<div class="picture-name">{render.text(facts.name)}</div>'
     line = f'<div class="hint">{size}{shown.index + 1} of {shown.total}</div>'
+    if facts.caption_source:
+        line += f'<div class="hint">Its caption is from {render.text(facts.caption_source)}.</div>'
     notes = "".join(
         f'<div class="{"problems" if p.is_error else "run-warning"}">{render.text(p.message)} {render.text(p.fix)}</div>'
         for p in facts.problems

@@ -18,6 +18,7 @@ from app.services.jobs import JobRow
 from app.tabs.lora_settings import RowSettings
 from app.tabs.lora_stack import LoraStackEditor, Row, new_row
 from app.tabs.saved_stacks import SavedStacks
+from app.tabs.start_picture import StartPicture
 from trainer.config.base import Level
 from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
@@ -81,9 +82,10 @@ class GenerateTab:
                 for path in paths:
                     form.place(path, min_width=150)
         form.place("seed")
+        StartPicture(form)
         with gr.Accordion("Advanced", open=False, elem_id="gen-advanced"):
             for spec in form.specs.values():
-                if spec.level is Level.ADVANCED and spec.path not in form.fixed:
+                if spec.level is Level.ADVANCED and spec.path not in {*form.fixed, *form.widgets}:
                     form.place(spec.path)
         with gr.Column(elem_classes=["start-bar"], min_width=200):
             self._problems = gr.HTML("", elem_id="gen-problems", padding=False)

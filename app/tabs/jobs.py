@@ -158,7 +158,7 @@ class JobsTab:
 
     def _begin_again(self, run_id: str) -> None:
         self._jobs.resume(run_id)
-        note("The run goes on from its last checkpoint.")
+        note("The run goes on from where it was.")
 
     def _again(self, run_id: str) -> str:
         new = self._jobs.retry(run_id)

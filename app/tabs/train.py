@@ -18,6 +18,8 @@ from app.tabs.train_run import RunView
 from trainer.config.base import Level
 from trainer.config.fields import describe
 from trainer.config.loading import nest
+from trainer.dataset.catalog import DatasetInfo
+from trainer.dataset.record import CLASS_PICTURES
 from trainer.errors import ConfigError, Finding
 
 TITLE = "Train"
@@ -163,7 +165,7 @@ class TrainTab:
     def _refresh(self) -> tuple[Any, ...]:
         presets = [(preset.title, preset.name) for preset in self._service.presets()]
         bases = [(_with_problem(base.label, base.problem), base.name) for base in self._service.bases()]
-        datasets = [(f"{item.title} ({item.num_pictures})", item.name) for item in self._service.datasets()]
+        datasets = [(_dataset_label(item), item.name) for item in self._service.datasets()]
         return gr.update(choices=presets), gr.update(choices=bases), *[gr.update(choices=datasets)] * 2
 
     def _fill_draft(self) -> dict[Any, Any]:
@@ -242,6 +244,11 @@ class TrainTab:
         self._settings.save(_DRAFT, _flat(values))
         note("The training run is in the queue.")
         return {**self._show([], raw[self._marked]), **self._view.choose(run_id)}
+
+
+def _dataset_label(info: DatasetInfo) -> str:
+    role = " · class pictures" if info.role == CLASS_PICTURES else f" · × {info.repeats}" if info.repeats > 1 else ""
+    return f"{info.title} ({info.num_pictures}){role}"
 
 
 def _with_problem(title: str, problem: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App, open_app
@@ -14,7 +16,7 @@ from trainer.paths import DataFolder
 from trainer.runs import list_runs
 
 
-def test_another_concept_is_added_by_choosing_a_data_set(page: Page, app: App) -> None:
+def test_another_concept_is_added_by_choosing_a_data_set(page: Page, app: App, tmp_path: Path) -> None:
     plan = page.locator("#train-plan")
     page.locator("#train-concepts-open > button").first.click()
     page.locator("#train-more-concepts input").first.click()
@@ -27,13 +29,18 @@ def test_another_concept_is_added_by_choosing_a_data_set(page: Page, app: App) -
     open_app(page, app)
     expect(page.locator("#train-plan")).to_contain_text("of 2 concepts")
     page.locator("#train-concepts-open > button").first.click()
-    # A folder that is not there is said at the table, and nothing starts.
-    page.locator("#train-more-concepts input").first.fill("/no/such folder")
-    page.locator("#train-more-concepts input").first.press("Enter")
-    expect(page.locator("#train-problems")).to_contain_text("no folder '/no/such folder'")
-    expect(page.locator("#train-data-concepts")).to_contain_text("⚠")
+    # A folder that is not there is refused as it is entered; one that is there is added, and taken out again.
+    more = page.locator("#train-more-concepts input").first
+    more.fill("/no/such folder")
+    more.press("Enter")
+    expect(page.get_by_test_id("toast-body")).to_contain_text("no folder '/no/such folder'")
+    expect(table).not_to_contain_text("such folder")
+    Image.new("RGB", (80, 80), (200, 40, 40)).save(tmp_path / "one.png")
+    more.fill(str(tmp_path))
+    more.press("Enter")
+    expect(plan).to_contain_text("of 3 concepts")
     page.locator("#train-fewer-concepts").click()
-    expect(page.locator("#train-problems")).not_to_contain_text("no folder")
+    expect(plan).to_contain_text("of 2 concepts")
     page.locator("#train-start").click()
     expect(page.locator("#run-status .badge")).to_be_visible()
     run = next(run for run in list_runs(DataFolder(app.data)) if run.info().kind == "train")

@@ -124,7 +124,7 @@ def test_whole_loop_by_clicks(page: Page, app: App, watch: Watch, picture_zip: P
 
 def test_killed_app_shows_the_run_again_untouched(page: Page, app: App, watch: Watch) -> None:
     # While the app is down the page's polls must fail.
-    watch.ignored = ("ERR_CONNECTION", "Failed to fetch", "Failed to load resource", "Connection")
+    watch.ignored = ("ERR_CONNECTION", "Failed to fetch", "Failed to load resource", "Connection", "network error")
     open_tab(page, "Train")
     set_smallest(page, steps=3000)
     run = start(page, app)

@@ -202,26 +202,73 @@ def test_layers_that_the_model_lacks_are_told(data: DataFolder) -> None:
 
 
 def failing(calls: list[int], fails: Callable[[int], bool], real: Callable[..., Any]) -> Callable[..., Any]:
-    def sample(components: Any, requests: Any, **options: Any) -> Any:
-        calls.append(len(requests))
-        if fails(len(requests)):
+    """`Maker.make` that runs out of memory at the calls, counted from 1, for which `fails`."""
+
+    def make(maker: Any, seeds: Any, on_step: Any) -> Any:
+        calls.append(len(seeds))
+        if fails(len(calls)):
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(components, requests, **options)
+        return real(maker, seeds, on_step)
 
-    return sample
+    return make
 
 
-def test_out_of_memory_goes_on_one_by_one_then_tells(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_answered_by_smaller_pieces_and_then_told(
+    data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, expected = job.Maker.make, content(generate(data, count=2, num_inference_steps=1)[0])
     calls: list[int] = []
-    real = job.sample
-    monkeypatch.setattr(job, "sample", failing(calls, lambda count: count > 1, real))
-    result, events, _ = generate(data, count=3, num_inference_steps=1)
-    assert calls == [3, 1, 1, 1]
-    assert len(result["pictures"]) == 3
-    assert any(isinstance(event, Warned) for event in events)
-    monkeypatch.setattr(job, "sample", failing(calls, lambda count: True, real))
+    monkeypatch.setattr(job.Maker, "make", failing(calls, lambda call: call in (1, 3, 4), real))
+    result, events, _ = generate(data, count=2, num_inference_steps=1)
+    # Both at once; one by one; the second one again in tiles, then with sliced attention, too.
+    assert calls == [2, 1, 1, 1, 1]
+    words = [event.message for event in events if isinstance(event, Warned)]
+    assert [word in message for word, message in zip(("one by one", "tiles", "slices"), words, strict=True)] == [
+        True
+    ] * 3
+    assert [max_difference(a, b) <= 1 for a, b in zip(content(result), expected, strict=True)] == [True, True]
+    monkeypatch.setattr(job.Maker, "make", failing([], lambda call: True, real))
     with pytest.raises(ResourceError, match="64 x 64"):
         generate(data, num_inference_steps=1)
+    monkeypatch.setattr(job.Maker, "make", real)
+    assert content(generate(data, count=2, num_inference_steps=1)[0]) == expected
+
+
+def test_a_picture_is_painted_over_and_its_recipe_makes_it_again(data: DataFolder, tmp_path: Path) -> None:
+    start, mask = tmp_path / "start.png", tmp_path / "mask.png"
+    Image.effect_noise((48, 40), 80).convert("RGB").save(start)
+    Image.linear_gradient("L").resize((48, 40)).save(mask)
+    settings = {"init_image": str(start), "mask": str(mask), "strength": 0.7, "mask_blur": 2}
+    result, events, _ = generate(data, **settings)
+    made = Image.open(result["pictures"][0])
+    # The picture's own size; the mask's upper half is black.
+    assert (result["width"], result["height"]) == made.size == (48, 40)
+    before, after = Image.open(start).crop((0, 0, 48, 12)), made.crop((0, 0, 48, 12))
+    assert before.tobytes() == after.convert("RGB").tobytes()
+    start.unlink()
+    recipe = read_recipe(Path(result["pictures"][0]))
+    assert str(tmp_path) not in str(recipe)
+    again, _, _ = generate(data, **recipe | {"device": "cpu", "precision": "fp32"})
+    assert content(again) == content(result)
+    assert all(event.memory_bytes > 0 for event in events if isinstance(event, Stage) and event.name == "Generating")
+
+
+def test_larger_pictures_in_two_passes_stop_within_a_step(data: DataFolder) -> None:
+    result, events, _ = generate(data, width=32, height=32, hires_scale=2, hires_strength=0.6)
+    assert Image.open(result["pictures"][0]).size == (64, 64)
+    stages = [event for event in events if isinstance(event, Stage) and event.name == "Generating"]
+    assert [(event.done, event.total) for event in stages] == [(step, 8) for step in range(1, 9)]
+    run, steps = make_run(data, width=32, height=32, hires_scale=2, num_inference_steps=40), []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Stage) and event.name == "Generating":
+            steps.append(event.done)
+            if event.done == 42:
+                run.request("stop")
+
+    with pytest.raises(Cancelled):
+        job.generate(JobContext(run, emit))
+    assert steps[-1] == 42
 
 
 def test_a_failed_job_ends_with_its_error(data: DataFolder) -> None:

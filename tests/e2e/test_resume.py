@@ -344,8 +344,8 @@ def broken_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """One picture's latents are NaN."""
     get = LatentCache.get
 
-    def broken(cache: LatentCache, example: Any, flipped: bool) -> Any:
-        mean, std = get(cache, example, flipped)
+    def broken(cache: LatentCache, example: Any, *variant: Any) -> Any:
+        mean, std = get(cache, example, *variant)
         return (mean * float("nan"), std) if example.name == "picture-1.png" else (mean, std)
 
     monkeypatch.setattr(LatentCache, "get", broken)
@@ -500,8 +500,8 @@ def test_samples_that_fail_anywhere_cost_nothing(
         raise OSError("the sample is broken") if place == "picture" else RuntimeError("the sample is broken")
 
     target = {
-        "unet": "trainer.sampling.sampler._Batch._predict",
-        "vae": "trainer.sampling.sampler._decode",
+        "unet": "trainer.sampling.denoise.Batch._predict",
+        "vae": "trainer.sampling.sampler.decode",
         "picture": "trainer.training.preview.write_atomically",
     }[place]
     monkeypatch.setattr(target, fail)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
 from trainer.config.loading import merge
+from trainer.dataset.versions import read_versions
 from trainer.errors import Cancelled, NonFiniteLossError, ResourceError, RunError
 from trainer.events import (
     CheckpointSaved,
@@ -104,6 +105,9 @@ def test_a_run_tells_what_it_does_and_leaves_a_lora(whole: tuple[Run, dict[str, 
     metadata, keys = read_header(Path(result["lora"]))
     assert {key.split("_")[1] for key in keys} == {"unet", "te"}
     assert metadata["ss_steps"] == "6"
+    (version,) = read_versions(run.folder)
+    assert [one.caption for one in version.pictures.values()] == [f"a red house, number {i}" for i in range(5)]
+    assert json.loads(metadata["inkwash.datasets"]) == {"set": version.sha256}
     last = of_type(run, StepDone)[-1]
     assert last.eta_seconds == 0
     assert last.memory_bytes > 0

@@ -46,7 +46,7 @@ def peft_layer(config: Any, base: nn.Module) -> Any:
 def test_dora_by_output_is_pefts_with_its_gradients() -> None:
     base, inputs = linear(), torch.randn(5, 8)
     change = change_of(settings(method="dora", dora={"axis": "output"}), base)
-    ours = ChangedLayer(base, change, 0.0)(inputs)
+    ours = ChangedLayer(base, change, AdapterConfig())(inputs)
     ours.square().sum().backward()
     theirs = peft_layer(
         peft.LoraConfig(r=2, lora_alpha=3, use_dora=True, target_modules=["0"], init_lora_weights=False), linear()
@@ -140,7 +140,7 @@ def test_ia3_scales_channels() -> None:
     base, inputs = linear(), torch.randn(5, 8)
     base.bias.zero_()
     change = change_of(settings(method="ia3"), base)
-    torch.testing.assert_close(ChangedLayer(base, change, 0.0)(inputs), base(inputs) * (1 + change.factors))
+    torch.testing.assert_close(ChangedLayer(base, change, AdapterConfig())(inputs), base(inputs) * (1 + change.factors))
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
@@ -160,7 +160,7 @@ def test_a_start_in_the_base_is_pefts(init: str) -> None:
         change.down -= 0.2
     without = base.weight - 2 * ours
     expected = inputs @ (without + 2 * (change.start_up + change.up) @ (change.start_down + change.down)).T + base.bias
-    torch.testing.assert_close(ChangedLayer(base, change, 0.0)(inputs), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ChangedLayer(base, change, AdapterConfig())(inputs), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_small_change_of_a_weight_of_16_bits_is_not_rounded_away() -> None:
@@ -171,7 +171,7 @@ def test_a_small_change_of_a_weight_of_16_bits_is_not_rounded_away() -> None:
     inputs = torch.ones(1, 8, dtype=torch.bfloat16)
     base.weight.zero_()
     base.bias.zero_()
-    layer = ChangedLayer(base, change, 0.0)
+    layer = ChangedLayer(base, change, AdapterConfig())
     small = layer(inputs).float()
     expected = inputs.float() @ change.delta_weight(base.weight).T
     torch.testing.assert_close(small, expected, rtol=0.02, atol=1e-7)
@@ -184,7 +184,7 @@ def adalora_with(rank: int, layers: int = 2) -> tuple[AdaloraMethod, list[Adalor
     for index in range(layers):
         base = linear(seed=index)
         change = cast(AdaloraChange, change_of(config, base))
-        method._layers[f"unet.{index}"] = ChangedLayer(base, cast(Change, change), 0.0)
+        method._layers[f"unet.{index}"] = ChangedLayer(base, cast(Change, change), AdapterConfig())
         changes.append(change)
     return method, changes
 

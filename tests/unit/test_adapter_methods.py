@@ -42,6 +42,13 @@ CASES: dict[str, dict[str, Any]] = {
         f"blocks of {method}": {"method": method, "blocks": BLOCKS}
         for method in ("loraplus", "adalora", "lokr", "boft")
     },
+    "jointly": {"joint": {"rank": 3, "alpha": 6.0, "rate": 0.5, "targets": "all+conv", "text_encoder_rank": 1}},
+    "jointly on other blocks": {
+        "method": "loraplus",
+        "module_dropout": 0.1,
+        "blocks": ["mid_block: rank=0"],
+        "joint": {"rank": 4, "method": "rslora", "blocks": ["*: rank=0", "mid_block: rank=2"], "targets": "all+conv"},
+    },
     "blocks of pissa": {"init": "pissa", "blocks": BLOCKS},
 }
 # These move little at the rates that suit the others.
@@ -119,7 +126,7 @@ def test_the_file_read_back_makes_the_same_change(loaded: Components, case: str,
     config = config_of(case)
     for path, module in modules.items():
         shape = getattr(merged, path.partition(".")[0]).get_submodule(path.partition(".")[2]).weight.shape
-        told = num_parameters(config, choose_layer(config, path, shape).rank, path, shape)
+        told = sum(num_parameters(each, choose_layer(each, path, shape).rank, path, shape) for each in config.alone)
         written = sum(tensor.numel() for part, tensor in module.tensors().items() if part not in ("alpha", "on_input"))
         # AdaLoRA's share is of all layers together, and not taken yet.
         assert written == told * (2 if config.method == "adalora" else 1), path
@@ -212,6 +219,32 @@ def test_loraplus_teaches_up_faster(loaded: Components) -> None:
     )
     rates = [learning_rate(parts, group) for group in groups]
     assert rates == pytest.approx([1e-4, 16e-4, 1e-5, 16e-5])
+
+
+def test_the_second_of_two_learns_at_its_own_rate(loaded: Components) -> None:
+    joint = {"rank": 2, "rate": 0.5, "method": "loraplus", "targets": "attention-qv"}
+    method = build_method(AdapterConfig.model_validate({"unet": {"rank": 4}, "joint": joint}))
+    method.attach(fresh(loaded), 0)
+    groups = method.parameter_groups()
+    parts: Any = SimpleNamespace(
+        config=SimpleNamespace(optimizer=OptimizerConfig(unet_learning_rate=1e-4)), adapter=method
+    )
+    rates = {group: learning_rate(parts, group) for group in groups}
+    assert rates == pytest.approx({"unet": 1e-4, "unet joint": 0.5e-4, "unet up joint": 8e-4})
+    first, second = method.export_parts().values()
+    assert {path.rpartition(".")[2] for path in second} == {"to_q", "to_v"}
+    path = next(iter(second))
+    assert [each[path].rank for each in (first, second)] == [4, 2]
+    assert method.export_modules()[path].rank == 6
+    assert method.export_modules().keys() == first.keys()
+
+
+def test_what_the_second_of_two_asks_for_is_refused_at_its_own_setting(loaded: Components) -> None:
+    config = AdapterConfig.model_validate({"joint": {"rank": 4, "blocks": ["down_blocks.7: rank=2"]}})
+    with pytest.raises(ConfigError) as caught:
+        build_method(config).attach(fresh(loaded), 0)
+    assert caught.value.where == "adapter.joint.blocks"
+    assert [finding.where for finding in caught.value.findings] == ["adapter.joint.blocks"]
 
 
 def test_long_changes_are_shortened_and_others_left(loaded: Components) -> None:

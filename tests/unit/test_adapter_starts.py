@@ -14,6 +14,7 @@ from torch import nn
 from tests.random_lora import modules_for
 from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
+from trainer.cli.commands.generate import parse_lora
 from trainer.config.adapter import AdapterConfig, UnetLora
 from trainer.config.cut import weighted_lora
 from trainer.errors import ConfigError, RunError
@@ -21,6 +22,7 @@ from trainer.events import CheckpointSaved, Event
 from trainer.lora_files.file import LoraModule, write_lora
 from trainer.lora_files.header import read_header
 from trainer.lora_files.matching import adaptable_shapes
+from trainer.lora_files.metadata import config_from_metadata
 from trainer.lora_files.modules import DifferenceModule, LohaModule
 from trainer.models.components import Components, load_components
 from trainer.paths import DataFolder
@@ -125,6 +127,53 @@ def test_on_top_of_a_lora_a_new_one_learns_and_their_sum_is_exact(place: tuple[P
     assert all(torch.equal(tensor, resumed[key]) for key, tensor in load_file(lora).items())
 
 
+def test_two_that_learn_jointly_are_two_files_and_their_exact_sum(place: tuple[Path, Path], tmp_path: Path) -> None:
+    under = frozen_file(place, tmp_path)
+    joint = {"rank": 2, "alpha": 4.0, "method": "rslora", "rate": 0.5, "targets": "all+conv"}
+    settings = settings_for(place, on_top_of=[f"{under}:0.5"], joint=joint)
+    settings["save"]["export_sum"] = True
+    settings["training"]["ema_decay"] = 0.5
+    data = DataFolder(tmp_path / "data")
+    result = train_here(new_run(data, settings))
+    assert result["validation_loss_last"] < result["validation_loss_first"]
+    both, alone = Path(result["lora"]), [Path(path) for path in result["lora_parts"]]
+    assert [path.stem for path in (both, *alone)] == ["test", "test-a", "test-b"]
+    assert {path.stem for path in data.loras.glob("*.safetensors")} == {"test", "test-a", "test-b", "test-sum"}
+
+    components = load(place, tmp_path)
+    stack, seen = LoraStack(components), []
+    below = StackEntry(under, 0.5, 0.5)
+    for entries in (
+        [below],
+        [below, StackEntry(alone[0])],
+        [below, *map(StackEntry, alone)],
+        [below, StackEntry(both)],
+        [StackEntry(both.with_name("test-sum.safetensors"))],
+    ):
+        stack.set(entries)
+        seen.append(predict(components))
+    assert not torch.allclose(seen[0], seen[2], atol=1e-3)
+    assert not torch.allclose(seen[1], seen[2], atol=1e-3)
+    torch.testing.assert_close(seen[3], seen[2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen[4], seen[2], rtol=1e-4, atol=1e-5)
+
+    first, second, total = (read_header(path)[0] for path in (*alone, both))
+    assert (first["ss_network_dim"], second["ss_network_dim"], total["ss_network_dim"]) == ("4", "2", "Dynamic")
+    assert float(second["ss_unet_lr"]) == float(first["ss_unet_lr"]) / 2
+    assert [part["name"] for part in json.loads(total["inkwash.sum_of"])] == ["test-a", "test-b"]
+    assert config_from_metadata(second)["adapter"]["joint"]["rank"] == 2
+
+    stopped = new_run(data, settings)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(stopped, stopping_at(2))
+    resumed = train_here(stopped)
+    for before, after in zip(
+        [result["lora"], *result["lora_parts"]], [resumed["lora"], *resumed["lora_parts"]], strict=True
+    ):
+        tensors = load_file(after)
+        assert all(torch.equal(tensor, tensors[key]) for key, tensor in load_file(before).items())
+
+
 def test_a_sum_that_is_no_lora_is_refused_before_training(place: tuple[Path, Path], tmp_path: Path) -> None:
     shapes = adaptable_shapes(load(place, tmp_path).adaptable)
     path = next(path for path in shapes if path.endswith("conv1"))
@@ -155,12 +204,21 @@ def test_a_sum_has_the_ranks_side_by_side() -> None:
     [
         ("style", ("style", 1.0, 1.0)),
         ("style:0.8", ("style", 0.8, 0.8)),
+        ("style:8e-1", ("style", 0.8, 0.8)),
         ("C:\\x\\style.safetensors:0.8:-.5", ("C:\\x\\style.safetensors", 0.8, -0.5)),
     ],
 )
 def test_a_weighted_file_is_read_as_in_generation(text: str, expected: tuple[str, float, float]) -> None:
     found = weighted_lora(text)
     assert (found.file, found.unet_weight, found.text_encoder_weight) == expected
+    assert tuple(parse_lora(text).values()) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":0.5", "style:11"])
+def test_a_weighted_file_without_a_name_or_with_a_wild_weight_is_refused_at_its_flag(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_lora(text)
+    assert caught.value.where == "--lora"
 
 
 def test_the_directions_are_the_principal_components() -> None:

@@ -15,8 +15,9 @@ from tests.tiny_model import make_tiny_model
 from trainer.adapters.choice import chosen_layers
 from trainer.adapters.lora_layer import Dropouts, LoraLayer
 from trainer.adapters.method import AdapterMethod, build_method
+from trainer.block_names import block_of
 from trainer.config.adapter import AdapterConfig
-from trainer.config.blocks import block_id, choose_layer, parse_rule
+from trainer.config.blocks import choose_layer, parse_rule
 from trainer.config.optimizer import OptimizerConfig
 from trainer.config.run import RunConfig
 from trainer.config.targets import in_pattern, is_target
@@ -119,9 +120,9 @@ def test_a_list_of_block_weights_is_kohyas(sd1: Components) -> None:
     )
     layers = chosen_layers(sd1, config)
     by_block = {
-        block_id(f"{part}.{path}"): choice.rate for part, paths in layers.items() for path, choice in paths.items()
+        block_of(f"{part}.{path}"): choice.rate for part, paths in layers.items() for path, choice in paths.items()
     }
-    assert by_block == {"BASE": 0.5, "IN01": 1.0, "M00": 0.25, "OUT03": 2.0, "OUT04": 1.0}
+    assert by_block == {"BASE": 0.5, "IN01": 1.0, "MID": 0.25, "OUT03": 2.0, "OUT04": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_a_list_of_block_weights_is_kohyas(sd1: Components) -> None:
         ("unet.down_blocks.1.resnets.0.conv1", "IN04"),
         ("unet.down_blocks.2.attentions.1.proj_in", "IN08"),
         ("unet.down_blocks.3.resnets.1.conv1", "IN11"),
-        ("unet.mid_block.resnets.1.conv1", "M00"),
+        ("unet.mid_block.resnets.1.conv1", "MID"),
         ("unet.up_blocks.0.resnets.0.conv1", "OUT00"),
         ("unet.up_blocks.0.upsamplers.0.conv", "OUT02"),
         ("unet.up_blocks.3.attentions.2.proj_in", "OUT11"),
@@ -142,7 +143,7 @@ def test_a_list_of_block_weights_is_kohyas(sd1: Components) -> None:
     ],
 )
 def test_kohyas_names_of_blocks(path: str, block: str) -> None:
-    assert block_id(path) == block
+    assert block_of(path) == block
 
 
 @pytest.mark.parametrize(

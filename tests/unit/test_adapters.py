@@ -12,7 +12,8 @@ from torch import nn
 from tests.tiny_model import make_tiny_model
 from trainer.adapters.lora import LoraMethod
 from trainer.adapters.method import build_method
-from trainer.config.adapter import AdapterConfig, TextEncoderLora, UnetLora, UnetTargets
+from trainer.config.adapter import AdapterConfig, TextEncoderLora, UnetLora
+from trainer.config.targets import UnetTargets
 from trainer.errors import RunError
 from trainer.lora_files.file import LoraModule
 from trainer.models.components import Components, load_components

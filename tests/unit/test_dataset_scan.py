@@ -125,9 +125,9 @@ def test_a_second_scan_decodes_nothing_that_is_unchanged(tmp_path: Path, monkeyp
     decoded: list[str] = []
     from trainer.dataset import scan as module
 
-    def spy(path: Path, read=module.read_picture):
+    def spy(path: Path, read=module.read_picture, **options):
         decoded.append(path.name)
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(module, "read_picture", spy)
     assert scan_folder(folder, cache=cache) == first

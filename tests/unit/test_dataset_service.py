@@ -17,8 +17,9 @@ def service(tmp_path: Path) -> DatasetService:
 
 
 def test_a_drop_becomes_a_set_with_tiles_and_problems(service: DatasetService, tmp_path: Path) -> None:
-    info, report = service.create("画", [str(zoo.everything(tmp_path / "zoo"))], "zsy")
-    assert report.summary() == "15 pictures added, 3 captions."
+    brought = service.create("画", [str(zoo.everything(tmp_path / "zoo"))], "zsy")
+    (info,) = brought.sets
+    assert brought.summary() == "15 pictures added, 3 captions."
     view = service.view("画")
     assert view.summary == "15 pictures, 3 captions, 9 problems"
     levels = [row.problem.is_error for row in view.problem_rows()]

@@ -32,16 +32,6 @@ def state(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> DataFolder:
-    return DataFolder(tmp_path / "data")
-
-
-@pytest.fixture
-def store(data: DataFolder) -> DatasetStore:
-    return DatasetStore(data)
-
-
-@pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures 图"
     (folder / "sub").mkdir(parents=True)

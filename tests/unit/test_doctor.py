@@ -133,8 +133,14 @@ def test_a_failed_self_test_is_a_problem() -> None:
 
 
 def test_optional_parts_absent_broken_and_working() -> None:
-    states = {"xformers": None, "bitsandbytes": "ImportError: libcudart", "pillow_heif": ""}
-    absent, broken, working = doctor.check_optional_parts(states.__getitem__)
+    states = {
+        "xformers": None,
+        "bitsandbytes": "ImportError: libcudart",
+        "pillow_heif": "",
+        "pillow_jxl": None,
+        "onnxruntime": "",
+    }
+    absent, broken, working, *_ = doctor.check_optional_parts(states.__getitem__)
     assert (absent.level, broken.level, working.level) == ("ok", "warning", "ok")
     assert "--extra cuda" in absent.what
     assert "libcudart" in broken.what

@@ -18,8 +18,9 @@ from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
 from trainer.training.averages import weights_in_use
 from trainer.training.base_prediction import base_prediction, predict
+from trainer.training.caches import make_batches
 from trainer.training.distributed import Ranks
-from trainer.training.setup import _accelerate, _batches, set_up
+from trainer.training.setup import _accelerate, set_up
 from trainer.training.state import TrainParts
 from trainer.training.step import FiniteGuard, train_step
 from trainer.training.validation import validation_loss
@@ -58,7 +59,7 @@ def losses(base: tuple[TrainParts, dict[str, Any]], changes: dict[str, Any]) -> 
         config=config,
         accelerator=accelerator,
         optimizer=optimizer,
-        batches=_batches(config, parts.split.training, parts.latents, "instance", 1, Ranks()),
+        batches=make_batches(config, parts.split.training, parts.latents, "instance", 1, Ranks()),
         average=WeightAverage(parts.trainable, config.training.ema_decay) if config.training.ema_decay else None,
     )
     guard = FiniteGuard(deferred=False)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from trainer.blocks import block_of, blocks_per_side, parse_blocks
+from trainer.block_names import block_of, blocks_per_side
+from trainer.blocks import parse_blocks
 from trainer.errors import ConfigError, LoraFileError
 from trainer.lora_lookup import find_lora, resolve_tags
 from trainer.lora_tags import TagValues, read_tags, write_tag

@@ -21,6 +21,7 @@ from trainer.sampling.sampler import SampleRequest, sample
 from trainer.sampling.samplers import SAMPLERS, build_scheduler
 
 REQUEST = SampleRequest("a red house", "ink", 64, 64, 4, "DPM++ 2M Karras", 5.0, 7)
+SMALL = replace(REQUEST, width=32, height=32)
 
 
 @pytest.fixture(scope="module")
@@ -39,31 +40,32 @@ def assert_same(left: Image.Image, right: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("steps", [1, 2, 6])
-def test_every_sampler_makes_the_same_finite_picture_from_the_same_seed(
-    components: Components, name: SamplerName, steps: int
-) -> None:
-    request = replace(REQUEST, sampler=name, num_inference_steps=steps)
+def test_every_sampler_makes_a_picture_of_its_seed_in_a_single_step(components: Components, name: SamplerName) -> None:
     state = torch.random.get_rng_state()
-    first, second, other = (sample(components, [replace(request, seed=seed)])[0] for seed in (7, 7, 8))
-    assert first.size == (64, 64)
-    assert first.tobytes() == second.tobytes()
+    requests = [replace(SMALL, sampler=name, num_inference_steps=1, seed=seed) for seed in (7, 8)]
+    first, other = sample(components, requests)
+    assert first.size == (32, 32)
     assert first.tobytes() != other.tobytes()
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_picture_is_the_same_alone_and_in_a_batch(components: Components, name: SamplerName) -> None:
-    requests = [replace(REQUEST, sampler=name, seed=seed, guidance_scale=3.0 + seed) for seed in range(3)]
-    requests.insert(1, replace(requests[0], width=32, height=96))
+    requests = [
+        replace(SMALL, sampler=name, seed=seed, guidance_scale=3.0 + seed, num_inference_steps=3) for seed in range(2)
+    ]
+    requests.insert(1, replace(requests[0], width=24, height=48))
     together = sample(components, requests)
-    assert [image.size for image in together] == [(64, 64), (32, 96), (64, 64), (64, 64)]
+    assert [image.size for image in together] == [(32, 32), (24, 48), (32, 32)]
     for request, image in zip(requests, together, strict=True):
         assert_same(sample(components, [request])[0], image)
 
 
 def test_samplers_differ_from_each_other(components: Components) -> None:
-    pictures = {name: sample(components, [replace(REQUEST, sampler=name)])[0].tobytes() for name in SAMPLERS}
+    pictures = {
+        name: sample(components, [replace(SMALL, sampler=name, num_inference_steps=5)])[0].tobytes()
+        for name in SAMPLERS
+    }
     assert len(set(pictures.values())) == len(SAMPLERS)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.random_lora import random_lora
 from tests.tiny_model import make_tiny_model
 from tests.unit.test_lora_kinds import CASES, Draw, f64
-from trainer.blocks import block_of
+from trainer.block_names import block_of
 from trainer.errors import ConfigError
 from trainer.lora_files.file import LoraModule, write_lora
 from trainer.lora_files.names import kohya_name

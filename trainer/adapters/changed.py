@@ -191,6 +191,10 @@ class ChangedWeights:
                 for path, change in self.changes().items()
             }
 
+    def export_parts(self) -> dict[str, dict[str, AdapterModule]]:
+        """None: it is one adapter."""
+        return {}
+
     def notes(self) -> list[str]:
         """Which tools do not read the file, and where a low rank is higher than a layer can use."""
         modules = self.export_modules().values()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from trainer.adapters.lora_layer import weight_shape
+from trainer.block_names import LISTS, LISTS_OF, block_of
 from trainer.config.adapter import AdapterConfig
 from trainer.config.blocks import (
-    RATE_LISTS,
-    RATE_LISTS_OF,
     LayerChoice,
-    block_id,
     blocks_of,
     choose_layer,
     is_in_block,
@@ -16,6 +14,7 @@ from trainer.config.blocks import (
     parse_rule,
     part_lora,
 )
+from trainer.config.joint import second_path
 from trainer.config.targets import BLOCK_SETS
 from trainer.errors import ConfigError, Finding
 from trainer.models.components import Components
@@ -48,9 +47,28 @@ def chosen_layers(components: Components, config: AdapterConfig) -> Layers:
             choice = choose_layer(config, f"{part}.{path}", weight_shape(getattr(components, part).get_submodule(path)))
             if choice.rank:
                 layers.setdefault(part, {})[path] = choice
-    if not layers:
+    if not layers and config.has_lora:
         raise ConfigError("Nothing would be trained: every block has the rank or the rate 0.", where="adapter.blocks")
     return layers
+
+
+def chosen_together(components: Components, config: AdapterConfig) -> list[Layers]:
+    """The layers of each adapter that is trained: of one, or of two jointly.
+
+    Raises: ConfigError: as `chosen_layers`, at the settings that they come from.
+    """
+    first, *others = config.alone
+    found = [chosen_layers(components, first)]
+    for other in others:
+        try:
+            found.append(chosen_layers(components, other))
+        except ConfigError as error:
+            findings = [Finding(second_path(finding.where), finding.message) for finding in error.findings]
+            where = second_path(error.where or "")
+            raise ConfigError(
+                f"The second LoRA: {error.message}", where=where, fix=error.fix, findings=findings
+            ) from error
+    return found
 
 
 def _check_family(components: Components, config: AdapterConfig) -> None:
@@ -68,8 +86,8 @@ def _check_family(components: Components, config: AdapterConfig) -> None:
             fix="Set it back to -1.",
         )
     rates = parse_rates(config.block_rates)
-    if rates and len(rates) not in RATE_LISTS_OF[family]:
-        counts = " or ".join(str(count) for count in RATE_LISTS_OF[family])
+    if rates and len(rates) not in LISTS_OF[family]:
+        counts = " or ".join(str(count) for count in LISTS_OF[family])
         raise ConfigError(
             f"Lists of {len(rates)} block weights are not for this family of models.",
             where="adapter.block_rates",
@@ -96,7 +114,7 @@ def _check_rates(config: AdapterConfig, paths: list[str]) -> None:
     rates = parse_rates(config.block_rates)
     if not rates:
         return
-    missing = sorted({block_id(path) for path in paths} - {*RATE_LISTS[len(rates)]})
+    missing = sorted({block_of(path) for path in paths} - {*LISTS[len(rates)].names})
     if missing:
         raise ConfigError(
             f"The list of {len(rates)} block weights says nothing of {', '.join(missing)}, which are trained too.",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from trainer.adapters.choice import chosen_layers
+from trainer.adapters.choice import Layers, chosen_layers
 from trainer.adapters.lora_layer import CastTogether, Dropouts, LoraLayer, weight_shape
 from trainer.adapters.method import group_factor, grouped, rank_notes, take_over
 from trainer.config.adapter import AdapterConfig
@@ -34,9 +34,13 @@ class LoraMethod:
 
         Raises: ConfigError: a chosen set of layers does not exist in this model.
         """
+        self.attach_to(chosen_layers(components, self._config), components, seed)
+
+    def attach_to(self, chosen: Layers, components: Components, seed: int) -> None:
+        """Inject these layers, whatever the settings choose; one that stands there already is in the new one."""
         own = self._config
         dropouts = Dropouts(own.dropout, own.rank_dropout, own.module_dropout)
-        for part, paths in chosen_layers(components, own).items():
+        for part, paths in chosen.items():
             model, layers = getattr(components, part), dict[str, LoraLayer]()
             for path, choice in sorted(paths.items()):
                 base, scale = model.get_submodule(path), self._config.scale(choice.rank, choice.alpha)
@@ -108,6 +112,10 @@ class LoraMethod:
     def _alpha(self, choice: LayerChoice) -> float:
         """The alpha that gives the scale as alpha / rank: files have no other way to say it."""
         return choice.alpha * math.sqrt(choice.rank) if self._config.method == "rslora" else choice.alpha
+
+    def export_parts(self) -> dict[str, dict[str, AdapterModule]]:
+        """None: it is one adapter."""
+        return {}
 
     def notes(self) -> list[str]:
         """Says where a rank is higher than a layer can use."""

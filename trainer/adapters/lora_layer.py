@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from trainer.adapters.dropout import module_mask, rank_mask
 from trainer.adapters.lora_products import conv_change, linear_change
+from trainer.models.devices import without_autocast
 
 PLAIN_TENSORS: set[type] = {nn.Parameter, Tensor}
 """Classes of weights with which a product is nothing but a product; those of quantised weights are others."""
@@ -37,10 +38,12 @@ class Dropouts:
 class LoraLayer(nn.Module):
     """Stands in the place of a frozen linear layer or convolution and adds a low-rank change to its output.
 
+    The place may be that of another such layer, whose change is added first.
+
     Convolutions follow LoCon: `down` has the layer's own kernel, stride and padding, `up` is 1 x 1.
 
     Args:
-        base: the frozen module; of its weights nothing is assumed but what they are on plain layers.
+        base: the module; of its weights nothing is assumed but what they are on plain layers.
         rank: columns of `up` and rows of `down`, > 0.
         scale: what the change is multiplied with.
         dropouts: what is left out while training.
@@ -83,7 +86,7 @@ class LoraLayer(nn.Module):
         outputs = base(inputs)
         if drops:
             inputs = functional.dropout(inputs, self._dropouts.inputs)
-        with torch.autocast(inputs.device.type, enabled=False):
+        with without_autocast(inputs.device):
             inputs, down, up = (tensor.to(outputs.dtype) for tensor in (inputs, down, up))
             hidden = _hidden(base, inputs, down)
             if drops:
@@ -99,12 +102,19 @@ class LoraLayer(nn.Module):
 
 def weight_shape(base: nn.Module) -> torch.Size:
     """The shape of a layer's weight, `(out, in)` or `(out, in, kernel, kernel)`, also where it is stored in another one."""
-    facts = cast(Any, base)
+    facts = cast(Any, _innermost(base))
     if hasattr(base, "out_channels"):
         return torch.Size((facts.out_channels, facts.in_channels // facts.groups, *facts.kernel_size))
     if hasattr(base, "out_features"):
         return torch.Size((facts.out_features, facts.in_features))
     return facts.weight.shape
+
+
+def _innermost(base: nn.Module) -> nn.Module:
+    """The frozen layer itself, where another LoRA layer stands on it."""
+    while isinstance(base, LoraLayer):
+        base = base.base
+    return base
 
 
 def _is_plain(base: nn.Module, inputs: Tensor) -> bool:
@@ -132,7 +142,7 @@ def _hidden(base: nn.Module, inputs: Tensor, down: Tensor) -> Tensor:
     """down(inputs), with a convolution's own stride and padding."""
     if down.ndim == 2:
         return functional.linear(inputs, down)
-    conv = cast(nn.Conv2d, base)
+    conv = cast(nn.Conv2d, _innermost(base))
     return functional.conv2d(inputs, down, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 

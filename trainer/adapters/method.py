@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from trainer.config.adapter import METHODS, PIVOTAL, AdapterConfig
+from trainer.config.adapter import JOINT, METHODS, PIVOTAL, AdapterConfig
 from trainer.config.blocks import choose_layer, layer_rate
 from trainer.errors import Finding, RunError
 from trainer.lora_files.file import AdapterModule
@@ -54,6 +54,10 @@ class AdapterMethod(Protocol):
         """The change of each layer, by module path, for a file."""
         ...
 
+    def export_parts(self) -> dict[str, dict[str, AdapterModule]]:
+        """The adapters that are trained jointly, each as `export_modules`, by what its file's name ends with; empty for one."""
+        ...
+
     def notes(self) -> list[str]:
         """What the user should know of these settings on this model."""
         ...
@@ -65,11 +69,13 @@ class AdapterMethod(Protocol):
 
 def build_method(config: AdapterConfig, trigger_word: str = "") -> AdapterMethod:
     """The method that an adapter's settings name; the trigger word is only needed where it gets vectors of its own."""
-    if not config.embedding.num_vectors:
-        return load_object(config.implementation)(config)
     # Any method can be without layers, and this one without more.
-    inner = load_object(config.implementation if config.has_lora else METHODS["lora"].implementation)(config)
-    return load_object(PIVOTAL)(config, inner, trigger_word)
+    own = [
+        load_object(each.implementation if each.has_lora else METHODS["lora"].implementation)(each)
+        for each in config.alone
+    ]
+    method = own[0] if len(own) == 1 else load_object(JOINT)(config, *own)
+    return load_object(PIVOTAL)(config, method, trigger_word) if config.embedding.num_vectors else method
 
 
 def take_over(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

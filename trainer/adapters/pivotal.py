@@ -97,6 +97,10 @@ class PivotalMethod:
         """The method's layers. The word is in the model's vocabulary."""
         return self._inner.export_modules()
 
+    def export_parts(self) -> dict[str, dict[str, AdapterModule]]:
+        """The method's."""
+        return self._inner.export_parts()
+
     def notes(self) -> list[str]:
         """The method's, and what other programs make of the word."""
         notes = self._inner.notes() if self._config.has_lora else []

@@ -1,4 +1,4 @@
-"""The job that downloads a base model: the only one that uses the network, and only this once, because the user asked."""
+"""The job that downloads a base model or a captioner's model: the only one that uses the network, and only this once, because the user asked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 from functools import partial
 from typing import Any
 
-from trainer.base_models.hub import download_model
+from trainer.base_models.hub import download_files, download_model
+from trainer.captioners.models import NEEDS
 from trainer.config.download import DownloadConfig
 from trainer.config.loading import build_download_config
 from trainer.events import Started
@@ -16,9 +17,9 @@ from trainer.progress import StageProgress
 from trainer.runs import Run, create_run
 
 
-def start_download(data: DataFolder, model_id: str, variant: str) -> Run:
-    """Begin to fetch a model as a job of its own. Raises ConfigError: it is no id."""
-    config = build_download_config({"model_id": model_id, "variant": variant})
+def start_download(data: DataFolder, model_id: str, variant: str, purpose: str = "base_model") -> Run:
+    """Begin to fetch a model as a job of its own; `purpose` as in DownloadConfig. Raises ConfigError: it is no id."""
+    config = build_download_config({"model_id": model_id, "variant": variant, "purpose": purpose})
     run = create_run(data, "download", config.model_id, config.model_dump(mode="json"))
     enqueue(run, data)
     return run
@@ -33,5 +34,8 @@ def download(context: JobContext) -> dict[str, Any]:
     context.emit(Started(pid=os.getpid()))
     context.stage("Asking for the list of files")
     progress = partial(StageProgress(context, "bytes"), "Downloading")
-    folder = download_model(config.model_id, variant=config.variant, progress=progress)
+    if config.purpose == "base_model":
+        folder = download_model(config.model_id, variant=config.variant, progress=progress)
+    else:
+        folder = download_files(config.model_id, NEEDS[config.purpose].wanted(), progress)
     return {"model": config.model_id, "folder": str(folder)}

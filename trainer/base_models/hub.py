@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ _NOT_NEEDED = ["safety_checker/*", "feature_extractor/*", "image_encoder/*"]
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all); what it raises ends the download, which a later one takes up where it was."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which files of a model are fetched, by patterns, and what keeps it from being used, by the names of all its files."""
+
+    patterns: tuple[str, ...]
+    ignored: tuple[str, ...]
+    problem: Callable[[set[str]], str]
 
 
 def cached_snapshot(model_id: str) -> Path:
@@ -40,21 +50,27 @@ def cached_snapshot(model_id: str) -> Path:
         ) from error
 
 
-def cached_models() -> list[BaseModelInfo]:
-    """The diffusers models in the Hugging Face cache, by id. Nothing but folders' names and settings is read."""
+def cached_snapshots() -> Iterator[tuple[str, Path]]:
+    """(id, folder) of everything in the Hugging Face cache."""
     from huggingface_hub import constants
 
-    found: list[BaseModelInfo] = []
     for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
         try:
             commit = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
         except OSError:
             continue
         snapshot = folder / "snapshots" / commit
-        if (snapshot / "model_index.json").is_file():
-            model_id = folder.name.removeprefix("models--").replace("--", "/", 1)
-            found.append(describe_folder(snapshot, name=model_id))
-    return found
+        if snapshot.is_dir():
+            yield folder.name.removeprefix("models--").replace("--", "/", 1), snapshot
+
+
+def cached_models() -> list[BaseModelInfo]:
+    """The diffusers models in the Hugging Face cache, by id. Nothing but folders' names and settings is read."""
+    return [
+        describe_folder(snapshot, name=model_id)
+        for model_id, snapshot in cached_snapshots()
+        if (snapshot / "model_index.json").is_file()
+    ]
 
 
 def download_model(model_id: str, *, variant: str = "", progress: Progress | None = None) -> Path:
@@ -69,27 +85,42 @@ def download_model(model_id: str, *, variant: str = "", progress: Progress | Non
         ModelFileError: there is no such model, it is not in diffusers' format, or of a family that cannot be used.
         ResourceError: the network, a licence that must be accepted, or the disk; the message says which.
     """
-    from huggingface_hub import constants, snapshot_download
-
-    wanted: dict[str, Any] = {
-        "allow_patterns": [
-            *_PATTERNS,
-            _WEIGHTS.replace(".safetensors", f".{variant}.safetensors") if variant else _WEIGHTS,
-        ],
-        "ignore_patterns": _NOT_NEEDED,
-    }
-    with _online(), _hub_errors(model_id):
-        files = snapshot_download(model_id, dry_run=True, **wanted)
-        _require_a_model(model_id, {file.filename for file in files}, variant)
-        total = sum(file.file_size or 0 for file in files)
-        missing = sum(file.file_size or 0 for file in files if file.will_download)
-        require_free(Path(constants.HF_HUB_CACHE), missing, f"the model '{model_id}'")
-        bars = _bar_class(progress, total - missing, total) if progress else None
-        folder = Path(snapshot_download(model_id, tqdm_class=bars, **wanted))
+    weights = _WEIGHTS.replace(".safetensors", f".{variant}.safetensors") if variant else _WEIGHTS
+    wanted = {"allow_patterns": [*_PATTERNS, weights], "ignore_patterns": _NOT_NEEDED}
+    folder = _fetch(model_id, wanted, lambda files: _require_a_model(model_id, files, variant), progress)
     problem = describe_folder(folder).problem
     if problem:
         raise ModelFileError(f"'{model_id}' was downloaded, but cannot be used: {problem}", where=str(folder))
     return folder
+
+
+def download_files(model_id: str, wanted: Wanted, progress: Progress | None = None) -> Path:
+    """Download some files of a model of another kind than base models. Returns its folder in the Hugging Face cache.
+
+    Raises: ModelFileError: there is no such model, or it cannot be used. ResourceError: as `download_model`.
+    """
+
+    def check(files: set[str]) -> None:
+        problem = wanted.problem(files)
+        if problem:
+            raise ModelFileError(f"'{model_id}' cannot be used. {problem}", fix="Choose another model.")
+
+    patterns = {"allow_patterns": list(wanted.patterns), "ignore_patterns": list(wanted.ignored)}
+    return _fetch(model_id, patterns, check, progress)
+
+
+def _fetch(model_id: str, wanted: dict[str, Any], check: Callable[[set[str]], None], progress: Progress | None) -> Path:
+    """Look what there is, let `check` refuse it, and fetch what is missing."""
+    from huggingface_hub import constants, snapshot_download
+
+    with _online(), _hub_errors(model_id):
+        files = snapshot_download(model_id, dry_run=True, **wanted)
+        check({file.filename for file in files})
+        total = sum(file.file_size or 0 for file in files)
+        missing = sum(file.file_size or 0 for file in files if file.will_download)
+        require_free(Path(constants.HF_HUB_CACHE), missing, f"the model '{model_id}'")
+        bars = _bar_class(progress, total - missing, total) if progress else None
+        return Path(snapshot_download(model_id, tqdm_class=bars, **wanted))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ COMMANDS = (
     "lora",
     "model",
     "dataset",
+    "caption",
     "preset",
     "doctor",
 )

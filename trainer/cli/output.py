@@ -155,12 +155,12 @@ def follow(run: Run, printer: ProgressPrinter, offset: int = 0) -> dict[str, Any
         except KeyboardInterrupt:
             stops += 1
             if stops == 1:
-                kept = "after this step; what was learned is kept" if _is_resumable(run) else "as soon as it can"
+                kept = "after this step; what was learned is kept" if _has_steps(run) else "as soon as it can"
                 printer.line(f"Stopping {kept}. Press Ctrl-C again to end it at once.")
                 run.request("stop")
             else:
                 kill_run(run)
-                kept = " The last checkpoint can be resumed." if _is_resumable(run) else ""
+                kept = " The last checkpoint can be resumed." if _has_steps(run) else ""
                 raise Cancelled(f"Ended at once.{kept}", where=run.id) from None
 
 
@@ -179,11 +179,17 @@ def _result(final: Event, run: Run) -> dict[str, Any]:
         raise Cancelled("Cancelled.", where=run.id)
     if isinstance(final, Stopped):
         raise Cancelled(
-            f"Stopped after step {final.step}.", where=str(run.folder), fix=f"`inkwash resume {run.id}` goes on."
+            f"Stopped after step {final.step}." if final.step else "Stopped.",
+            where=str(run.folder),
+            fix=f"`inkwash resume {run.id}` goes on.",
         )
     if isinstance(final, Failed):
         raise error_from_dict(final.error)
     raise RunError("The run ended in an unknown way.", where=str(run.log_path))
+
+
+def _has_steps(run: Run) -> bool:
+    return JOBS[run.info().kind].has_steps
 
 
 def _is_resumable(run: Run) -> bool:

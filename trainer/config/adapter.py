@@ -17,12 +17,10 @@ from trainer.config.base import BASIC, Settings
 from trainer.config.blocks import parse_rates, parse_rule
 from trainer.config.cut import WeightedLora, weighted_lora
 from trainer.config.embedding import EmbeddingSettings
+from trainer.config.joint import JointSettings
+from trainer.config.targets import TextTargets, UnetTargets
 
 Method = Literal["lora", "rslora", "loraplus", "dora", "adalora", "loha", "lokr", "oft", "boft", "ia3"]
-UnetTargets = Literal[
-    "attention", "attention-qv", "attention+mlp", "all-linear", "all+conv", "style-blocks", "content-blocks", "pattern"
-]
-TextTargets = Literal["attention", "attention-qv", "attention+mlp"]
 
 
 class UnetLora(Settings):
@@ -162,13 +160,38 @@ class AdapterConfig(Settings):
     """OFT and BOFT only."""
     adalora: AdaloraSettings = AdaloraSettings()
     """AdaLoRA only."""
+    joint: JointSettings = JointSettings()
+    """A second LoRA that learns at the same time."""
     embedding: EmbeddingSettings = EmbeddingSettings()
     """Vectors of its own for the trigger word."""
 
     @property
+    def alone(self) -> tuple[AdapterConfig, ...]:
+        """The adapters that are trained, each as if there were no other: this one, or two jointly."""
+        second = self.joint
+        if not second.is_on:
+            return (self,)
+        # Their numbers were valid in the settings that they come from.
+        own = {
+            "method": second.method,
+            "unet": UnetLora(rank=second.rank, alpha=second.alpha, targets=second.targets, pattern=second.pattern),
+            "text_encoder": TextEncoderLora(rank=second.text_encoder_rank, alpha=second.text_encoder_alpha),
+            "text_encoder_2": SecondTextEncoderLora(),
+            "blocks": second.blocks,
+            "block_rates": "",
+        }
+        first = self.model_copy(update={"joint": JointSettings()})
+        return first, first.model_copy(update=own)
+
+    @property
     def has_lora(self) -> bool:
         """Whether any layer is trained."""
-        return bool(self.unet.rank or self.trains_text)
+        return self.trains_unet or self.trains_text
+
+    @property
+    def trains_unet(self) -> bool:
+        """Whether the UNet is trained."""
+        return bool(self.unet.rank or self.joint.rank)
 
     @field_validator("blocks")
     @classmethod
@@ -209,13 +232,14 @@ class AdapterConfig(Settings):
     @property
     def has_rates(self) -> bool:
         """Whether blocks that are trained learn at rates of their own."""
-        rates = {*parse_rates(self.block_rates), *(parse_rule(line).rate for line in self.blocks)}
+        lines = (*self.blocks, *self.joint.blocks)
+        rates = {self.joint.rate, *parse_rates(self.block_rates), *(parse_rule(line).rate for line in lines)}
         return bool(rates - {None, 0.0, 1.0})
 
     @property
     def trains_text(self) -> bool:
         """Whether a text encoder is trained."""
-        return bool(self.text_encoder.rank or self.second_text_encoder.rank)
+        return bool(self.text_encoder.rank or self.second_text_encoder.rank or self.joint.text_encoder_rank)
 
     @property
     def implementation(self) -> str:
@@ -253,6 +277,7 @@ _LORA = "trainer.adapters.lora:LoraMethod"
 _OFT = "trainer.adapters.oft:build"
 PRINCIPAL = "trainer.adapters.principal:build"
 PIVOTAL = "trainer.adapters.pivotal:PivotalMethod"
+JOINT = "trainer.adapters.joint:JointMethod"
 PLAIN = ("lora", "rslora", "loraplus")
 METHODS: dict[str, MethodFacts] = {
     "lora": MethodFacts(_LORA, "LoRA"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trainer.config.adapter import METHODS, PLAIN, AdapterConfig, PartLora
 from trainer.config.base import foreign_settings
 from trainer.config.blocks import BlockRule, parse_rule
+from trainer.config.joint import second_path, unused_faults
 from trainer.config.targets import pattern_fault
 
 _WITHOUT_SCALE = ("oft", "boft", "ia3")
@@ -14,7 +15,7 @@ _HIGHEST_SCALE = 8
 
 def adapter_faults(config: AdapterConfig) -> list[tuple[str, str]]:
     """Settings that do not go together, as (field path, message with the remedy)."""
-    faults = [*_rank_faults(config), *_foreign_groups(config)]
+    faults = [*_rank_faults(config.alone[0]), *_foreign_groups(config), *_joint_faults(config)]
     method = METHODS[config.method].title
     is_random = not config.starts_in_base
     if config.dropout and not (config.method in PLAIN and is_random):
@@ -45,6 +46,24 @@ def adapter_faults(config: AdapterConfig) -> list[tuple[str, str]]:
         faults.append(("adapter.on_top_of", message))
     if config.method == "adalora" and config.adalora.start_share + config.adalora.final_share >= 1:
         faults.append(("adapter.adalora.final_share", "with adapter.adalora.start_share it must be less than 1"))
+    return faults
+
+
+def _joint_faults(config: AdapterConfig) -> list[tuple[str, str]]:
+    if not config.joint.is_on:
+        return unused_faults(config.joint)
+    first, second = config.alone
+    faults = [(second_path(path), message) for path, message in _rank_faults(second)]
+    if config.method not in PLAIN:
+        message = f"{METHODS[config.method].title} is trained alone: set it to 0, or choose lora, rslora or loraplus"
+        faults.append(("adapter.joint.rank" if config.joint.rank else "adapter.joint.text_encoder_rank", message))
+    elif config.init not in ("random", "orthogonal"):
+        faults.append(
+            ("adapter.init", "two LoRAs that are trained jointly start at random: choose random or orthogonal")
+        )
+    if not first.has_lora and first.embedding.num_vectors:
+        message = "the first of two LoRAs needs a rank, too: give it one, or set adapter.joint.rank to 0"
+        faults.append(("adapter.unet.rank", message))
     return faults
 
 
@@ -124,4 +143,5 @@ def _block_scale_fault(config: AdapterConfig, rule: BlockRule, line: str, part: 
 def _foreign_groups(config: AdapterConfig) -> list[tuple[str, str]]:
     """Settings of methods that are not chosen: they would do nothing."""
     groups = {word: facts.group for word, facts in METHODS.items()}
-    return foreign_settings(config, "adapter", groups, config.method, f"the method {config.method}")
+    method = "loraplus" if config.joint.is_on and config.joint.method == "loraplus" else config.method
+    return foreign_settings(config, "adapter", groups, method, f"the method {method}")

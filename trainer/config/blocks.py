@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from trainer.block_names import LISTS, block_of, common_name
+
 if TYPE_CHECKING:
     from trainer.config.adapter import AdapterConfig, PartLora
 
@@ -17,21 +19,6 @@ _PARTS = ("unet", "text_encoder", "text_encoder_2")
 _NUMBERS = ("rank", "alpha", "rate")
 _EXAMPLE = "write for example: down_blocks.2: rank=4 alpha=2 rate=0.5"
 MAX_RANK = 512
-
-
-def _ids(inputs: Iterable[int], outputs: Iterable[int]) -> tuple[str, ...]:
-    return ("BASE", *(f"IN{i:02}" for i in inputs), "M00", *(f"OUT{i:02}" for i in outputs))
-
-
-RATE_LISTS: dict[int, tuple[str, ...]] = {
-    12: _ids((4, 5, 7, 8), range(6)),
-    17: _ids((1, 2, 4, 5, 7, 8), range(3, 12)),
-    20: _ids(range(9), range(9)),
-    26: _ids(range(12), range(12)),
-}
-"""Blocks of kohya's and the web UI's lists of block weights, by their length: with attention only, or all."""
-RATE_LISTS_OF = {"sd1": (17, 26), "sd2": (17, 26), "sdxl": (12, 20)}
-"""Which of the lists are for which family."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +71,8 @@ def parse_rates(text: str) -> tuple[float, ...]:
     if not text.strip():
         return ()
     rates = tuple(_number(word, word, text) for word in text.split(","))
-    if len(rates) not in RATE_LISTS:
-        counts = ", ".join(str(count) for count in RATE_LISTS)
+    if len(rates) not in LISTS:
+        counts = ", ".join(str(count) for count in LISTS)
         raise ValueError(f"there are {len(rates)} numbers; lists of block weights have {counts}")
     if not all(0 <= rate <= 100 for rate in rates):
         raise ValueError("each number is a factor of the learning rate from 0 to 100")
@@ -102,28 +89,6 @@ def _number(text: str, word: str, line: str) -> float:
     return value
 
 
-@lru_cache(maxsize=65536)
-def block_id(path: str) -> str:
-    """kohya's name of a layer's block ("IN04", "M00", "OUT11", "BASE" for text encoders); empty where it has none.
-
-    Args:
-        path: with its part, "unet.down_blocks.1.attentions.0.…".
-
-    The numbers are those of the original UNet, whose levels have two blocks and a sampler on the way in, three on the way out.
-    """
-    if not path.startswith("unet."):
-        return "BASE"
-    if path.startswith("unet.mid_block."):
-        return "M00"
-    found = re.match(r"unet\.(down|up)_blocks\.(\d+)\.(\w+?)\.(\d+)", path)
-    if not found:
-        return {"unet.conv_in": "IN00"}.get(path, "")
-    way, level, kind, index = found[1], int(found[2]), found[3], int(found[4])
-    if way == "down":
-        return f"IN{3 * level + 1 + (2 if kind == 'downsamplers' else index):02}"
-    return f"OUT{3 * level + (2 if kind == 'upsamplers' else index):02}"
-
-
 @lru_cache(maxsize=1 << 18)
 def is_in_block(name: str, path: str) -> bool:
     """Whether a layer is in a block: its module path or the beginning of one, with * and ?, or kohya's name of it.
@@ -132,8 +97,8 @@ def is_in_block(name: str, path: str) -> bool:
         name: "mid_block", "unet.up_blocks.1", "text_encoder.encoder.layers.3", "*.attn2", "IN04"; without a part the UNet's.
         path: with its part.
     """
-    if name.upper() in ("MID", "M00") or re.fullmatch(r"(IN|OUT)\d\d|BASE", name.upper()):
-        return block_id(path) == ("M00" if name.upper() == "MID" else name.upper())
+    if re.fullmatch(r"(IN|OUT)\d\d|MID|BASE", common_name(name)):
+        return block_of(path) == common_name(name)
     has_part = name.partition(".")[0] in _PARTS
     pattern = name if has_part else f"unet.{name}"
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")
@@ -205,8 +170,7 @@ def layer_rate(config: AdapterConfig, path: str) -> float:
     """The factor of a layer's learning rate: that of the list of block rates, unless a line names another."""
     rate, rates = 1.0, parse_rates(config.block_rates)
     if rates:
-        by_id = dict(zip(RATE_LISTS[len(rates)], rates, strict=True))
-        rate = by_id.get(block_id(path), 1.0)
+        rate = dict(zip(LISTS[len(rates)].names, rates, strict=True)).get(block_of(path), 1.0)
     for line in config.blocks:
         rule = parse_rule(line)
         if rule.rate is not None and is_in_block(rule.name, path):

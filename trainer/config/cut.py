@@ -41,7 +41,7 @@ def weighted_lora(text: str) -> WeightedLora:
     return WeightedLora(file=file, unet_weight=unet, text_encoder_weight=weights[1] if len(weights) == 2 else unet)
 
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class Cut(Settings):

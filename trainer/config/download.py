@@ -1,4 +1,4 @@
-"""What is downloaded: settings of the job that fetches a base model."""
+"""What is downloaded: settings of the job that fetches a model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from trainer.config.base import BASIC, Settings
 
 
 class DownloadConfig(Settings):
-    """A base model to be fetched."""
+    """A model to be fetched."""
 
     model_id: Annotated[str, BASIC, Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=200)]
-    """Its Hugging Face id, owner/name. It must be in diffusers' format."""
+    """Its Hugging Face id, owner/name. A base model must be in diffusers' format."""
     variant: Annotated[Literal["", "fp16", "bf16"], BASIC] = ""
     """Fetch only the files of this number format, where the model has such: half of the bytes. Empty: the full ones."""
+    purpose: Annotated[Literal["base_model", "tagger", "blip", "florence2"], BASIC] = "base_model"
+    """What it is to be used as: a base model, or the model of a captioner."""

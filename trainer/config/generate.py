@@ -7,13 +7,18 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trainer.blocks import parse_blocks
-from trainer.config.base import BASIC, Settings
+from trainer.config.base import BASIC, Hint, Settings
 from trainer.config.model import BaseChoice
 
 MAX_SEED = 2**63 - 1
 SamplerName = Literal[
-    "DDIM", "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ 2M SDE Karras", "UniPC", "Heun", "LMS", "PNDM"
-]
+    "DDIM", "Euler", "Euler a", "Euler Karras", "Euler Exponential", "Euler Beta", "DPM++ 2M", "DPM++ 2M Karras",
+    "DPM++ 2M Exponential", "DPM++ 2M Beta", "DPM++ 2M SDE", "DPM++ 2M SDE Karras", "DPM++ 2M SDE Exponential",
+    "DPM++ 3M SDE", "DPM++ 3M SDE Karras", "DPM++ 3M SDE Exponential", "DPM++ SDE", "DPM++ SDE Karras", "DPM++ 2S",
+    "DPM2", "DPM2 Karras", "DPM2 a", "DPM2 a Karras", "UniPC", "UniPC Karras", "DEIS", "Heun", "Heun Karras", "LMS",
+    "LMS Karras", "PNDM", "LCM", "TCD",
+]  # fmt: skip
+UpscalerName = Literal["latent", "latent bicubic", "latent nearest", "lanczos"]
 
 
 class StackedLora(Settings):
@@ -71,6 +76,37 @@ class GenerateConfig(BaseChoice):
     """How many pictures, with seeds counted up from the first."""
     loras: list[StackedLora] = []
     """LoRAs on top of the base model, each with its weights."""
+    init_image: Annotated[str, Field(max_length=2000)] = ""
+    """A picture to start from, instead of pure noise. Its size is fitted to width and height; where those are 0, they are its own."""
+    strength: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """How much of the picture is made anew: the share of the steps that are done. 0 leaves it, 1 forgets it."""
+    resize: Literal["crop", "stretch"] = "crop"
+    """How the picture is fitted to another shape."""
+    mask: Annotated[str, Field(max_length=2000)] = ""
+    """A picture that is white where the start picture is painted anew; what is black stays, to the last pixel."""
+    mask_blur: Annotated[int, Hint(unit="pixels"), Field(ge=0, le=64)] = 4
+    """How soft the mask's edge is."""
+    masked_area: Literal["whole picture", "only masked"] = "whole picture"
+    """What the model sees: the picture, or the painted part and what is around it, enlarged to width and height. The second is
+    for small things in large pictures, such as faces."""
+    mask_padding: Annotated[int, Hint(unit="pixels"), Field(ge=0, le=512)] = 32
+    """How much of what is around the painted part is seen with it, where only that is."""
+    hires_scale: Annotated[float, Field(ge=1, le=4)] = 1.0
+    """How many times larger the finished picture is: it is made, enlarged, and partly made anew at that size, so that large
+    pictures do not repeat themselves. 1 leaves that out."""
+    hires_upscaler: UpscalerName = "latent"
+    """How it is enlarged: what the model works on (latent: may add details, wants a strength of 0.5 or more), or the picture
+    itself (lanczos)."""
+    hires_strength: Annotated[float, Field(ge=0, le=1)] = 0.55
+    """How much of the enlarged picture is made anew."""
+    hires_steps: Annotated[int, Field(ge=0, le=500)] = 0
+    """Steps of the enlarged picture, of which its strength's share is done; 0 takes those of the first."""
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Takes back the overexposure of high guidance (arXiv 2305.08891): 0.7 for v-prediction models with zero terminal SNR."""
+    eta: Annotated[float, Field(ge=-1, le=1)] = -1.0
+    """How much noise DDIM, TCD and DPM++ SDE put in anew at each step; -1 takes the sampler's own."""
+    seamless: bool = False
+    """Pictures whose edges fit each other, for tiles."""
     clip_skip: Annotated[int, Field(ge=1, le=4)] = 1
     """Which of the text encoder's last layers is read; use what the base model was made with."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -81,3 +117,16 @@ class GenerateConfig(BaseChoice):
     """How pictures are saved: `png` keeps every pixel; `jpeg` and `webp` are a tenth of its size. The recipe is in each of them."""
     quality: Annotated[int, Field(ge=1, le=100)] = 90
     """Of JPEG and WebP: higher is closer to the picture, and larger."""
+
+    @model_validator(mode="after")
+    def _pictures_go_together(self) -> GenerateConfig:
+        faults = []
+        if self.mask and not self.init_image:
+            faults.append("mask: a mask needs the picture that it is for: set init_image")
+        if self.mask and self.hires_scale > 1:
+            faults.append("hires_scale: a masked picture keeps its size: set it to 1, or leave out the mask")
+        if self.masked_area == "only masked" and not self.mask:
+            faults.append("masked_area: there is no mask: set one, or choose 'whole picture'")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self

@@ -14,7 +14,9 @@ import tomlkit
 from pydantic import ValidationError
 
 from trainer.config.base import Settings
+from trainer.config.caption import CaptionConfig
 from trainer.config.download import DownloadConfig
+from trainer.config.fetch import FetchConfig
 from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
 from trainer.config.migrate import migrate
@@ -153,6 +155,16 @@ def build_tool_settings(tool: str, values: Mapping[str, Any]) -> ToolSettings:
 def build_download_config(values: Mapping[str, Any]) -> DownloadConfig:
     """Validate what is to be downloaded. Raises ConfigError with one finding a fault, each at its dotted path."""
     return _validated(DownloadConfig, values, "model download")
+
+
+def build_fetch_config(values: Mapping[str, Any]) -> FetchConfig:
+    """Validate what is to be fetched. Raises ConfigError with one finding a fault."""
+    return _validated(FetchConfig, values, "dataset")
+
+
+def build_caption_config(values: Mapping[str, Any]) -> CaptionConfig:
+    """Validate what is asked of a captioner. Raises ConfigError with one finding a fault, each at its dotted path."""
+    return _validated(CaptionConfig, values, "caption")
 
 
 def _validated(model: type[Config], values: Mapping[str, Any], command: str) -> Config:

@@ -88,13 +88,14 @@ def _averages(config: RunConfig) -> list[tuple[str, str]]:
     if config.adapter.method == "adalora" and (config.training.ema_decay or facts.averages):
         field = "training.ema_decay" if config.training.ema_decay else "optimizer.name"
         faults.append((field, "AdaLoRA takes ranks away that an average would keep: use none with it"))
-    if config.adapter.method == "loraplus" and facts.finds_rate:
+    if any(each.method == "loraplus" for each in config.adapter.alone) and facts.finds_rate:
         faults.append(("optimizer.name", f"{facts.title} finds one rate for all, and LoRA+ needs two: choose another"))
     if config.adapter.has_rates and facts.finds_rate:
         message = (
             f"{facts.title} finds one rate for all: choose another optimizer, or let blocks have the rates 0 or 1 only"
         )
-        faults.append(("adapter.blocks" if config.adapter.blocks else "adapter.block_rates", message))
+        first = "adapter.blocks" if config.adapter.blocks else "adapter.block_rates"
+        faults.append((first if config.adapter.alone[0].has_rates else "adapter.joint.rate", message))
     return faults
 
 

@@ -6,11 +6,15 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from trainer.config.adapter import PartLora, UnetLora
 
+UnetTargets = Literal[
+    "attention", "attention-qv", "attention+mlp", "all-linear", "all+conv", "style-blocks", "content-blocks", "pattern"
+]
+TextTargets = Literal["attention", "attention-qv", "attention+mlp"]
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _UNET_ENDINGS = {
     "attention": _ATTENTION,

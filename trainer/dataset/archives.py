@@ -10,6 +10,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from trainer.dataset.caption_sources import is_table_name
 from trainer.dataset.captions import CAPTION_SUFFIXES, decode_unmarked
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.walk import is_hidden_name
@@ -23,6 +24,7 @@ MAX_RATIO = 200
 _RATIO_MATTERS_FROM = 100_000_000
 _ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".cbz")
 _OTHER_ARCHIVES = ((b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!", "RAR"), (b"\x1f\x8b", "gzip"), (b"\xfd7zXZ", "xz"))
+_MAX_KEPT_DEPTH, _MAX_KEPT_BYTES = 6, 150
 _UTF8_NAME = 0x800
 _ENCRYPTED = 0x1
 
@@ -142,7 +144,7 @@ def _choose(entries: list[_Entry]) -> tuple[list[_Entry], list[Finding]]:
             continue
         if path.suffix.lower() in _ARCHIVE_SUFFIXES:
             findings.append(Finding(entry.name, "is an archive inside the zip and was not opened"))
-        elif is_picture_name(Path(path)) or path.suffix.lower() in CAPTION_SUFFIXES:
+        elif is_picture_name(Path(path)) or _is_about_pictures(path.name):
             wanted.append(entry)
         else:
             others += 1
@@ -151,11 +153,15 @@ def _choose(entries: list[_Entry]) -> tuple[list[_Entry], list[Finding]]:
     return wanted, findings
 
 
+def _is_about_pictures(name: str) -> bool:
+    return is_table_name(name) or PurePosixPath(name).suffix.lower() in CAPTION_SUFFIXES
+
+
 def _extract(opened: zipfile.ZipFile, entries: list[_Entry], target: Path, archive: Path) -> None:
     folders: dict[tuple[str, ...], Path] = {}
     for entry in entries:
-        # Folders get numbers: depth and length of the names in the zip do not matter, and captions stay with their pictures.
-        folder = folders.setdefault(entry.parts[:-1], target / str(len(folders)))
+        # Folders too deep or long for a file system get numbers; captions stay with their pictures.
+        folder = folders.setdefault(entry.parts[:-1], _folder_of(entry.parts[:-1], target, len(folders)))
         folder.mkdir(parents=True, exist_ok=True)
         path = unused_path(folder / safe_file_name(entry.parts[-1]))
         with disk_errors(path, f"{entry.name} of the zip"), opened.open(entry.info) as source, open(path, "xb") as out:
@@ -163,6 +169,13 @@ def _extract(opened: zipfile.ZipFile, entries: list[_Entry], target: Path, archi
             shutil.copyfileobj(source, out, 1 << 20)
         if path.stat().st_size != entry.info.file_size:
             raise _not_a_zip(archive)
+
+
+def _folder_of(parts: tuple[str, ...], target: Path, number: int) -> Path:
+    names = [safe_name(part) for part in parts]
+    if len(names) > _MAX_KEPT_DEPTH or len("/".join(names).encode()) > _MAX_KEPT_BYTES:
+        return target / f"folder {number}"
+    return target.joinpath(*names)
 
 
 def safe_file_name(name: str) -> str:

@@ -6,15 +6,17 @@ import codecs
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+from trainer.dataset.caption_sources import captions_in
 from trainer.dataset.problems import Problem, warning
 from trainer.errors import DatasetError
 
 CAPTION_SUFFIXES = (".txt", ".caption", ".json")
-RECORD_NAMES = ("dataset.json", "captions.json")
+RECORD_NAMES = ("dataset.json", "captions.json", "history.json")
 """Files in a data set's folder that are about all of it; a picture must not take one of them for its caption."""
 MAX_CAPTIONS = 100
 MAX_CAPTION_CHARACTERS = 4000
@@ -39,20 +41,31 @@ class ReadCaption:
 
 
 def caption_path(picture: Path) -> Path | None:
-    """The caption file beside a picture: `<stem>.txt`, else `<stem>.caption`, else `<stem>.json`, else None."""
+    """The caption file beside a picture that counts, or None."""
     return next(iter(caption_files(picture)), None)
 
 
-def caption_files(picture: Path) -> list[Path]:
-    """All caption files beside a picture, the one that counts first. A data set's own records are none."""
-    beside = [picture.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
-    return [path for path in beside if path.name not in RECORD_NAMES and path.is_file()]
+def caption_files(picture: Path, there: Container[str] | None = None) -> list[Path]:
+    """All caption files beside a picture, the one that counts first. A data set's own records are none.
+
+    `cat.txt`, `cat.caption`, `cat.json`, then the same with the picture's whole name, as programs that fetch pictures write
+    them: `cat.png.txt`.
+
+    Args:
+        there: names of the files that lie beside it; without them the file system is asked.
+    """
+    stem = picture.name[: len(picture.name) - len(picture.suffix)]
+    names = [f"{name}{suffix}" for name in (stem, picture.name) for suffix in CAPTION_SUFFIXES]
+    names = [name for name in names if name not in RECORD_NAMES]
+    if there is not None:
+        return [picture.with_name(name) for name in names if name in there]
+    return [path for path in map(picture.with_name, names) if path.is_file()]
 
 
 def read_caption(path: Path) -> ReadCaption:
     """Read a caption file in any encoding, as one line and as several captions. Never raises for its content.
 
-    A `.json` file holds a list of texts, or an object with `captions` (a list) or `caption` (a text).
+    For what a `.json` file may hold see `trainer.dataset.caption_sources.captions_in`.
     """
     try:
         with open(path, "rb") as handle:
@@ -90,12 +103,15 @@ def _from_json(name: str, text: str) -> ReadCaption:
         data = json.loads(text)
     except (ValueError, RecursionError):
         data = None
-    if isinstance(data, dict):
-        data = data.get("captions", data.get("caption"))
-    texts = [data] if isinstance(data, str) else data
-    if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
+    texts = captions_in(data)
+    if texts is None:
         fix = 'Write a list of texts, such as ["a red house", "a house"], or a .txt file.'
         return ReadCaption(None, (warning("caption_json", f"The file {name} holds no captions; it is ignored.", fix),))
+    return caption_of_texts(texts)
+
+
+def caption_of_texts(texts: Iterable[str]) -> ReadCaption:
+    """Several captions of one picture; the first counts where one is wanted."""
     several = _several(texts)
     first = clean_caption(several[0]) if several else ReadCaption(None)
     return ReadCaption(first.text, first.problems, several)
@@ -139,6 +155,7 @@ def _looks_like_text(text: str) -> bool:
     return strange <= len(text) // 20
 
 
+@lru_cache(maxsize=20_000)
 def clean_caption(text: str) -> ReadCaption:
     """One line without control, zero-width and direction characters; None where nothing but punctuation is left."""
     problems: list[Problem] = []

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.dataset.captions import clean_caption
-from trainer.dataset.masks import sort_masks
-from trainer.dataset.record import load_captions, load_record
-from trainer.dataset.scan import DatasetScan, PictureFacts, Progress, scan_folder
+from trainer.dataset.listing import list_folder
+from trainer.dataset.record import Record, load_captions, load_record
+from trainer.dataset.scan import DatasetScan, Observe, PictureFacts, Progress, scan_folder
 from trainer.dataset.thumbnails import make_thumbnail
-from trainer.dataset.walk import readable_name, walk_folder
+from trainer.dataset.walk import readable_name
 from trainer.errors import DatasetError
 from trainer.paths import ASSETS, DataFolder
 
@@ -40,8 +40,19 @@ class DatasetInfo:
     """Folder of what the user says about it; None for a plain folder that was not linked."""
     is_missing: bool = False
     """Whether the linked folder is not there (a disk that is not plugged in)."""
+    role: str = ""
+    """`trainer.dataset.record.CLASS_PICTURES`, or empty."""
+    repeats: int = 1
+    weight: float = 1.0
+    instance_prompt: str = ""
+    """These three: what a training on it begins with."""
     order: int = 0
     """Place among the bundled sets; the first one is what a new user sees."""
+
+    def concept(self) -> dict[str, Any]:
+        """What its record says of how it is trained, as settings of a concept; only what is not the default."""
+        defaults = {"trigger_word": "", "repeats": 1, "weight": 1.0, "instance_prompt": ""}
+        return {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
 
     @property
     def is_own(self) -> bool:
@@ -129,6 +140,7 @@ class DatasetCatalog:
             num_pictures=0 if is_missing else _count_pictures(pictures, record.excluded),
             record=folder,
             is_missing=is_missing,
+            **_training_settings(record),
         )
 
     def _bundled_info(self, folder: Path) -> DatasetInfo:
@@ -148,12 +160,30 @@ class DatasetCatalog:
             description=about.get("description", ""),
             license=about.get("license", ""),
             record=record_folder,
+            **_training_settings(record),
             order=about.get("order", _LAST),
         )
 
-    def scan(self, name_or_path: str | Path, *, progress: Progress | None = None) -> DatasetScan:
-        """The pictures of a data set with the user's captions, without those left out. Raises DatasetError."""
+    def scan(
+        self, name_or_path: str | Path, *, progress: Progress | None = None, observe: Observe | None = None
+    ) -> DatasetScan:
+        """The pictures of a data set with the user's captions, without those left out. Raises DatasetError.
+
+        `observe` looks at the pictures that are decoded, as `trainer.dataset.scan.scan_folder` has it.
+        """
         info = self.get(name_or_path)
+        scan = self.scan_files(info, progress=progress, observe=observe)
+        if info.record is None:
+            return scan
+        excluded = set(load_record(info.record).excluded)
+        captions = load_captions(info.record)
+        pictures = tuple(_with_record(facts, captions) for facts in scan.pictures if facts.name not in excluded)
+        return replace(scan, pictures=pictures)
+
+    def scan_files(
+        self, info: DatasetInfo, *, progress: Progress | None = None, observe: Observe | None = None
+    ) -> DatasetScan:
+        """All that lies in a data set's folder, without what its record says of it. Raises DatasetError."""
         if info.is_missing:
             raise DatasetError(
                 "The folder of this data set is not there.",
@@ -161,13 +191,9 @@ class DatasetCatalog:
                 fix="Plug in the disk that holds it, or delete the data set here (pictures are not touched by that).",
             )
         key = hashlib.sha256(str(info.folder).encode("utf-8", errors="surrogateescape")).hexdigest()[:24]
-        scan = scan_folder(info.folder, cache=self._data.cache / "scans" / f"{key}.json", progress=progress)
-        if info.record is None:
-            return scan
-        excluded = set(load_record(info.record).excluded)
-        captions = load_captions(info.record)
-        pictures = tuple(_with_record(facts, captions) for facts in scan.pictures if facts.name not in excluded)
-        return replace(scan, pictures=pictures)
+        return scan_folder(
+            info.folder, cache=self._data.cache / "scans" / f"{key}.json", progress=progress, observe=observe
+        )
 
     def excluded(self, name: str) -> tuple[str, ...]:
         """Pictures of a linked or bundled set that were left out."""
@@ -181,6 +207,11 @@ class DatasetCatalog:
         return make_thumbnail(self._data, facts_or_path, size)
 
 
+def _training_settings(record: Record) -> dict[str, Any]:
+    names = ("role", "repeats", "weight", "instance_prompt")
+    return {name: value for name in names if (value := getattr(record, name)) is not None}
+
+
 def _folders(parent: Path) -> list[Path]:
     try:
         entries = sorted(parent.iterdir())
@@ -191,11 +222,10 @@ def _folders(parent: Path) -> list[Path]:
 
 def _count_pictures(folder: Path, excluded: Sequence[str] = ()) -> int:
     try:
-        files = walk_folder(folder).files
+        names = list_folder(folder).names
     except DatasetError:
         return 0  # the scan says what is wrong with it
-    left_out = set(excluded)
-    return sum(1 for path in sort_masks(files).pictures if path.relative_to(folder).as_posix() not in left_out)
+    return len(names.difference(excluded))
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
@@ -216,4 +246,6 @@ def _with_record(facts: PictureFacts, captions: Mapping[str, str]) -> PictureFac
     # What was wrong with the file beside the picture does not matter any more.
     rest = tuple(problem for problem in facts.problems if not problem.code.startswith("caption_"))
     several = (written.text,) if written.text else ()
-    return replace(facts, caption=written.text, captions=several, problems=(*rest, *written.problems))
+    return replace(
+        facts, caption=written.text, captions=several, caption_source="", problems=(*rest, *written.problems)
+    )

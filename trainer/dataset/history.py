@@ -141,6 +141,11 @@ def state_at(state: State, history: History, position: int) -> State:
     return state
 
 
+def state_at_change(state: State, folder: Path, position: int) -> State:
+    """`state_at` of the record in `folder`."""
+    return state_at(state, History(folder), position)
+
+
 def difference(before: State, after: State) -> tuple[Patch, ...]:
     """What leads from one state to another, sorted."""
     keys = {(name, key) for state in (before, after) for name, document in state.items() for key in document}

@@ -6,16 +6,27 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.dataset.archives import safe_file_name, unpack_zip
+from trainer.dataset.caption_sources import CaptionTables, is_table_name, read_tables
 from trainer.dataset.captions import CAPTION_SUFFIXES, RECORD_NAMES, read_caption
 from trainer.dataset.masks import MASK_ENDINGS, Sorted, sort_masks
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.walk import is_hidden_name, readable_name, walk_folder
 from trainer.errors import DatasetError, Finding
-from trainer.files import TEMPORARY_PREFIX, disk_errors, file_sha256, replace, require_free, sync_file, sync_folder
+from trainer.files import (
+    TEMPORARY_PREFIX,
+    disk_errors,
+    file_sha256,
+    replace,
+    require_free,
+    sync_file,
+    sync_folder,
+    write_json,
+    write_text,
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,8 @@ class _Found:
     masks: dict[Path, Path]
     lone_masks: list[Path]
     """Masks that came without their picture, which may be there already."""
+    from_tables: dict[Path, list[str]] = field(default_factory=dict)
+    """Captions that tables have, by picture."""
 
 
 def import_files(folder: Path, sources: Sequence[Path]) -> ImportReport:
@@ -98,18 +111,37 @@ def _gather(sources: Sequence[Path], staging: Path) -> _Found:
         if source.is_dir():
             walked = walk_folder(source)
             found.left_out += [Finding("", problem.message) for problem in walked.problems]
-            _sort_in(walked.files, found, f"{number}/")
+            _take_folder(walked.files, source, found, f"{number}/")
         elif not source.is_file():
             raise DatasetError("This file is not there.", where=readable_name(source), fix="Check the path.")
         elif source.suffix.lower() == ".zip":
             unpacked = staging / f"zip-{number}"
             unpacked.mkdir()
             found.left_out += unpack_zip(source, unpacked)
-            _sort_in(walk_folder(unpacked).files, found, f"{number}/")
+            _take_folder(walk_folder(unpacked).files, unpacked, found, f"{number}/")
         else:
             loose.append(source)
-    _sort_in(loose, found, "")
+    _sort_in([path for path in loose if not is_table_name(path.name)], found, "")
+    tables = read_tables(loose)
+    _note_tables(tables, found)
+    for path, place in found.pictures:
+        if not place and (texts := tables.captions_of_name(path.name)):
+            found.from_tables[path] = texts
     return found
+
+
+def _take_folder(files: Sequence[Path], root: Path, found: _Found, group: str) -> None:
+    tables = read_tables(files)
+    _note_tables(tables, found)
+    _sort_in([path for path in files if not is_table_name(path.name)], found, group)
+    for path in files:
+        texts, _ = tables.captions_of(path, root)
+        if texts:
+            found.from_tables[path] = texts
+
+
+def _note_tables(tables: CaptionTables, found: _Found) -> None:
+    found.left_out += [Finding("", problem.message) for problem in tables.problems]
 
 
 def _sort_in(files: Sequence[Path], found: _Found, group: str) -> None:
@@ -150,12 +182,15 @@ def _stage(found: _Found, folder: Path, staging: Path) -> ImportReport:
     existing = there.pictures
     taken = {path.stem.casefold() for path in folder.iterdir()} | {Path(name).stem for name in RECORD_NAMES}
     known = _Known(existing)
-    added, left_out, used = [], list(found.left_out), set()
+    added, left_out = list[str](), list(found.left_out)
+    used = set[tuple[str, str]]()
     lone_masks = [(mask, _subject(mask)) for mask in found.lone_masks]
     num_captions = num_masks = 0
     for path, place in sorted(found.pictures, key=lambda item: item[0].name):
-        caption = found.captions.get((place, path.stem))
-        used.add((place, path.stem))
+        # `cat.txt`, else `cat.png.txt`.
+        key = next((key for key in ((place, path.stem), (place, path.name)) if key in found.captions), None)
+        caption = found.captions[key] if key else None
+        used |= {key} if key else set()
         if (same := known.same_as(path)) is not None:
             left_out.append(Finding(readable_name(path.name), f"is already in the data set, as {same}"))
             if path in found.masks:
@@ -168,6 +203,9 @@ def _stage(found: _Found, folder: Path, staging: Path) -> ImportReport:
             if caption is not None:
                 suffix = ".json" if caption.suffix.lower() == ".json" else ".txt"
                 shutil.copyfile(caption, ready / f"{Path(name).stem}{suffix}")
+                num_captions += 1
+            elif path in found.from_tables:
+                write_captions(ready / name, found.from_tables[path])
                 num_captions += 1
             if (mask := found.masks.get(path)) is not None:
                 shutil.copyfile(mask, ready / f"{Path(name).stem}{MASK_ENDINGS[0]}{mask.suffix.lower()}")
@@ -189,6 +227,14 @@ def _stage(found: _Found, folder: Path, staging: Path) -> ImportReport:
         left_out += [problem] if problem else []
         num_masks += not problem
     return ImportReport(tuple(added), num_captions, tuple(left_out), captions_for, num_masks)
+
+
+def write_captions(picture: Path, texts: Sequence[str]) -> None:
+    """Write captions beside a picture, in the kind of file that keeps them apart."""
+    if len(texts) == 1:
+        write_text(picture.with_suffix(".txt"), texts[0], "the caption")
+    else:
+        write_json(picture.with_suffix(".json"), list(texts), "the captions")
 
 
 def _subject(mask: Path) -> str:

@@ -25,6 +25,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from trainer.dataset import jxl
 from trainer.dataset.colours import DECODER_ERRORS, extremes, to_coverage, to_rgb
 from trainer.dataset.problems import Problem, error, warning
 from trainer.errors import DatasetError
@@ -48,12 +49,13 @@ _SUFFIXES_OF_FORMAT = {
     "TIFF": {".tif", ".tiff"},
     "GIF": {".gif"},
     "AVIF": {".avif"},
+    "JXL": set(jxl.SUFFIXES),
 }
 PICTURE_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF_FORMAT.values() for suffix in suffixes)
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 UNREADABLE_SUFFIXES = frozenset(
     {".svg", ".psd", ".xcf", ".kra", ".clip", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"}
-    | {".jp2", ".jxl", ".tga", ".exr", ".hdr", ".ico", ".pdf", ".eps"}
+    | {".jp2", ".tga", ".exr", ".hdr", ".ico", ".pdf", ".eps"}
 )
 """Pictures of a kind that is not read: said, instead of passed over in silence."""
 
@@ -76,6 +78,8 @@ class ReadPicture:
 
     image: Image.Image
     problems: tuple[Problem, ...]
+    description: str = ""
+    """What it says of itself (`trainer.dataset.embedded`), where that was asked for."""
 
 
 class UnusablePicture(DatasetError):
@@ -94,6 +98,16 @@ def heif_is_readable() -> bool:
     except ImportError:
         return False
     pillow_heif.register_heif_opener()
+    return True
+
+
+@cache
+def jxl_is_readable() -> bool:
+    """Whether JPEG XL can be opened: the optional package pillow-jxl-plugin is installed."""
+    try:
+        import pillow_jxl  # noqa: F401 # pyright: ignore[reportMissingImports] - registers its format
+    except ImportError:
+        return False
     return True
 
 
@@ -119,16 +133,20 @@ def open_coverage(path: Path) -> Image.Image:
 
 
 Convert = Callable[[Image.Image], tuple[Image.Image, list[Problem]]]
+Describe = Callable[[Image.Image], str]
 
 
-def read_picture(path: Path, convert: Convert | None = None) -> ReadPicture:
-    """Open and fully decode `path`; `convert` makes of its colours what is wanted, RGB without one. Raises UnusablePicture."""
+def read_picture(path: Path, convert: Convert | None = None, describe: Describe | None = None) -> ReadPicture:
+    """Open and fully decode `path`; `convert` makes of its colours what is wanted, RGB without one; `describe` reads its notes.
+
+    Raises: UnusablePicture.
+    """
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             raise UnusablePicture(error("not_a_file", "This is not a file.", "Take it out of the folder."), path)
         with open(path, "rb") as handle:
-            return _read(handle, path, convert or to_rgb)
+            return _read(handle, path, convert or to_rgb, describe)
     except PermissionError as failure:
         problem = error("unreadable", "This file may not be read.", "Change its permissions.")
         raise UnusablePicture(problem, path) from failure
@@ -139,7 +157,7 @@ def read_picture(path: Path, convert: Convert | None = None) -> ReadPicture:
         raise UnusablePicture(problem, path) from failure
 
 
-def _read(handle: IO[bytes], path: Path, convert: Convert) -> ReadPicture:
+def _read(handle: IO[bytes], path: Path, convert: Convert, describe: Describe | None) -> ReadPicture:
     start = handle.read(512)
     _refuse_by_start(start, path)
     handle.seek(0)
@@ -159,7 +177,7 @@ def _read(handle: IO[bytes], path: Path, convert: Convert) -> ReadPicture:
             problems.append(
                 warning("blank", "This picture has a single colour all over.", "Remove it if that is no intent.")
             )
-    return ReadPicture(image, tuple(problems))
+    return ReadPicture(image, tuple(problems), describe(opened) if describe else "")
 
 
 def _decode(opened: Image.Image, path: Path, convert: Convert) -> tuple[Image.Image, list[Problem]]:
@@ -182,6 +200,9 @@ def _refuse_by_start(start: bytes, path: Path) -> None:
     if suffix in HEIF_SUFFIXES and not heif_is_readable():
         fix = "Save it as JPEG or PNG, or install the extra: `python launch.py --extra heif`."
         raise UnusablePicture(error("unsupported", "HEIC pictures cannot be read without an extra package.", fix), path)
+    if suffix in jxl.SUFFIXES and not jxl_is_readable():
+        fix = "Save it as JPEG or PNG, or install the extra: `python launch.py --extra jxl`."
+        raise UnusablePicture(error("unsupported", "JPEG XL cannot be read without an extra package.", fix), path)
     if suffix in UNREADABLE_SUFFIXES:
         problem = error("unsupported", f"Files of the kind {suffix} are not read.", "Save it as PNG or JPEG.")
         raise UnusablePicture(problem, path)
@@ -194,6 +215,9 @@ def _open_header(handle: IO[bytes], start: bytes, path: Path) -> Image.Image:
     limit that follows here is lower.
     """
     names = (*FORMATS, "HEIF") if path.suffix.lower() in HEIF_SUFFIXES else FORMATS
+    if path.suffix.lower() in jxl.SUFFIXES:
+        names = (*FORMATS, "JXL")
+        _refuse_large_jxl(handle, start, path)
     for factory, accept in (Image.OPEN[name] for name in names):
         # Some plugins answer with a text: why a picture that they know cannot be read.
         answer = accept(start[:16]) if accept is not None else True
@@ -206,6 +230,19 @@ def _open_header(handle: IO[bytes], start: bytes, path: Path) -> Image.Image:
             problem = error("broken", "This picture is incomplete or damaged.", "Save or download it again.")
             raise UnusablePicture(problem, path) from failure
     raise UnusablePicture(_not_a_picture(start), path)
+
+
+def _refuse_large_jxl(handle: IO[bytes], start: bytes, path: Path) -> None:
+    """Its decoder makes the whole picture before it tells the size."""
+    if not start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return
+    handle.seek(0)
+    try:
+        width, height = jxl.jxl_size(handle.read(1 << 20))
+    except ValueError as failure:
+        problem = error("broken", "This picture is incomplete or damaged.", "Save or download it again.")
+        raise UnusablePicture(problem, path) from failure
+    _refuse_pixels(width, height, path)
 
 
 def _not_a_picture(start: bytes) -> Problem:
@@ -221,14 +258,18 @@ def _not_a_picture(start: bytes) -> Problem:
 
 def _refuse_by_size(opened: Image.Image, path: Path) -> None:
     width, height = opened.size
-    if width * height > MAX_PIXELS:
-        limit = f"{MAX_PIXELS // 1_000_000} megapixels"
-        message = f"This picture is larger than {limit} ({width}×{height})."
-        raise UnusablePicture(error("too_large", message, f"Make it smaller than {limit}."), path)
+    _refuse_pixels(width, height, path)
     if min(width, height) < MIN_SIDE:
         message = f"This picture is too small to learn from ({width}×{height})."
         fix = f"Both sides must have at least {MIN_SIDE} pixels, better those of the training resolution."
         raise UnusablePicture(error("too_small", message, fix), path)
+
+
+def _refuse_pixels(width: int, height: int, path: Path) -> None:
+    if width * height > MAX_PIXELS:
+        limit = f"{MAX_PIXELS // 1_000_000} megapixels"
+        message = f"This picture is larger than {limit} ({width}×{height})."
+        raise UnusablePicture(error("too_large", message, f"Make it smaller than {limit}."), path)
 
 
 def _refuse_by_scans(handle: IO[bytes], opened: Image.Image, path: Path) -> None:

@@ -16,9 +16,12 @@ from trainer.files import write_json
 from trainer.locks import FileLock
 
 Origin = Literal["own", "linked", "bundled"]
-SETTINGS, CAPTIONS, EXCLUDED = DOCUMENTS = ("settings", "captions", "excluded")
-"""Documents of a record whose changes can be undone: what holds for the set; captions, and what is left out, by picture name."""
-_SETTINGS = ("title", "kind", "trigger_word", "class_prompt")
+SETTINGS, CAPTIONS, EXCLUDED, IGNORED = DOCUMENTS = ("settings", "captions", "excluded", "ignored")
+"""Documents of a record whose changes can be undone: what holds for the set; captions, and what is left out, by picture name; what the
+check found and the user finds right as it is, by finding."""
+_SETTINGS = ("title", "kind", "trigger_word", "class_prompt", "role", "repeats", "weight", "instance_prompt")
+CLASS_PICTURES = "class_pictures"
+"""The role of a data set that shows what a class looks like, for prior preservation (kohya: regularisation images)."""
 
 
 class Record(BaseModel):
@@ -33,8 +36,16 @@ class Record(BaseModel):
     kind: str = ""
     trigger_word: str | None = None
     class_prompt: str | None = None
+    role: str | None = None
+    """`CLASS_PICTURES`, or nothing for pictures to learn from."""
+    repeats: int | None = None
+    weight: float | None = None
+    instance_prompt: str | None = None
+    """What the Train form sets when this data set is chosen, as the settings of a concept."""
     excluded: tuple[str, ...] = ()
     """Names of pictures that are left out, where they are not ours to remove."""
+    ignored: tuple[str, ...] = ()
+    """Findings of the check that are not shown any more, by their key."""
 
 
 def load_record(folder: Path) -> Record:
@@ -79,7 +90,12 @@ def load_state(folder: Path) -> State:
     """The record as documents, for its history. Raises DatasetError."""
     record = load_record(folder)
     settings = {name: value for name in _SETTINGS if (value := getattr(record, name)) is not None}
-    return {SETTINGS: settings, CAPTIONS: dict(load_captions(folder)), EXCLUDED: dict.fromkeys(record.excluded, True)}
+    return {
+        SETTINGS: settings,
+        CAPTIONS: dict(load_captions(folder)),
+        EXCLUDED: dict.fromkeys(record.excluded, True),
+        IGNORED: dict.fromkeys(record.ignored, True),
+    }
 
 
 def save_state(folder: Path, state: State) -> None:
@@ -88,7 +104,8 @@ def save_state(folder: Path, state: State) -> None:
         save_captions(folder, state[CAPTIONS])
     record = load_record(folder)
     settings = {name: state[SETTINGS].get(name, Record.model_fields[name].default) for name in _SETTINGS}
-    changed = record.model_copy(update={**settings, "excluded": tuple(state[EXCLUDED])})
+    lists = {"excluded": tuple(state[EXCLUDED]), "ignored": tuple(state.get(IGNORED, ()))}
+    changed = record.model_copy(update={**settings, **lists})
     if changed != record:
         save_record(folder, changed)
 

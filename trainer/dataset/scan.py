@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import re
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import PIL
+from PIL import Image
 
-from trainer.dataset.captions import caption_path, read_caption
-from trainer.dataset.masks import MaskFacts, shape_problem, sort_masks
+from trainer.dataset.caption_sources import CaptionTables, read_tables
+from trainer.dataset.captions import ReadCaption, caption_of_texts, read_caption
+from trainer.dataset.embedded import embedded_caption
+from trainer.dataset.listing import Listing, Remembered, list_folder
+from trainer.dataset.masks import MaskFacts, shape_problem
 from trainer.dataset.pictures import UnusablePicture, read_picture
 from trainer.dataset.problems import Problem, error, warning
-from trainer.dataset.walk import walk_folder
-from trainer.errors import DatasetError, Finding, ResourceError
-from trainer.files import file_sha256, write_json
+from trainer.dataset.scan_cache import FileFacts, load_cache, save_cache
+from trainer.dataset.walk import Stamp, name_below
+from trainer.errors import DatasetError, Finding
+from trainer.files import file_sha256
 
-log = logging.getLogger(__name__)
 Progress = Callable[[int, int], object]
 """Called with (pictures done, pictures in all)."""
+Observe = Callable[[Path, str, Image.Image], object]
+"""Called with each picture that had to be decoded: where it is, the SHA-256 of its file, and its pixels. In several threads."""
+_SAVED_EVERY = 1000
 
-# Entries of another version say what another Pillow, or another Inkwash, thought of the picture.
-_CACHE_VERSION = f"1/{PIL.__version__}"
+EMBEDDED = "the picture itself"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class PictureFacts:
     problems: tuple[Problem, ...] = ()
     captions: tuple[str, ...] = ()
     mask: MaskFacts | None = None
+    caption_source: str = ""
+    """Where the caption is from: a file's name, or `EMBEDDED`; empty for what was written in the app."""
 
     @property
     def is_usable(self) -> bool:
@@ -93,106 +98,146 @@ class DatasetScan:
         )
 
 
-@dataclass(frozen=True)
-class _FileFacts:
-    """What follows from a picture file's bytes alone: this is what the cache keeps."""
-
-    width: int
-    height: int
-    sha256: str
-    problems: tuple[Problem, ...]
-
-
-def scan_folder(folder: Path, *, cache: Path | None = None, progress: Progress | None = None) -> DatasetScan:
+def scan_folder(
+    folder: Path, *, cache: Path | None = None, progress: Progress | None = None, observe: Observe | None = None
+) -> DatasetScan:
     """Look at every picture in `folder` and the folders in it.
 
     Args:
         folder: only read, never changed.
         cache: a JSON file that remembers files by path, size and time of change, so that a second scan decodes nothing.
+            A scan that is ended begins there the next time.
         progress: called after each picture; what it raises ends the scan.
+        observe: looks at the pictures on the way, on all cores; not at masks.
 
     Raises: DatasetError: `folder` is missing, is no folder, or may not be read.
     """
-    walked = walk_folder(folder)
-    named = sort_masks(walked.files)
+    return _scan(list_folder(folder), cache, progress, observe)
+
+
+def _scan(listing: Listing, cache: Path | None, progress: Progress | None, observe: Observe | None) -> DatasetScan:
+    folder, named = listing.folder, listing.sorted
+    # Before anything is read: what changes from now on is then seen the next time.
+    stamp = listing.stamp()
+    known_scan = _scans.get(str(folder))
+    if known_scan is not None and stamp is not None and known_scan[0] == stamp:
+        if progress is not None:
+            progress(len(known_scan[1].pictures), len(known_scan[1].pictures))
+        return known_scan[1]
     pictures = sorted(named.pictures, key=lambda path: _order(path, folder))
     masks = list(dict.fromkeys(named.masks[path] for path in pictures if path in named.masks))
-    known = _load_cache(cache)
-    current: dict[str, tuple[tuple[int, int], _FileFacts]] = {}
+    known = load_cache(cache)
+    current: dict[str, tuple[tuple[int, int], FileFacts]] = {}
     facts: list[PictureFacts] = []
-    looked: dict[Path, _FileFacts] = {}
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    looked: dict[Path, FileFacts] = {}
+    num_threads = (os.cpu_count() or 1) if observe else min(4, os.cpu_count() or 1)
+    observers = {path: observe for path in pictures} if observe else {}
+    with ThreadPoolExecutor(max_workers=num_threads) as pool:
         try:
             for done, (path, key, found) in enumerate(
-                pool.map(lambda path: _look(path, known), [*masks, *pictures]), start=1
+                pool.map(lambda path: _look(path, known, observers.get(path)), [*masks, *pictures]), start=1
             ):
                 if key is not None:
                     current[str(path)] = (key, found)
                 looked[path] = found
+                if cache is not None and done % _SAVED_EVERY == 0:
+                    save_cache(cache, known | current)
                 if progress is not None:
                     progress(done, len(masks) + len(pictures))
         except BaseException:
             pool.shutdown(cancel_futures=True)
+            if cache is not None:
+                save_cache(cache, known | current)
             raise
+    tables = read_tables(listing.files)
     for path in pictures:
         mask = named.masks.get(path)
-        picture = _with_caption(path, folder, looked[path])
+        picture = _with_caption(path, folder, looked[path], tables, listing.captions.get(path))
         facts.append(_with_mask(picture, folder, mask, looked[mask]) if mask else picture)
     if cache is not None and current != known:
-        _save_cache(cache, current)
-    problems = [*walked.problems, *(_orphan(path, folder) for path in named.orphans)]
+        save_cache(cache, current)
+    problems = [*listing.problems, *tables.problems, *(_orphan(path, folder) for path in named.orphans)]
     if not facts:
         problems.append(error("empty", "There are no pictures in this folder.", "Add JPEG, PNG or WebP files."))
-    return DatasetScan(folder, tuple(_mark_clashes(facts)), tuple(problems))
+    scan = DatasetScan(folder, tuple(_mark_clashes(facts)), tuple(problems))
+    if stamp is not None:
+        _scans.keep(str(folder), (stamp, scan), len(pictures))
+    return scan
+
+
+_scans: Remembered[tuple[tuple[Stamp, ...], DatasetScan]] = Remembered(20_000)
+"""The latest scans of this process, some 2 kB a picture."""
 
 
 def _order(path: Path, folder: Path) -> tuple[list[tuple[int, str]], str]:
     """Names in the order people expect: 2 before 10."""
-    name = path.relative_to(folder).as_posix()
+    name = name_below(path, folder)
     parts = re.split(r"([0-9]+)", name.casefold())
     return [(int(part), "") if part.isdecimal() and part.isascii() else (-1, part) for part in parts], name
 
 
 def _look(
-    path: Path, known: dict[str, tuple[tuple[int, int], _FileFacts]]
-) -> tuple[Path, tuple[int, int] | None, _FileFacts]:
+    path: Path, known: dict[str, tuple[tuple[int, int], FileFacts]], observe: Observe | None
+) -> tuple[Path, tuple[int, int] | None, FileFacts]:
     """Facts of one file, from the cache where the file is unchanged. The key is None where it cannot be remembered."""
     try:
         status = path.stat()
         key = (status.st_size, status.st_mtime_ns)
         if str(path) in known and known[str(path)][0] == key and os.access(path, os.R_OK):
             return path, key, known[str(path)][1]
-        image, problems = None, ()
+        image, problems, description = None, (), ""
         try:
-            read = read_picture(path)
-            image, problems = read.image, read.problems
+            read = read_picture(path, describe=embedded_caption)
+            image, problems, description = read.image, read.problems, read.description
         except UnusablePicture as failure:
             problems = (failure.problem,)
             if failure.problem.code in ("unreadable", "missing", "not_a_file"):
-                return path, None, _FileFacts(0, 0, "", problems)
+                return path, None, FileFacts(0, 0, "", problems)
         width, height = image.size if image is not None else (0, 0)
-        return path, key, _FileFacts(width, height, file_sha256(path), problems)
+        digest = file_sha256(path)
+        if image is not None and observe is not None:
+            observe(path, digest, image)
+        return path, key, FileFacts(width, height, digest, problems, description)
     except OSError as failure:
         problem = error("unreadable", f"This file cannot be read ({failure.strerror or failure}).", "Copy it anew.")
-        return path, None, _FileFacts(0, 0, "", (problem,))
+        return path, None, FileFacts(0, 0, "", (problem,))
 
 
-def _with_caption(path: Path, folder: Path, found: _FileFacts) -> PictureFacts:
-    beside = caption_path(path)
-    read = read_caption(beside) if beside is not None else None
+def _with_caption(
+    path: Path, folder: Path, found: FileFacts, tables: CaptionTables, beside: Path | None
+) -> PictureFacts:
+    read, source = _caption(path, folder, found, tables, beside)
     return PictureFacts(
         path=path,
-        name=path.relative_to(folder).as_posix(),
+        name=name_below(path, folder),
         width=found.width,
         height=found.height,
         sha256=found.sha256,
-        caption=read.text if read else None,
-        problems=(*found.problems, *(read.problems if read else ())),
-        captions=read.all if read else (),
+        caption=read.text,
+        problems=(*found.problems, *read.problems),
+        captions=read.all,
+        caption_source=source if read.text else "",
     )
 
 
-def _with_mask(facts: PictureFacts, folder: Path, mask: Path, found: _FileFacts) -> PictureFacts:
+def _caption(
+    path: Path, folder: Path, found: FileFacts, tables: CaptionTables, beside: Path | None
+) -> tuple[ReadCaption, str]:
+    """The caption of a picture and where it is from: a file beside it, else a table, else the picture itself.
+
+    A file that is there and empty says that there is no caption.
+    """
+    if beside is not None:
+        return read_caption(beside), beside.name
+    texts, table = tables.captions_of(path, folder)
+    if texts:
+        return caption_of_texts(texts), table
+    if found.description:
+        return caption_of_texts([found.description]), EMBEDDED
+    return ReadCaption(None), ""
+
+
+def _with_mask(facts: PictureFacts, folder: Path, mask: Path, found: FileFacts) -> PictureFacts:
     name = mask.relative_to(folder).as_posix()
     problem = next((problem for problem in found.problems if problem.is_error), None)
     if problem is not None:
@@ -251,37 +296,3 @@ def preflight(
             message = f"is {picture.width}×{picture.height}, longer than any bucket: much of its ends is cut off"
             found.append(Finding(picture.name, message))
     return found
-
-
-def _load_cache(cache: Path | None) -> dict[str, tuple[tuple[int, int], _FileFacts]]:
-    if cache is None:
-        return {}
-    try:
-        data = json.loads(cache.read_text(encoding="utf-8"))
-        if data["version"] != _CACHE_VERSION:
-            return {}
-        return {
-            path: (
-                (entry["size"], entry["mtime_ns"]),
-                _FileFacts(
-                    entry["width"], entry["height"], entry["sha256"], tuple(Problem(**p) for p in entry["problems"])
-                ),
-            )
-            for path, entry in data["files"].items()
-        }
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        log.warning("The index of pictures %s cannot be read; it is made anew", cache)
-        return {}
-
-
-def _save_cache(cache: Path, entries: dict[str, tuple[tuple[int, int], _FileFacts]]) -> None:
-    files = {
-        path: {"size": key[0], "mtime_ns": key[1], **asdict(found)} for path, (key, found) in sorted(entries.items())
-    }
-    try:
-        write_json(cache, {"version": _CACHE_VERSION, "files": files}, "the index of pictures")
-    except (ResourceError, OSError):
-        # Without it the next scan takes longer, no more.
-        log.warning("The index of pictures %s could not be saved", cache, exc_info=True)

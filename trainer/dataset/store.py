@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.captions import caption_files, caption_path, clean_caption, read_caption
+from trainer.dataset.captions import caption_files, clean_caption
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
 from trainer.dataset.history import Change, History, Patch, apply, changed, difference, reverse, state_at
 from trainer.dataset.importing import ImportReport, import_files
@@ -20,6 +20,7 @@ from trainer.dataset.masks import MASK_ENDINGS, sort_masks
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.record import (
     CAPTIONS,
+    CLASS_PICTURES,
     EXCLUDED,
     SETTINGS,
     Record,
@@ -46,9 +47,17 @@ class DatasetStore(DatasetCatalog):
         return self.create_from(name, (), trigger_word=trigger_word, kind=kind)[0]
 
     def create_from(
-        self, name: str, paths: Sequence[str | Path], *, trigger_word: str = "", kind: str = ""
+        self,
+        name: str,
+        paths: Sequence[str | Path],
+        *,
+        trigger_word: str = "",
+        kind: str = "",
+        training: Mapping[str, Any] | None = None,
     ) -> tuple[DatasetInfo, ImportReport]:
         """A data set out of pictures, folders and zips, as `add_files` takes them. After an error there is none.
+
+        `training` are further settings of its record: role, repeats, weight, instance_prompt, class_prompt.
 
         Raises: DatasetError: the name is empty or taken, or see `import_files`. ResourceError: the disk is full.
         """
@@ -60,7 +69,8 @@ class DatasetStore(DatasetCatalog):
             raise DatasetError(
                 f"There is already a data set '{folder_name}'.", fix="Choose another name, or add to that one."
             )
-        record = Record(origin="own", title=title, kind=kind, trigger_word=_checked_trigger_word(trigger_word))
+        word = _checked_trigger_word(trigger_word)
+        record = Record(origin="own", title=title, kind=kind, trigger_word=word, **(training or {}))
         folder, report = self._make_folder(folder_name, record, [Path(path) for path in paths])
         return self._own_info(folder), report
 
@@ -151,8 +161,8 @@ class DatasetStore(DatasetCatalog):
         captions = load_captions(record)
         if picture in captions:
             return captions[picture]
-        beside = caption_path(path)
-        return (read_caption(beside).text or "") if beside is not None else ""
+        facts = next((facts for facts in self.scan_files(info).pictures if facts.path == path), None)
+        return (facts.caption or "") if facts is not None else ""
 
     def set_caption(self, name: str, picture: str, caption: str) -> str:
         """Write a picture's caption into the record; empty removes it. Returns it as one clean line."""
@@ -179,6 +189,21 @@ class DatasetStore(DatasetCatalog):
             {(SETTINGS, "trigger_word"): trigger_word},
         )
         return trigger_word
+
+    def set_training(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Say how the data set is to be trained: `role` (CLASS_PICTURES or None), `repeats`, `weight`, `instance_prompt`.
+
+        Returns: whether anything changed. Raises: DatasetError: a value is out of range.
+        """
+        repeats, weight = settings.get("repeats"), settings.get("weight")
+        if repeats is not None and not 1 <= repeats <= 1000:
+            raise DatasetError("Repeats must be from 1 to 1000.", where=str(repeats))
+        if weight is not None and not 0 <= weight <= 10:
+            raise DatasetError("The weight must be from 0 to 10.", where=str(weight))
+        if settings.get("role") not in (None, CLASS_PICTURES):
+            raise DatasetError("There is no such role of a data set.", where=str(settings["role"]))
+        values = {(SETTINGS, key): value for key, value in settings.items()}
+        return self.change(name, "How it is trained", values)
 
     def remove_pictures(self, name: str, pictures: Sequence[str], title: str = "") -> None:
         """Leave pictures out from now on; their files stay where they are. Raises DatasetError: there is no such picture."""
@@ -265,6 +290,14 @@ class DatasetStore(DatasetCatalog):
     def redo(self, name: str) -> Change | None:
         """Do the first change again that was undone; returns it, or None where there is none. Raises DatasetError."""
         return self._step(name, 1)
+
+    def step_to(self, name: str, position: int) -> None:
+        """Undo or redo until the first `position` changes are in force. Raises DatasetError: there are fewer."""
+        _, record = self._known(name)
+        with locked(record):
+            history = History(record)
+            save_state(record, state_at(load_state(record), history, position))
+            history.settle(position)
 
     def _step(self, name: str, step: int) -> Change | None:
         _, record = self._known(name)

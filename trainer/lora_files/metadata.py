@@ -26,6 +26,8 @@ CONFIG_KEY = "inkwash.config"
 VERSION_KEY = "inkwash.version"
 EMBEDDING_KEY = "inkwash.embedding"
 """The word with vectors of its own that was trained."""
+DATASETS_KEY = "inkwash.datasets"
+"""For each data set that it was trained on, the hash of its exact state (`trainer.dataset.versions`)."""
 _MAX_TAGS = 20
 
 
@@ -40,6 +42,7 @@ class TrainingFacts:
         width, height: the size it was trained at, in pixels.
         tag_frequency: for each data set, how often each caption part stands in it.
         datasets: for each data set, the repeats of its pictures and how many there are.
+        dataset_hashes: for each data set, the hash of its exact state.
         started_at, finished_at: seconds since the epoch.
         trigger_word: the trigger word as it was used in training.
         family: a key of `trainer.base_models.FAMILY_FACTS`.
@@ -63,11 +66,22 @@ class TrainingFacts:
     zero_terminal_snr: bool = False
     tag_frequency: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     datasets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    dataset_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
-def build_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
-    """All metadata of an exported LoRA, as texts. Nothing in them tells where on the disk something lay."""
-    return {**_kohya_entries(config, facts), **_modelspec_entries(config, facts), **_own_entries(config)}
+def build_metadata(config: RunConfig, facts: TrainingFacts, settings: RunConfig | None = None) -> dict[str, str]:
+    """All metadata of an exported LoRA, as texts. Nothing in them tells where on the disk something lay.
+
+    Args:
+        config: what describes the file.
+        settings: the run's, where `config` is about one of its adapters: what "train again" takes.
+    """
+    own = _own_entries(settings or config)
+    entries = {**_kohya_entries(config, facts), **_modelspec_entries(config, facts), **own}
+    if facts.dataset_hashes:
+        hashes = {_last_part(name): digest for name, digest in facts.dataset_hashes.items()}
+        entries[DATASETS_KEY] = json.dumps(hashes, ensure_ascii=False)
+    return entries
 
 
 def embedding_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import psutil
 import torch
 
 from trainer.errors import ConfigError, ResourceError
@@ -84,3 +85,10 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 def dtype_name(dtype: torch.dtype) -> str:
     """The short name used in settings and events: fp32, bf16, fp16."""
     return {value: key for key, value in _DTYPES.items()}[dtype]
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The most memory that was in use on a CUDA device; elsewhere what this process holds now."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from trainer.config.adapter import AdapterConfig, PartLora, UnetLora, UnetTargets
+from trainer.config.adapter import AdapterConfig, PartLora, UnetLora
 from trainer.config.blocks import part_lora
-from trainer.config.targets import is_target
+from trainer.config.targets import UnetTargets, is_target
 from trainer.models import autoencoder
 from trainer.models.conditioning import Conditioning
 from trainer.models.words import divide_layers

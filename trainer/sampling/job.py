@@ -22,18 +22,21 @@ from trainer.base_models.scan import known_sha256, model_sha256
 from trainer.config.generate import MAX_SEED, GenerateConfig
 from trainer.config.loading import build_generate_config
 from trainer.errors import ResourceError, is_out_of_memory
-from trainer.events import Picture, Started, Warned
+from trainer.events import Picture, Stage, Started, Warned
 from trainer.files import unused_path, write_atomically
+from trainer.init_pictures import open_init, open_mask, with_kept_pictures
 from trainer.jobs import JobContext
 from trainer.library import named_embeddings, resolve_lora
 from trainer.lora_lookup import hashes_of, with_tagged_loras
 from trainer.models.components import Components, load_components
-from trainer.models.devices import dtype_name, pick_device, pick_dtype
+from trainer.models.devices import dtype_name, memory_bytes, pick_device, pick_dtype
 from trainer.paths import DataFolder
 from trainer.picture_texts import FORMATS
 from trainer.recipe import Recipe, RecipeHashes, save_picture, short_name
+from trainer.sampling.making import Maker, picture_size
+from trainer.sampling.painting import Painting
 from trainer.sampling.preview import LatentPreview
-from trainer.sampling.sampler import SampleRequest, check_size, sample
+from trainer.sampling.savers import MemorySavers, free_memory
 from trainer.sampling.schedule import StackSchedule
 from trainer.sampling.stack import LoraStack, StackEntry
 from trainer.sampling.words import library_words
@@ -69,18 +72,24 @@ def generate(context: JobContext) -> dict[str, Any]:
     Raises: ConfigError, ModelFileError, LoraFileError, ResourceError: as their messages say. Cancelled: the user stopped.
     """
     data = context.run.data_folder()
-    config = with_tagged_loras(build_generate_config(context.run.config()), data)
+    config = with_kept_pictures(with_tagged_loras(build_generate_config(context.run.config()), data), data)
+    init = open_init(config, data) if config.init_image else None
     entries = _stack_entries(config, data)
     warm = _load(config, data, context)
-    width, height = config.width or warm.components.resolution, config.height or warm.components.resolution
-    check_size(warm.components, width, height)
-    schedule = _apply_stack(warm, entries, context)
+    width, height = size = picture_size(config, warm.components, init)
+    mask = open_mask(config, data) if config.mask else None
+    painting = Painting.of(config, init, mask, size) if init else None
+    schedule = _apply_stack(warm, entries, context, is_seamless=config.seamless)
     _learn_words(warm, config, data, context)
     seed = secrets.randbelow(_RANDOM_SEEDS) if config.seed < 0 else config.seed
     seeds = [(seed + index) % (MAX_SEED + 1) for index in range(config.count)]
     started = time.monotonic()
-    pictures = _Pictures(context, config, warm, schedule, (width, height), seeds)
-    paths = pictures.make()
+    savers = MemorySavers(warm.components, can_move_text=all((e.start, e.end) == (0, 1) for e in entries))
+    maker = Maker(config, warm.components, schedule, size, painting)
+    try:
+        paths = _Pictures(context, config, warm, maker, savers, size, seeds).make()
+    finally:
+        savers.undo()
     return {
         "pictures": [str(path) for path in paths],
         "seeds": seeds,
@@ -129,14 +138,17 @@ def _newest_change(folder: Path) -> str:
     return str(max((file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()), default=0))
 
 
-def _apply_stack(warm: _Warm, entries: Sequence[StackEntry], context: JobContext) -> StackSchedule:
+def _apply_stack(
+    warm: _Warm, entries: Sequence[StackEntry], context: JobContext, *, is_seamless: bool
+) -> StackSchedule:
     context.stage("Applying the LoRAs" if entries else "Preparing")
     warm.stack.load(entries)
     for name, unknown in warm.stack.unknown.items():
         text = f"{len(unknown)} layers of the LoRA '{name}' do not exist in the base model and were left out, such as '{unknown[0]}'."
         context.emit(Warned(message=text))
     context.check_stop()
-    return StackSchedule(warm.stack, warm.components, entries)
+    # What works beside a layer does not know of its circular edges.
+    return StackSchedule(warm.stack, warm.components, entries, "merged" if is_seamless else "auto")
 
 
 def _learn_words(warm: _Warm, config: GenerateConfig, data: DataFolder, context: JobContext) -> None:
@@ -171,12 +183,13 @@ class _Pictures:
         context: JobContext,
         config: GenerateConfig,
         warm: _Warm,
-        schedule: StackSchedule,
+        maker: Maker,
+        savers: MemorySavers,
         size: tuple[int, int],
         seeds: Sequence[int],
     ) -> None:
         self._context, self._config, self._warm, self._size, self._seeds = context, config, warm, size, seeds
-        self._schedule = schedule
+        self._maker, self._savers = maker, savers
         self._folder = context.run.data_folder().outputs / datetime.now().strftime("%Y-%m-%d")
         self._paths: list[Path] = []
         self._hashes = _recipe_hashes(context, config, warm)
@@ -187,8 +200,15 @@ class _Pictures:
         batch = self._batch_size()
         while len(self._paths) < len(self._seeds):
             seeds = self._seeds[len(self._paths) : len(self._paths) + batch]
-            images = self._sample(seeds, can_shrink=batch > 1)
+            try:
+                images = self._maker.make(seeds, self._on_step)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                images = None
+            # Outside the handler, so that the traceback no longer holds the failed attempt's memory.
             if images is None:
+                self._save_memory(is_batch=batch > 1)
                 batch = 1
                 continue
             for seed, image in zip(seeds, images, strict=True):
@@ -198,53 +218,36 @@ class _Pictures:
 
     def _batch_size(self) -> int:
         budget = _BATCH_PIXELS.get(self._warm.components.device.type, _GPU_BATCH_PIXELS)
-        return max(1, min(_MAX_BATCH, budget // (self._size[0] * self._size[1]), len(self._seeds)))
+        width, height = self._maker.largest
+        return max(1, min(_MAX_BATCH, budget // (width * height), len(self._seeds)))
 
-    def _sample(self, seeds: Sequence[int], *, can_shrink: bool) -> list[Image.Image] | None:
-        """Pictures for these seeds; None where memory was not enough and fewer at once may do."""
-        try:
-            requests = [self._request(seed) for seed in seeds]
-            return sample(self._warm.components, requests, on_step=self._on_step, schedule=self._schedule)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if not can_shrink:
-                raise ResourceError(
-                    f"The memory is not enough for a picture of {self._size[0]} x {self._size[1]} pixels.",
-                    fix="Choose a smaller size, close other programs, or set the device to cpu.",
-                ) from error
-        # Outside the handler, so that the traceback no longer holds the failed batch's memory.
-        log.warning("Out of memory with %d pictures at once; going on one by one", len(seeds))
-        self._context.emit(
-            Warned(message="The memory is not enough for several pictures at once; going on one by one.")
-        )
-        gc.collect()
-        if self._warm.components.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return None
-
-    def _request(self, seed: int) -> SampleRequest:
-        config, (width, height) = self._config, self._size
-        return SampleRequest(
-            prompt=config.prompt,
-            negative_prompt=config.negative_prompt,
-            width=width,
-            height=height,
-            num_inference_steps=config.num_inference_steps,
-            sampler=config.sampler,
-            guidance_scale=config.guidance_scale,
-            seed=seed,
-            clip_skip=config.clip_skip,
-        )
+    def _save_memory(self, *, is_batch: bool) -> None:
+        """Take the next step towards less memory and say so. Raises ResourceError: there is none left."""
+        device = self._warm.components.device
+        free_memory(device)
+        words = "pictures are made one by one" if is_batch else self._savers.take_next()
+        if words is None:
+            width, height = self._maker.largest
+            raise ResourceError(
+                f"The memory is not enough for a picture of {width} x {height} pixels, though it was made in the smallest pieces.",
+                fix="Choose a smaller size, close other programs, or set the device to cpu.",
+            )
+        log.warning("Out of memory; now %s", words)
+        self._context.emit(Warned(message=f"The memory was not enough. From here on {words}, which takes longer."))
 
     def _on_step(self, step: int, total: int, latents: Tensor) -> None:
         self._context.check_stop()
         done = len(self._paths) + len(latents) * step / total
         remaining = (time.monotonic() - self._started) / done * (len(self._seeds) - done)
         steps_in_all = round(total * len(self._seeds) / len(latents))
-        self._context.stage(
-            "Generating", round(done / len(self._seeds) * steps_in_all), steps_in_all, round(remaining, 1)
+        stage = Stage(
+            name="Generating",
+            done=round(done / len(self._seeds) * steps_in_all),
+            total=steps_in_all,
+            eta_seconds=round(remaining, 1),
+            memory_bytes=memory_bytes(self._warm.components.device),
         )
+        self._context.emit(stage)
         if step < total and step % max(1, total // _PREVIEWS_PER_PICTURE) == 0:
             self._show(latents[0])
 

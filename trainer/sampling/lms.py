@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
@@ -26,3 +28,7 @@ class ExactLMSDiscreteScheduler(LMSDiscreteScheduler):
         basis = np.poly1d(others, r=True) / np.prod(nodes[current_order] - others)
         antiderivative = np.polyint(basis)
         return float(antiderivative(float(self.sigmas[t + 1])) - antiderivative(float(self.sigmas[t])))
+
+    def step(self, model_output: Any, timestep: Any, sample: Any, order: int = 4, return_dict: bool = True) -> Any:
+        """One step. Of no higher order than there are steps behind it: diffusers' counts those that image-to-image left out."""
+        return super().step(model_output, timestep, sample, min(order, len(self.derivatives) + 1), return_dict)

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.blocks import block_of, blocks_per_side, parse_blocks
+from trainer.block_names import block_of, blocks_per_side
+from trainer.blocks import parse_blocks
 from trainer.config.generate import StackedLora
 from trainer.errors import ConfigError, LoraFileError
 from trainer.lora_files.file import AdapterModule, read_lora

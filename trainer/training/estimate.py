@@ -122,7 +122,7 @@ def _step_bytes(config: RunConfig, components: Components, device: torch.device,
     side = resolution // components.vae_scale_factor
     if config.training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-        for encoder in encoders.values() if config.adapter.text_encoder.rank else ():
+        for encoder in encoders.values() if config.adapter.trains_text else ():
             encoder.train()
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
     # As `trainer.models.attention` chooses.
@@ -145,7 +145,7 @@ def _conditioning(config: RunConfig, components: Components, batch: int) -> Cond
     states: list[Tensor] = []
     pooled: Tensor | None = None
     vectors = config.adapter.embedding.num_vectors
-    trains = bool(config.adapter.text_encoder.rank or vectors)
+    trains = bool(config.adapter.trains_text or vectors)
     for encoder in components.text_encoders.values():
         ids = torch.zeros(batch * chunks, _CHUNK_LENGTH, dtype=torch.int64, device=META)
         with torch.set_grad_enabled(trains), _learned_inputs(encoder) if vectors else nullcontext():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from trainer.base_models import main_weights
+from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.events import LoraExported
 from trainer.files import file_sha256, require_free, safe_name, unused_path, write_atomically
@@ -18,11 +19,14 @@ from trainer.lora_files.file import write_lora
 from trainer.lora_files.header import read_header
 from trainer.lora_files.metadata import TrainingFacts, build_metadata, embedding_metadata
 from trainer.training.checkpoint import MARGIN_BYTES
+from trainer.training.data_record import dataset_hashes
 from trainer.training.export_word import embedding_files, embedding_path, learned_embedding
 from trainer.training.preview import preview_path
 from trainer.training.state import TrainParts, TrainState
 from trainer.training.underneath import on_top_metadata, sum_metadata, summed
 
+TRAINED_WITH_KEY = "inkwash.trained_with"
+"""The name of the other of two adapters that were trained jointly."""
 _BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 
@@ -52,13 +56,21 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
     path.parent.mkdir(parents=True, exist_ok=True)
     if not (is_final and path.exists()):
         # A finished run that is resumed has its file already; writing it again would only change its times.
-        # Twice: in the run and in the library.
+        # Twice: in the run and in the library; of two adapters each and the sum.
         numbers = sum(weight.numel() for weight in parts.adapter.state_dict().values())
+        numbers *= len(parts.config.adapter.alone)
         require_free(path.parent, 2 * _BYTES[parts.config.save.precision] * numbers + MARGIN_BYTES, "the LoRA file")
         _write(parts, state, path)
     if is_final and parts.config.save.export_sum:
         _export_sum(parts, state, path)
+    for alone in part_paths(parts, path).values():
+        _announce(parts, state, alone, f"It is trained together with another, and {path.stem} has both.")
     return path, _announce(parts, state, path, parts.adapter.outcome())
+
+
+def part_paths(parts: TrainParts, path: Path) -> dict[str, Path]:
+    """Where each of two adapters lies that were trained jointly, beside their sum at `path`; empty for one."""
+    return {label: path.with_name(f"{path.stem}-{label}{path.suffix}") for label in parts.adapter.export_parts()}
 
 
 def _announce(parts: TrainParts, state: TrainState, path: Path, note: str) -> Path:
@@ -84,12 +96,11 @@ def _export_sum(parts: TrainParts, state: TrainState, path: Path) -> None:
     target = path.with_name(f"{path.stem}-sum{path.suffix}")
     if not target.exists():
         facts = replace(_facts(parts, state), name=target.stem)
-        metadata = build_metadata(parts.config, facts) | sum_metadata(parts.frozen, path.stem)
-        # The ranks are those of all together, and differ.
-        metadata |= {"ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}
+        names = [alone.stem for alone in part_paths(parts, path).values()] or [path.stem]
+        metadata = _sum_entries(parts.config, facts) | sum_metadata(parts.frozen, names)
         write_lora(target, summed(parts.frozen, parts.adapter.export_modules()), metadata, parts.config.save.precision)
-    names = ", ".join(lora.name for lora in parts.frozen)
-    _announce(parts, state, target, f"It does what {names} and {path.stem} do together.")
+    below = ", ".join(lora.name for lora in parts.frozen)
+    _announce(parts, state, target, f"It does what {below} and {path.stem} do together.")
 
 
 def _write(parts: TrainParts, state: TrainState, path: Path) -> None:
@@ -102,8 +113,44 @@ def _write(parts: TrainParts, state: TrainState, path: Path) -> None:
             write_embedding(file, embedding if form == "trained" else embedding.mean(), own)
     if adapter.has_lora:
         bundled = [embedding] if embedding is not None and adapter.embedding.bundle else []
-        metadata = build_metadata(parts.config, facts) | on_top_metadata(parts.frozen)
+        together = part_paths(parts, path)
+        if together:
+            _write_parts(parts, facts, together)
+            names = [alone.stem for alone in together.values()]
+            metadata = _sum_entries(parts.config, facts) | sum_metadata((), names)
+        else:
+            metadata = build_metadata(parts.config, facts)
+        metadata |= on_top_metadata(parts.frozen)
         write_lora(path, parts.adapter.export_modules(), metadata, parts.config.save.precision, embeddings=bundled)
+
+
+def _write_parts(parts: TrainParts, facts: TrainingFacts, paths: Mapping[str, Path]) -> None:
+    """The files of two adapters that were trained jointly, each as if it had been trained alone."""
+    for number, (label, modules) in enumerate(parts.adapter.export_parts().items()):
+        metadata = build_metadata(
+            config_alone(parts.config, number), replace(facts, name=paths[label].stem), parts.config
+        )
+        metadata[TRAINED_WITH_KEY] = ", ".join(path.stem for other, path in paths.items() if other != label)
+        write_lora(paths[label], modules, metadata | on_top_metadata(parts.frozen), parts.config.save.precision)
+
+
+def config_alone(config: RunConfig, number: int) -> RunConfig:
+    """The settings with which an adapter of two would be trained alone."""
+    rates = config.optimizer
+    factor = config.adapter.joint.rate if number else 1.0
+    scaled = {name: getattr(rates, name) * factor for name in ("unet_learning_rate", "text_encoder_learning_rate")}
+    if rates.text_encoder_2_learning_rate > 0:
+        scaled["text_encoder_2_learning_rate"] = rates.text_encoder_2_learning_rate * factor
+    return config.model_copy(
+        update={"adapter": config.adapter.alone[number], "optimizer": rates.model_copy(update=scaled)}
+    )
+
+
+def _sum_entries(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
+    """The metadata of a sum: a plain LoRA, whose ranks are those of all together, and differ."""
+    plain = {"method": "lora", "blocks": [], "block_rates": ""}
+    described = config.model_copy(update={"adapter": config.adapter.alone[0].model_copy(update=plain)})
+    return build_metadata(described, facts, config) | {"ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}
 
 
 def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:
@@ -130,6 +177,7 @@ def _facts(parts: TrainParts, state: TrainState) -> TrainingFacts:
         zero_terminal_snr=parts.components.zero_terminal_snr,
         tag_frequency={names[label]: _tags(of_concept[label]) for label in names},
         datasets={names[label]: (found[0].repeats, len(found)) for label, found in of_concept.items()},
+        dataset_hashes=dataset_hashes(parts.context.run),
     )
 
 

@@ -14,7 +14,7 @@ from trainer.jobs import JobContext
 from trainer.models.devices import dtype_name
 from trainer.training.averages import weights_in_use
 from trainer.training.distributed import Ranks
-from trainer.training.export import export_lora
+from trainer.training.export import export_lora, part_paths
 from trainer.training.export_word import embedding_path
 from trainer.training.joining import joined
 from trainer.training.loop import train_loop
@@ -25,7 +25,8 @@ from trainer.training.setup import set_up
 def train(context: JobContext) -> dict[str, Any]:
     """Train, or go on training, the run's LoRA, and export it. Called once in each of the run's processes.
 
-    Returns: run, lora, library_path, embedding where a word was learned, steps, seconds, validation_loss_first,
+    Returns: run, lora, library_path, embedding where a word was learned, lora_parts (each by
+        itself) where two adapters were trained jointly, steps, seconds, validation_loss_first,
         validation_loss_last; where the method has something to say a note, and where layers ended with different ranks those
         by layer.
     Raises: Cancelled: the user stopped it; there is a checkpoint if a step was done. InkwashError: see the message.
@@ -60,12 +61,14 @@ def _train(context: JobContext, config: RunConfig, ranks: Ranks) -> dict[str, An
         return {}
     path, library_path = exported
     alone = embedding_path(parts, path)
+    together = part_paths(parts, path).values()
     note = parts.adapter.outcome()
     return {
         "run": str(run.folder),
         "lora": str(path),
         "library_path": str(library_path),
         **({} if alone is None else {"embedding": str(alone)}),
+        **({"lora_parts": [str(each) for each in together]} if together else {}),
         "steps": state.step,
         "seconds": round(state.elapsed_seconds, 3),
         "validation_loss_first": state.validation[0][1],

@@ -37,7 +37,7 @@ def report(config: RunConfig, data: DataFolder, budget: int | None) -> dict[str,
         taken = [{"title": rung.title, "cost": rung.cost, "changes": changes} for rung, changes in found.taken]
     final = _estimated(config, data)
     notes = []
-    if device.type != "cpu" and keeps_text_encoders(config) and not config.adapter.text_encoder.rank:
+    if device.type != "cpu" and keeps_text_encoders(config) and not config.adapter.trains_text:
         notes.append(
             "The text encoders stay on the device because captions vary; without data.shuffle_tags, data.wildcards and "
             "data.tag_dropout they would leave it."

@@ -50,10 +50,7 @@ def check_optimizer(context: JobContext, config: RunConfig, device: torch.device
             )
         )
     adapter = config.adapter
-    if (
-        facts.finds_rate
-        and bool(adapter.unet.rank) + bool(adapter.trains_text) + bool(adapter.embedding.num_vectors) > 1
-    ):
+    if facts.finds_rate and adapter.trains_unet + adapter.trains_text + bool(adapter.embedding.num_vectors) > 1:
         context.emit(
             Warned(
                 message=f"{facts.title} finds one learning rate for all that is trained; the rates that are set only say what is."
@@ -243,5 +240,7 @@ def check_disk(context: JobContext, config: RunConfig, num_trained: int) -> None
     # The weights, their average, and what the optimizer keeps, for each trained number.
     average = _BYTES if config.training.ema_decay else 0
     size = round(num_trained * (_BYTES + average + config.optimizer.facts.state_bytes))
-    needed = (config.save.keep_checkpoints + 1) * size + size + _MARGIN_BYTES
+    # Of two adapters each and the sum.
+    files = len(config.adapter.alone) * size
+    needed = (config.save.keep_checkpoints + 1) * size + files + _MARGIN_BYTES
     require_free(context.run.folder, needed, "the run's checkpoints and LoRA files")

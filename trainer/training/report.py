@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-import psutil
 import torch
 from torch import Tensor
 
 from trainer.events import StepDone
+from trainer.models.devices import memory_bytes
 from trainer.training.state import TrainParts, TrainState
 from trainer.training.step import FiniteGuard, StepResult, rate_at
 
@@ -83,10 +83,3 @@ def found_rate(optimizer: torch.optim.Optimizer) -> float:
 
 def _mean(values: list[Tensor]) -> float:
     return float(torch.stack(values).mean())
-
-
-def memory_bytes(device: torch.device) -> int:
-    """The most memory that was in use on a CUDA device; elsewhere what this process holds now."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return int(psutil.Process().memory_info().rss)

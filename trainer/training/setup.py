@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Sequence
 from functools import partial
 from typing import cast, get_args
 
@@ -16,33 +14,36 @@ from accelerate.state import AcceleratorState
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
-from trainer.adapters.choice import chosen_layers
+from trainer.adapters.choice import chosen_together
 from trainer.adapters.method import AdapterMethod, build_method
-from trainer.config.data import DataConfig
 from trainer.config.run import RunConfig
-from trainer.data.batches import BatchMaker, BatchOrder
-from trainer.data.examples import Example, at_all_resolutions, concept_examples, split_examples
-from trainer.data.latents import LatentCache
-from trainer.data.masks import MaskCache
+from trainer.data.batches import BatchMaker
+from trainer.data.examples import at_all_resolutions, concept_examples, split_examples
 from trainer.data.randomness import stream_seed
 from trainer.data.showings import Showings
-from trainer.data.tensor_store import TensorStore
-from trainer.data.texts import CachedTexts, LiveTexts, Texts
-from trainer.data.variants import PLAIN, Variant, Variants
+from trainer.data.texts import Texts
+from trainer.data.variants import PLAIN
 from trainer.errors import ConfigError, ModelFileError
 from trainer.events import Warned
 from trainer.jobs import JobContext
 from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, pick_device, pick_dtype
 from trainer.models.neutral import skip_neutral_divisions
-from trainer.models.text import CHUNK_TOKENS, PromptOptions
 from trainer.objectives.diffusion import PredictionType, add_noise
 from trainer.objects import load_object
 from trainer.optimizers.average import WeightAverage
 from trainer.paths import DataFolder
-from trainer.progress import StageProgress
 from trainer.training.base_prediction import start_of
+from trainer.training.caches import (
+    cache_latents,
+    cache_masks,
+    make_batches,
+    make_class_batches,
+    make_texts,
+    variants_of,
+)
 from trainer.training.class_images import class_data, class_examples
+from trainer.training.data_record import record_datasets
 from trainer.training.distributed import Ranks
 from trainer.training.eva import begin_with, eva_starts, keep_starts, kept_starts, with_ranks
 from trainer.training.fused import FusedBackward
@@ -50,17 +51,15 @@ from trainer.training.identity import run_identity
 from trainer.training.preflight import (
     check_captions,
     check_disk,
-    check_empty_masks,
     check_optimizer,
     check_sizes,
     read_concepts,
 )
 from trainer.training.state import NoiseSchedule, TrainParts
 from trainer.training.step import can_skip
-from trainer.training.storage import keeps_text_encoders, weight_storage
+from trainer.training.storage import weight_storage
 from trainer.training.underneath import merge_frozen, read_frozen, text_key
 
-log = logging.getLogger(__name__)
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -76,9 +75,10 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     storage = weight_storage(config, device)
     prepare_torch(config, device)
     dataset, concepts = ranks.main_first(partial(read_concepts, context, config, data))
+    ranks.on_main(partial(record_datasets, context.run, config, data, concepts))
     context.stage("Loading the base model")
     components = load_components(config.model, data, device, dtype, storage)
-    chosen_layers(components, config.adapter)  # refused before any time is spent
+    chosen_together(components, config.adapter)  # refused before any time is spent
     frozen = read_frozen(config, data, components)
     for lora in frozen:
         if lora.unknown:
@@ -96,16 +96,16 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
         *variants_of(class_data(config.data), config.training.seed, class_pictures),
         *((example, PLAIN) for example in split.validation),
     ]
-    latents = _cache_latents(context, data, components, wanted, ranks)
-    masks = ranks.main_first(partial(_cache_masks, context, config, data, components, wanted))
+    latents = cache_latents(context, data, components, wanted, ranks)
+    masks = ranks.main_first(partial(cache_masks, context, config, data, components, wanted))
     merge_frozen(components, frozen)
     told = [*examples, *class_pictures]
-    texts = ranks.main_first(partial(_make_texts, context, config, data, components, told, text_key(frozen)))
+    texts = ranks.main_first(partial(make_texts, context, config, data, components, told, text_key(frozen)))
     if device.type != "cpu":
         components.move_away("vae", *([] if texts.needs_encoder else components.text_encoders))
     showings = Showings(shown, balanced=config.data.balance == "concepts")
     # What the starts are found with must not depend on how many share the work.
-    look = partial(_batches, config, shown, latents, "instance", showings)
+    look = partial(make_batches, config, shown, latents, "instance", showings)
     starts = ranks.main_first(partial(_starts, context, config, components, noise_schedule, look(Ranks()), texts))
     adapter = build_method(with_ranks(config.adapter, starts), config.data.trigger_word)
     adapter.attach(components, stream_seed("adapter", config.training.seed))
@@ -132,7 +132,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
         noise_schedule=noise_schedule,
         split=split,
         batches=look(ranks, masks),
-        class_batches=_class_batches(config, class_pictures, latents, ranks),
+        class_batches=make_class_batches(config, class_pictures, latents, ranks),
         texts=texts,
         latents=latents,
         name=config.save.name or dataset.title,
@@ -195,74 +195,6 @@ def _noise_schedule(components: Components) -> NoiseSchedule:
     )
 
 
-def variants_of(data: DataConfig, seed: int, examples: Sequence[Example]) -> list[tuple[Example, Variant]]:
-    """Every variant of every picture that can be drawn in training."""
-    variants = Variants(data, seed)
-    return [(example, variant) for example in examples for variant in variants.of(example)]
-
-
-def _cache_latents(
-    context: JobContext,
-    data: DataFolder,
-    components: Components,
-    wanted: Sequence[tuple[Example, Variant]],
-    ranks: Ranks,
-) -> LatentCache:
-    store = TensorStore(data.cache / "latents")
-    latents = LatentCache(store, components, components.fingerprint("vae"))
-    progress = partial(StageProgress(context), "Caching latents")
-    # Each device makes its share, and then finds those of the others.
-    computed = latents.prepare(wanted[ranks.index :: ranks.count], progress)
-    if ranks.count > 1:
-        ranks.meet()
-        latents.prepare(wanted, progress)
-    log.info("%d latents were computed, the others were cached", computed)
-    return latents
-
-
-def _cache_masks(
-    context: JobContext,
-    config: RunConfig,
-    data: DataFolder,
-    components: Components,
-    wanted: Sequence[tuple[Example, Variant]],
-) -> MaskCache | None:
-    if config.data.masks == "off":
-        return None
-    masks = MaskCache(TensorStore(data.cache / "masks"), components.vae_scale_factor)
-    masks.prepare(wanted, partial(StageProgress(context), "Cutting masks"))
-    check_empty_masks(context, masks, wanted)
-    return masks
-
-
-def _make_texts(
-    context: JobContext,
-    config: RunConfig,
-    data: DataFolder,
-    components: Components,
-    examples: Sequence[Example],
-    changes: str,
-) -> Texts:
-    options = PromptOptions(config.model.clip_skip, config.data.max_caption_tokens // CHUNK_TOKENS)
-    if keeps_text_encoders(config):
-        return LiveTexts(components, options)
-    store = TensorStore(data.cache / "texts")
-    name = "".join(components.fingerprint(part) for part in components.text_encoders)
-    texts = CachedTexts(store, components, name + fingerprint_tokenizers(components) + changes, options)
-    prompts = [config.data.prior.class_prompt, *(example.class_prompt for example in examples)]
-    captions = [text for example in examples for text in example.all_captions]
-    texts.prepare([*prompts, *captions], partial(StageProgress(context), "Caching captions"))
-    return texts
-
-
-def fingerprint_tokenizers(components: Components) -> str:
-    """A key that changes with how text is cut into tokens and filled up."""
-    return "".join(
-        str(stream_seed(str(sorted(tokenizer.get_vocab().items())), str(tokenizer.pad_token_id)))
-        for tokenizer in components.tokenizers.values()
-    )
-
-
 def _starts(
     context: JobContext,
     config: RunConfig,
@@ -289,30 +221,6 @@ def _starts(
         starts = eva_starts(components, settings, look)
         keep_starts(context.run.folder, settings, starts)
     return starts
-
-
-def _batches(
-    config: RunConfig,
-    examples: Sequence[Example],
-    latents: LatentCache,
-    stream: str,
-    shown: int | Showings,
-    ranks: Ranks,
-    masks: MaskCache | None = None,
-) -> BatchMaker:
-    seed, buckets = config.training.seed, [example.bucket for example in examples]
-    order = BatchOrder(buckets, config.training.global_batch_size, shown, stream, seed)
-    part = (ranks.index, ranks.count)
-    return BatchMaker(examples, order, latents, config.data, config.objective, seed=seed, masks=masks, part=part)
-
-
-def _class_batches(
-    config: RunConfig, examples: Sequence[Example], latents: LatentCache, ranks: Ranks
-) -> BatchMaker | None:
-    if not examples:
-        return None
-    own = config.model_copy(update={"data": class_data(config.data)})
-    return _batches(own, examples, latents, "class", 1, ranks)
 
 
 def _set_modes(config: RunConfig, components: Components) -> None:

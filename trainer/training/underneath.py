@@ -13,11 +13,10 @@ from trainer.config.run import RunConfig
 from trainer.errors import ConfigError, Finding
 from trainer.files import file_sha256
 from trainer.library import resolve_lora
-from trainer.lora_files.file import AdapterModule, LoraModule, read_lora
+from trainer.lora_files.file import AdapterModule, read_lora
 from trainer.lora_files.matching import changeable_weights, match_modules
 from trainer.lora_files.modules import DifferenceModule
-from trainer.lora_tools.changes import to_module
-from trainer.lora_tools.lowrank import LowRank, concatenate
+from trainer.lora_tools.exact_sum import layer_shape, sum_modules
 from trainer.lora_tools.products import exact_product
 from trainer.models.components import Components
 from trainer.paths import DataFolder
@@ -137,30 +136,14 @@ def summed(loras: Sequence[FrozenLora], modules: Mapping[str, AdapterModule]) ->
         changes.setdefault(path, []).append((module, 1.0))
     shapes = {path: shape for lora in loras for path, shape in lora.shapes.items()}
     for path, module in modules.items():
-        if path not in shapes and isinstance(module, LoraModule):
-            shapes[path] = (module.up.shape[0], *module.down.shape[1:])
-    return {path: _sum(parts, shapes[path]) for path, parts in changes.items()}
+        shapes.setdefault(path, layer_shape(module) or ())
+    return {path: sum_modules(parts, shapes[path]) for path, parts in changes.items()}
 
 
-def _sum(parts: Sequence[tuple[AdapterModule, float]], shape: tuple[int, ...]) -> AdapterModule:
-    vectors = [(module, weight) for module, weight in parts if isinstance(module, DifferenceModule)]
-    if vectors:
-        total = sum(module.difference.float() * weight for module, weight in vectors)
-        return DifferenceModule(torch.as_tensor(total), vectors[0][0].part)
-    products: list[tuple[LowRank, float]] = []
-    for module, weight in parts:
-        product = exact_product(module)
-        if product is None:
-            raise RuntimeError("a change that is not of low rank came through the check")
-        products.append((LowRank(product.up.cpu(), product.down.cpu()), weight))
-    matrix = concatenate(products)
-    return to_module(matrix, shape, float(matrix.rank), torch.float32)
-
-
-def sum_metadata(loras: Sequence[FrozenLora], name: str) -> dict[str, str]:
-    """What a file says that is the sum: of what, at which weights."""
+def sum_metadata(loras: Sequence[FrozenLora], names: Sequence[str]) -> dict[str, str]:
+    """What a file says that is a sum: of which frozen ones, at which weights, and of which new ones."""
     parts = [{"name": lora.name, "sha256": lora.sha256, "weights": list(lora.weights)} for lora in loras]
-    return {SUM_KEY: json.dumps([*parts, {"name": name}], ensure_ascii=False)}
+    return {SUM_KEY: json.dumps([*parts, *({"name": name} for name in names)], ensure_ascii=False)}
 
 
 def on_top_metadata(loras: Sequence[FrozenLora]) -> dict[str, str]:

@@ -1,33 +1,84 @@
-"""`inkwash dataset`: lists data sets and checks one."""
+"""`inkwash dataset`: lists data sets, checks one, and what else can be done with them."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 
+from trainer.cli import dataset_check
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.dataset.store import DatasetStore
+from trainer.errors import ConfigError
 from trainer.paths import data_folder
 
-SUMMARY = "list the data sets, or check the pictures and captions of one"
+SUMMARY = "list the data sets, check, import or fetch one, compare with a run, restore a run's"
 EXAMPLES = """  inkwash dataset
-  inkwash dataset ~/pictures/my-style"""
+  inkwash dataset ~/pictures/my-style
+  inkwash dataset check my-style
+  inkwash dataset check my-style --resolution 1024 --base my-sdxl
+  inkwash dataset check my-style --fix duplicates trigger
+  inkwash dataset check my-style --ignore outliers
+  inkwash dataset import "My ink" ~/pictures/ink more.zip      (kohya's 10_name folders become a set each)
+  inkwash dataset fetch "My ink" --list addresses.txt
+  inkwash dataset diff 20260131-2015                (what has changed since that run)
+  inkwash dataset restore 20260131-2015             (a change that can be undone in the Dataset tab)
+  inkwash dataset restore 20260131-2015 --new "As it was"
+  inkwash dataset ./diff                            (a data set or folder that is named like an action)"""
+ACTIONS = {
+    "check": "trainer.cli.dataset_check:run",
+    "import": "trainer.cli.dataset_bringing:bring",
+    "fetch": "trainer.cli.dataset_bringing:fetch",
+    "diff": "trainer.cli.dataset_versions:diff",
+    "restore": "trainer.cli.dataset_versions:restore",
+}
+"""What can stand in the place of a data set's name: `module:function`, called with the arguments."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("name", nargs="?", metavar="NAME|FOLDER", help="the data set to check")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME|FOLDER|ACTION",
+        help=f"the data set whose pictures are listed; or what to do: {', '.join(ACTIONS)}",
+    )
+    parser.add_argument(
+        "what",
+        nargs="*",
+        metavar="WHAT",
+        help="check: the data set; diff, restore: the run; import, fetch: the name, then paths or addresses",
+    )
+    parser.add_argument("--list", metavar="FILE", help="fetch: a text file with an address a line")
+    parser.add_argument("--allow-private", action="store_true", help="fetch: from your own machine and network too")
+    parser.add_argument("--set", metavar="NAME", help="diff, restore: which of the run's data sets")
+    parser.add_argument("--new", metavar="NAME", help="restore: as a data set of its own, under this name")
+    dataset_check.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List, or scan and report. Returns 3 when a picture cannot be used."""
+    """Do an action, or list, or scan and report. Returns 3 when a picture cannot be used."""
+    if arguments.name in ACTIONS:
+        module, _, function = ACTIONS[arguments.name].partition(":")
+        return getattr(importlib.import_module(module), function)(arguments)
+    if arguments.what:
+        raise ConfigError(
+            f"There is no action '{arguments.name}'.",
+            fix=f"The actions are {', '.join(ACTIONS)}; or name one data set.",
+        )
     store = DatasetStore(data_folder(arguments.data_dir))
-    if not arguments.name:
-        sets = store.list()
-        if arguments.json:
-            print_json({"datasets": [{"name": s.name, "title": s.title, "folder": str(s.folder)} for s in sets]})
-        else:
-            print_table(["data set", "title", "pictures"], [[s.name, s.title, str(s.num_pictures)] for s in sets])
-        return 0
+    return _check(store, arguments) if arguments.name else _list(store, as_json=arguments.json)
+
+
+def _list(store: DatasetStore, *, as_json: bool) -> int:
+    sets = store.list()
+    if as_json:
+        print_json({"datasets": [{"name": s.name, "title": s.title, "folder": str(s.folder)} for s in sets]})
+    else:
+        print_table(["data set", "title", "pictures"], [[s.name, s.title, str(s.num_pictures)] for s in sets])
+    return 0
+
+
+def _check(store: DatasetStore, arguments: argparse.Namespace) -> int:
     printer = ProgressPrinter(quiet=arguments.json)
     scan = store.scan(arguments.name, progress=lambda done, total: printer.over(f"checking {done}/{total}"))
     printer.close()

@@ -9,10 +9,12 @@ from typing import Any
 
 from trainer.cli.flags import add_flags, flag_values
 from trainer.cli.output import ProgressPrinter, follow, print_json
+from trainer.config.cut import weighted_lora
 from trainer.config.generate import GenerateConfig
 from trainer.config.loading import build_generate_config
 from trainer.errors import ConfigError, LoraFileError
 from trainer.files import unused_path
+from trainer.init_pictures import with_kept_pictures
 from trainer.jobs import enqueue
 from trainer.lora_lookup import with_tagged_loras
 from trainer.paths import data_folder
@@ -26,7 +28,10 @@ EXAMPLES = """  inkwash generate --prompt "a red house, on a lake" --seed 1
   inkwash generate --base ~/models/sd15 --prompt "a castle" --lora mine.safetensors:0.8:0.5 --count 4 --out pictures/
     (--lora FILE:UNET_WEIGHT:TEXT_ENCODER_WEIGHT)
   inkwash generate --prompt "a red house <lora:ink-wash:0.8:blocks=OUTALL> <lora:robot:0.6:steps=0-0.5>"
-    (LoRAs of the library in the prompt, with block weights, and for a part of the sampling steps)"""
+    (LoRAs of the library in the prompt, with block weights, and for a part of the sampling steps)
+  inkwash generate --prompt "a red door" --init_image house.png --mask door.png --strength 0.8
+    (only what is white in the mask is painted anew)
+  inkwash generate --prompt "a castle" --hires_scale 2 --hires_strength 0.5"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,34 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_lora(text: str) -> dict[str, Any]:
-    """`FILE`, `FILE:0.8` or `FILE:0.8:0.5`; colons inside the file name (a Windows drive) stay.
+    """What `weighted_lora` reads, as plain data.
 
-    Raises: ConfigError: the file name is empty.
+    Raises: ConfigError: it names no file, or a weight is too large.
     """
-    parts = text.split(":")
-    weights: list[float] = []
-    while len(parts) > 1 and len(weights) < 2 and _is_number(parts[-1]):
-        weights.insert(0, float(parts.pop()))
-    file = ":".join(parts)
-    if not file:
-        raise ConfigError(
-            f"--lora {text!r} names no file.", where="--lora", fix="Write FILE, FILE:0.8 or FILE:0.8:0.5."
-        )
-    unet = weights[0] if weights else 1.0
-    return {"file": file, "unet_weight": unet, "text_encoder_weight": weights[1] if len(weights) == 2 else unet}
+    try:
+        return weighted_lora(text).model_dump()
+    except ValueError as error:
+        raise ConfigError(f"--lora: {error}.", where="--lora") from error
 
 
 def lora_values(texts: list[str]) -> list[dict[str, Any]]:
     """The values of `--lora` as plain data of StackedLora; files outside of the library by their whole path."""
     return [_with_absolute_file(parse_lora(text)) for text in texts]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -92,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     stack = [lora.model_dump(mode="json") for lora in saved.loras] if saved else []
     values = {**flag_values(arguments), "loras": [*stack, *lora_values(arguments.lora)]}
     values |= {"output_format": _format_of(arguments.out)} if arguments.out and arguments.out.suffix else {}
-    config = with_tagged_loras(build_generate_config(values), data)
+    config = with_kept_pictures(with_tagged_loras(build_generate_config(values), data), data)
     if arguments.out and arguments.out.suffix and config.count > 1:
         raise ConfigError(
             "--out names one file, but several pictures were asked for.", where="--out", fix="Name a folder."

@@ -26,7 +26,8 @@ EXAMPLES = """  inkwash model list
   inkwash model add-folder ~/stable-diffusion-webui
   inkwash model remove-folder ~/stable-diffusion-webui
   inkwash model inspect ~/Downloads/some-checkpoint.safetensors
-  inkwash model download OWNER/NAME --variant fp16"""
+  inkwash model download OWNER/NAME --variant fp16
+  inkwash model download SmilingWolf/wd-vit-tagger-v3 --for tagger"""
 _ACTIONS = ("list", "add-folder", "remove-folder", "inspect", "download")
 _UNTOLD = "told when it is loaded"
 
@@ -43,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant", default="", choices=["", "fp16", "bf16"], help="download: only the files of this number format"
     )
+    parser.add_argument(
+        "--for",
+        dest="purpose",
+        default="base_model",
+        choices=["base_model", "tagger", "blip", "florence2"],
+        help="download: what it is to be used as, a base model or the model of a captioner",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "inspect":
         return _inspect(data, arguments.what, json=arguments.json)
     if arguments.action == "download":
-        path = _download(data, arguments.what, arguments.variant, quiet=arguments.json)
+        path = _download(data, arguments)
     elif arguments.action == "add-folder":
         path = add_model_folder(data, arguments.what)
         printer = ProgressPrinter(quiet=arguments.json)
@@ -73,9 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _download(data: DataFolder, model_id: str, variant: str, *, quiet: bool) -> Path:
-    job = start_download(data, model_id, variant)
-    printer = ProgressPrinter(quiet=quiet)
+def _download(data: DataFolder, arguments: argparse.Namespace) -> Path:
+    job = start_download(data, arguments.what, arguments.variant, arguments.purpose)
+    printer = ProgressPrinter(quiet=arguments.json)
     try:
         return Path(follow(job, printer)["folder"])
     finally:

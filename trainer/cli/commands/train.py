@@ -138,20 +138,21 @@ def _report(config: RunConfig, data: DataFolder, arguments: argparse.Namespace) 
 
 
 def with_trigger_word(settings: dict[str, Any], data: DataFolder) -> dict[str, Any]:
-    """The settings with the data sets' own trigger words, where they name none. Raises DatasetError: no such data set."""
+    """The settings with what the data sets' records say (trigger word, repeats, weight, instance prompt) where they do not.
+
+    Raises: DatasetError: no such data set.
+    """
     chosen = settings.get("data", {})
     if not isinstance(chosen, dict):
         return settings
     catalog, found = DatasetCatalog(data), dict[str, Any]()
-    if "trigger_word" not in chosen:
-        found["trigger_word"] = catalog.get(str(chosen.get("dataset", ""))).trigger_word
+    info = catalog.get(str(chosen.get("dataset", "")))
+    own = {"trigger_word": info.trigger_word, **info.concept()}
+    found |= {name: value for name, value in own.items() if name not in chosen}
     concepts = [parse_concept(concept) for concept in chosen.get("concepts", [])]
     if concepts:
         found["concepts"] = [
-            concept
-            if "trigger_word" in concept
-            else concept | {"trigger_word": catalog.get(concept["dataset"]).trigger_word}
-            for concept in concepts
+            {"trigger_word": "", **catalog.get(concept["dataset"]).concept(), **concept} for concept in concepts
         ]
     return merge(settings, {"data": found})
 

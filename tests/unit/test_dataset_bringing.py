@@ -1,0 +1,141 @@
+"""Folders of other programs come in as data sets that know how they are trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.services.dataset_history import DatasetHistoryService
+from app.services.training import TrainingService
+from tests import zoo
+from trainer.cli.commands.train import with_trigger_word
+from trainer.dataset.bringing import bring_in, link_all
+from trainer.dataset.record import CLASS_PICTURES
+from trainer.dataset.store import DatasetStore
+from trainer.dataset.versions import current_version, write_versions
+from trainer.errors import DatasetError
+from trainer.paths import DataFolder
+from trainer.runs import create_run
+
+
+@pytest.fixture
+def kohya(tmp_path: Path) -> Path:
+    folder = tmp_path / "robots"
+    for index, name in enumerate(("img/10_zib robot", "img/5_kol cat", "reg/1_robot")):
+        (folder / name).mkdir(parents=True)
+        zoo.good(folder / name / "a.png", "its own" if index == 1 else None, seed=index)
+    return folder
+
+
+@pytest.mark.parametrize("is_zip", [False, True])
+def test_kohyas_folders_become_data_sets_with_roles_and_repeats(
+    store: DatasetStore, data: DataFolder, kohya: Path, is_zip: bool
+) -> None:
+    source = Path(shutil.make_archive(str(kohya), "zip", kohya.parent, kohya.name)) if is_zip else kohya
+    brought = bring_in(store, data, "mine", [source], trigger_word="zib")
+    facts = {info.title: (info.role, info.repeats, info.instance_prompt, info.class_prompt) for info in brought.sets}
+    assert facts == {
+        "mine zib robot": ("", 10, "zib robot", ""),
+        "mine kol cat": ("", 5, "kol cat", ""),
+        "mine robot (class pictures)": (CLASS_PICTURES, 1, "", "robot"),
+    }
+    assert [info.num_pictures for info in brought.sets] == [1, 1, 1]
+    assert not list(data.datasets.glob(".*"))
+    service = TrainingService(data)
+    assert service.dataset_values("mine zib robot") == {
+        "data.dataset": "mine zib robot",
+        "data.trigger_word": "",
+        "data.repeats": 10,
+        "data.weight": 1.0,
+        "data.instance_prompt": "zib robot",
+    }
+    assert service.concept_values("mine kol cat") == [
+        {"dataset": "mine kol cat", "trigger_word": "", "repeats": 5, "instance_prompt": "kol cat"}
+    ]
+    with pytest.raises(DatasetError, match="class pictures"):
+        service.concept_values("mine robot (class pictures)")
+    asked = {"data": {"dataset": "mine zib robot", "concepts": ["mine kol cat; repeats=2"]}}
+    found = with_trigger_word(asked, data)["data"]
+    assert (found["repeats"], found["instance_prompt"]) == (10, "zib robot")
+    assert found["concepts"][0]["repeats"] == "2"
+    assert found["concepts"][0]["instance_prompt"] == "kol cat"
+
+
+def test_after_an_error_none_of_the_sets_is_there(store: DatasetStore, data: DataFolder, kohya: Path) -> None:
+    store.create("mine kol cat")
+    with pytest.raises(DatasetError, match="already"):
+        bring_in(store, data, "mine", [kohya])
+    assert [info.name for info in store.list() if not info.is_bundled] == ["mine kol cat"]
+
+
+def test_kohyas_folders_are_linked_one_by_one(store: DatasetStore, kohya: Path) -> None:
+    linked = link_all(store, kohya)
+    assert [(info.repeats, info.role) for info in linked] == [(10, ""), (5, ""), (1, CLASS_PICTURES)]
+    assert all(info.is_linked for info in linked)
+    assert len(link_all(store, kohya / "img" / "5_kol cat")) == 1
+
+
+def test_how_it_is_trained_can_be_changed_and_undone(store: DatasetStore) -> None:
+    store.create("a")
+    assert store.set_training("a", {"repeats": 3, "weight": 0.5, "role": CLASS_PICTURES})
+    info = store.get("a")
+    assert (info.repeats, info.weight, info.role) == (3, 0.5, CLASS_PICTURES)
+    store.undo("a")
+    info = store.get("a")
+    assert (info.repeats, info.weight, info.role) == (1, 1.0, "")
+    for wrong in ({"repeats": 0}, {"weight": 11}, {"role": "king"}):
+        with pytest.raises(DatasetError):
+            store.set_training("a", wrong)
+
+
+def test_tables_of_captions_come_in_with_a_folder_a_zip_and_loose_files(store: DatasetStore, tmp_path: Path) -> None:
+    folder = tmp_path / "hf"
+    (folder / "train").mkdir(parents=True)
+    zoo.good(folder / "train" / "a.png", seed=1)
+    zoo.good(folder / "train" / "b.png", seed=2)
+    zoo.good(folder / "c.png", seed=3)
+    (folder / "c.png.txt").write_text("of the file")
+    rows = [
+        {"file_name": "train/a.png", "text": "a hill"},
+        {"file_name": "train/b.png", "captions": ["a lake", "water"]},
+        {"file_name": "c.png", "text": "of the table"},
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+    loose = [path for path in folder.rglob("*") if path.is_file()]
+    for name, sources in (("folder", [folder]), ("zip", [archive]), ("loose", loose)):
+        info, report = store.create_from(name, sources)
+        found = {facts.name: facts.captions for facts in store.scan(info.name).pictures}
+        assert found == {"a.png": ("a hill",), "b.png": ("a lake", "water"), "c.png": ("of the file",)}, name
+        assert report.num_captions == 3
+
+
+def test_history_goes_to_any_point_and_compares_with_runs(store: DatasetStore, data: DataFolder, kohya: Path) -> None:
+    info, _ = store.create_from("a", [kohya / "img" / "5_kol cat"])
+    config = {"data": {"dataset": "a", "concepts": [], "prior": {"dataset": ""}}}
+    run = create_run(data, "train", "cats", config)
+    write_versions(run.folder, [current_version(store, "a")])
+    store.set_caption("a", "a.png", "a cat")
+    store.set_caption("a", "a.png", "two cats")
+    service = DatasetHistoryService(data)
+    rows = service.changes(info.name)
+    assert [(row.position, row.is_current, row.is_undone) for row in rows] == [
+        (2, True, False),
+        (1, False, False),
+        (0, False, False),
+    ]
+    assert [str(one) for one in service.since_change("a", 1)] == ["a.png: its caption was 'a cat', is 'two cats'"]
+    service.go_to("a", 0)
+    assert store.caption_of("a", "a.png") == "its own"
+    service.go_to("a", 1)
+    assert store.caption_of("a", "a.png") == "a cat"
+    assert [row.is_undone for row in service.changes("a")] == [True, False, False]
+    assert service.runs("a") == [(f"cats · {run.id}", run.id)]
+    version, found = service.since_run("a", run.id)
+    assert (len(version.pictures), len(found)) == (1, 1)
+    assert service.restore_run("a", run.id).has_changed
+    assert service.since_run("a", run.id)[1] == []
+    assert service.copy_run("a", run.id, "b").num_pictures == 1

@@ -1,0 +1,285 @@
+"""A data set is checked: findings, verdicts, fixes that can be undone, the job's pass, the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from tests import zoo
+from tests.leaves import cropped, leaves, resized
+from trainer.cli.main import main
+from trainer.dataset import record
+from trainer.dataset.doctor import measuring
+from trainer.dataset.doctor.checks import borders
+from trainer.dataset.doctor.checks.contradictions import opposites
+from trainer.dataset.doctor.diagnosis import CHECKS, check_dataset, diagnose, fix, ignore, of_check
+from trainer.dataset.doctor.findings import Finding, Report, Verdict
+from trainer.dataset.doctor.measures import Measures
+from trainer.dataset.doctor.settings import CheckSettings
+from trainer.dataset.doctor.tokens import token_counter
+from trainer.dataset.store import DatasetStore
+from trainer.errors import Cancelled, DatasetError
+from trainer.paths import ASSETS, DataFolder
+
+SETTINGS = CheckSettings(resolution=128, max_caption_tokens=75)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataFolder:
+    return DataFolder(tmp_path / "data")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five good pictures and one of each fault."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(5):
+        save(folder, f"good {index}.png", leaves(index, 160), f"zsy, leaves of kind {index}, day")
+    save(folder, "copy.jpg", resized(0.9)(cropped(0.04, 0, 0, 0)(leaves(0, 160))), "zsy, leaves of kind 0, night")
+    boxed = Image.new("RGB", (160, 220), (0, 0, 0))
+    boxed.paste(leaves(10, 160), (0, 30))
+    save(folder, "boxed.png", boxed, "a picture, " + ", ".join(f"word{number}" for number in range(60)))
+    save(folder, "tiny.png", leaves(11, 48), "")
+    zoo.truncated(folder / "broken.jpg")
+    return folder
+
+
+def save(folder: Path, name: str, image: Image.Image, caption: str) -> None:
+    image.save(folder / name)
+    if caption:
+        (folder / name).with_suffix(".txt").write_text(caption, encoding="utf-8")
+
+
+@pytest.fixture
+def store(data: DataFolder, folder: Path) -> DatasetStore:
+    store = DatasetStore(data)
+    store.create_from("set", [folder], trigger_word="zsy")
+    return store
+
+
+def found(report: Report, check: str) -> list[tuple[str, ...]]:
+    return [finding.pictures for finding in of_check(report, check)]
+
+
+def test_every_fault_is_found_and_nothing_else_is_held_against_a_picture(store: DatasetStore, data: DataFolder) -> None:
+    report = check_dataset(data, "set", SETTINGS)
+    assert found(report, "files") == [("broken.jpg",)]
+    assert [set(group) for group in found(report, "duplicates")] == [{"copy.jpg", "good 0.png"}]
+    assert of_check(report, "duplicates")[0].keep == "good 0.png"
+    assert found(report, "borders") == [("boxed.png",)]
+    assert found(report, "size") == [("tiny.png",)]
+    assert found(report, "captions") == [("tiny.png",)]
+    assert found(report, "caption_length") == [("boxed.png",)]
+    assert found(report, "trigger") == [("boxed.png",)]
+    assert "“day” and “night”" in of_check(report, "contradictions")[0].message
+    verdicts = {name: verdict for name, verdict in report.verdicts.items() if verdict is not Verdict.GOOD}
+    assert verdicts == {
+        "broken.jpg": Verdict.LEAVE_OUT,
+        "copy.jpg": Verdict.LEAVE_OUT,
+        "tiny.png": Verdict.LEAVE_OUT,
+        "boxed.png": Verdict.USABLE,
+    }
+    assert report.summary.startswith("Not ready: 3 of 9 pictures are better left out.")
+    assert report.num_unmeasured == 0
+
+
+def test_fixes_are_one_change_and_are_taken_back(store: DatasetStore, data: DataFolder) -> None:
+    before = check_dataset(data, "set", SETTINGS)
+    assert fix(store, "set", of_check(before, "duplicates")) == 1
+    after = diagnose(data, "set", SETTINGS)
+    assert found(after, "duplicates") == []
+    assert "copy.jpg" not in after.pictures
+    assert "good 0.png" in after.pictures
+    fix(store, "set", [*of_check(after, "trigger"), *of_check(after, "captions")])
+    assert store.caption_of("set", "boxed.png").startswith("zsy, a picture")
+    assert store.caption_of("set", "tiny.png") == "zsy, tiny"
+    store.undo("set")
+    store.undo("set")
+    assert diagnose(data, "set", SETTINGS) == before
+    with pytest.raises(DatasetError, match="nothing here that can be fixed"):
+        fix(store, "set", of_check(before, "contradictions"))
+
+
+def test_a_long_caption_is_cut_where_training_cuts_it(store: DatasetStore, data: DataFolder) -> None:
+    count = token_counter(SETTINGS.base, data)
+    report = check_dataset(data, "set", SETTINGS)
+    fix(store, "set", of_check(report, "caption_length"))
+    caption = store.caption_of("set", "boxed.png")
+    assert caption.startswith("a picture, word0, word1")
+    assert count(f"zsy, {caption}") <= 75 < count(f"zsy, {caption}, word99")
+    assert found(diagnose(data, "set", SETTINGS), "caption_length") == []
+
+
+def test_what_is_ignored_stays_ignored_and_counts_for_nothing(store: DatasetStore, data: DataFolder) -> None:
+    report = check_dataset(data, "set", SETTINGS)
+    ignore(store, "set", of_check(report, "borders"))
+    after = diagnose(data, "set", SETTINGS)
+    assert found(after, "borders") == []
+    assert after.num_ignored == 1
+    assert "borders|boxed.png" in record.load_state(data.datasets / "set")[record.IGNORED]
+    change = store.undo("set")
+    assert change is not None
+    assert change.title == "Ignored borders"
+    assert diagnose(data, "set", SETTINGS) == report
+
+
+def test_bars_are_cropped_where_the_record_has_crops(
+    store: DatasetStore, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = check_dataset(data, "set", SETTINGS)
+    proposed = of_check(report, "borders")[0].fix
+    assert proposed is not None
+    if "crops" not in record.DOCUMENTS:
+        assert dict(proposed.changes) == {(record.EXCLUDED, "boxed.png"): True}
+        monkeypatch.setattr(record, "DOCUMENTS", (*record.DOCUMENTS, "crops"))
+        proposed = of_check(diagnose(data, "set", SETTINGS), "borders")[0].fix
+        assert proposed is not None
+    ((document, name), box), *_ = proposed.changes.items()
+    assert (document, name) == (borders.CROPS, "boxed.png")
+    left, top, right, bottom = box
+    assert (left, right) == (0, 160)
+    assert 30 <= top <= 32
+    assert 188 <= bottom <= 190
+
+
+def test_a_pass_that_is_cancelled_goes_on_where_it_was(
+    store: DatasetStore, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 4:
+            raise Cancelled("Stopped.")
+
+    with pytest.raises(Cancelled):
+        check_dataset(data, "set", SETTINGS, stop)
+    cut = diagnose(data, "set", SETTINGS)
+    assert 0 < len(cut.verdicts) - 1 - cut.num_unmeasured < 8 or cut.num_unmeasured == 0
+    cache = next((data.cache / "check").glob("*.jsonl"))
+    kept = cache.read_bytes()
+    cache.write_bytes(kept[:-20])  # as after a power cut
+    times: list[Measures] = []
+    real = measuring.measure
+    monkeypatch.setattr(measuring, "measure", lambda *given: times.append(real(*given)) or times[-1])
+    whole = check_dataset(data, "set", SETTINGS)
+    assert whole.num_unmeasured == 0
+    assert len(times) == 8 - (len(kept.splitlines()) - 1)
+    times.clear()
+    assert check_dataset(data, "set", SETTINGS) == whole
+    assert times == []
+
+
+def test_a_renamed_picture_is_not_measured_again(
+    folder: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_dataset(data, str(folder), SETTINGS)
+    (folder / "good 1.png").rename(folder / "other.png")
+    monkeypatch.setattr(measuring, "measure", lambda *given: pytest.fail("measured again"))
+    report = check_dataset(data, str(folder), SETTINGS)
+    assert "other.png" in report.pictures
+    assert report.num_unmeasured == 0
+
+
+def test_marks_that_all_share_and_a_picture_of_another_kind_are_remarked(tmp_path: Path, data: DataFolder) -> None:
+    folder = tmp_path / "marked"
+    folder.mkdir()
+    for index in range(14):
+        image = leaves(index, 128, 250)
+        ImageDraw.Draw(image).rectangle((84, 100, 120, 118), outline=(255, 255, 255), width=2)
+        ImageDraw.Draw(image).line((84, 100, 120, 118), fill=(0, 0, 0), width=2)
+        save(folder, f"{index}.png", image, f"zsy {index}")
+    drawing = Image.new("RGB", (128, 128), (250, 250, 255))
+    ImageDraw.Draw(drawing).line((20, 30, 100, 90), fill=(0, 0, 0), width=3)
+    save(folder, "drawing.png", drawing, "zsy line")
+    report = check_dataset(data, str(folder), SETTINGS)
+    overlay = of_check(report, "overlays")
+    assert len(overlay) == 1
+    assert "bottom, right" in overlay[0].message
+    assert found(report, "outliers") == [("drawing.png",)]
+    assert all(verdict is Verdict.GOOD for verdict in report.verdicts.values())
+    assert report.summary.startswith("Ready to train")
+
+
+def test_what_most_pictures_have_is_a_remark_about_the_set(tmp_path: Path, data: DataFolder) -> None:
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for index in range(6):
+        image = Image.new("RGB", (160, 160), (255, 255, 255))
+        image.paste(leaves(index, 90), (35, 35))
+        save(folder, f"{index}.png", image, "zsy thing")
+    Image.new("RGB", (160, 160), (9, 9, 9)).save(folder / "blank.png")
+    Image.new("RGBA", (160, 160), (9, 9, 9, 0)).save(folder / "clear.png")
+    zoo.good(folder / "strip.png", size=(900, 130))
+    report = check_dataset(data, str(folder), SETTINGS)
+    assert ["6 of 9 pictures have the same plain background" in each.message for each in remarks(report, "background")]
+    assert [len(pictures) for pictures in found(report, "captions")] == [1, 1, 1, 6]
+    assert found(report, "shape") == [("strip.png",)]
+    assert found(report, "transparency") == [("clear.png",)]
+    assert "white" in of_check(report, "transparency")[0].message
+    assert {name for name, verdict in report.verdicts.items() if verdict is Verdict.LEAVE_OUT} == {
+        "blank.png",
+        "clear.png",
+    }
+
+
+def remarks(report: Report, check: str) -> list[Finding]:
+    return [finding for finding in of_check(report, check) if not finding.pictures]
+
+
+def test_tags_that_cannot_both_be_true() -> None:
+    assert opposites({"1girl", "day", "smile"}) == []
+    assert opposites({"day", "night", "black hair", "red hair"}) == [("black hair", "red hair"), ("day", "night")]
+    assert opposites({"black hair", "red hair", "multicolored hair"}) == []
+
+
+TEXTS = [
+    "",
+    "zsy, a photo of a cat's house at 10:30",
+    "Ünïcode 画 — émigré ☂ 👩‍🎨 (word:1.2), l'été",
+    "  many   spaces\u3000and\ttabs ",
+    "<|endoftext|> don't they'll 12345 ___ hello_world",
+    "masterpiece, best quality, 1girl, solo, looking_at_viewer, " * 5,
+]
+
+
+def test_tokens_are_counted_as_the_base_model_does(data: DataFolder, tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    from trainer.models.clip_tokenizer import bundled_tokenizer
+    from trainer.models.text import count_tokens
+
+    folder = ASSETS / "models" / "inkwash-tiny"
+    theirs = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    ours = token_counter(str(folder), data)
+    assert [ours(text) for text in TEXTS] == [count_tokens(theirs, text) for text in TEXTS]
+    single = tmp_path / "model.safetensors"
+    single.write_bytes(b"")
+    ours = token_counter(str(single), data)
+    theirs = bundled_tokenizer(ASSETS / "configs" / "sd1" / "tokenizer" / "tokenizer_config.json")
+    assert [ours(text) for text in TEXTS] == [count_tokens(theirs, text) for text in TEXTS]
+
+
+def test_every_check_says_why_and_has_a_file_of_its_name() -> None:
+    for name, check in CHECKS.items():
+        assert check.find.__module__.rpartition(".")[2] == name
+        assert len(check.why) > 40
+        assert check.title
+
+
+def test_the_command_checks_fixes_and_takes_back(
+    store: DatasetStore, data: DataFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["dataset", "check", "set", "--data-dir", str(data.root), "--resolution", "128"]
+    assert main([*common, "--json"]) == 3
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["verdicts"]["boxed.png"] == "usable"
+    assert main([*common, "--fix", "duplicates", "size", "files", "--ignore", "borders"]) == 0
+    shown = capsys.readouterr().out
+    assert "Ready to train" in shown
+    assert "1 findings are ignored" in shown
+    assert main([*common, "--undo"]) == 0
+    assert "Borders (borders): 1" in capsys.readouterr().out
+    assert main([*common[:2], "--data-dir", str(data.root)]) == 2
+    assert main(["dataset", "chekc", "set", "--data-dir", str(data.root)]) == 2

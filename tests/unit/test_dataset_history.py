@@ -1,0 +1,83 @@
+"""The History section's widgets and the fields beside it, without a browser: what each answers to what a user does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from app.services.context import Services
+from app.services.datasets import DatasetService
+from app.tabs.dataset_fields import FetchFields, TrainingFields
+from app.tabs.dataset_history import HistorySection
+from app.tabs.dataset_page import DatasetPage
+from tests import zoo
+from trainer.dataset.versions import current_version, write_versions
+from trainer.errors import Cancelled, DatasetError
+from trainer.paths import DataFolder
+from trainer.runs import create_run
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Services:
+    return Services(DataFolder(tmp_path / "data"))
+
+
+@pytest.fixture
+def section(services: Services, tmp_path: Path) -> HistorySection:
+    zoo.good(tmp_path / "a.png", "a hill")
+    DatasetService(services.data).store.create_from("ink", [tmp_path / "a.png", tmp_path / "a.txt"])
+    with gr.Blocks():
+        page = DatasetPage(gr.Dropdown(), gr.State(0.0), gr.State(""), gr.HTML(), gr.HTML())
+        with gr.Tabs(), gr.Tab("History", id="history") as page.section:
+            return HistorySection(services, page)
+
+
+def test_a_change_is_chosen_compared_and_gone_back_to(section: HistorySection, services: Services) -> None:
+    store = DatasetService(services.data).store
+    store.set_caption("ink", "a.png", "<b>a lake</b>")
+    shown = section._show("ink")
+    assert [row[:2] for row in shown[section._table]] == [["● now", "Caption of a.png"], ["", "As it was at first"]]
+    event: Any = SimpleNamespace(index=[1, 0])
+    chosen = section._choose("ink", event)
+    assert "1 thing differs from today." in chosen[section._diff]
+    assert "&lt;b&gt;a lake&lt;/b&gt;" in chosen[section._diff]
+    assert chosen[section._go]["interactive"] is True
+    section._step("ink", chosen[section._chosen])
+    assert store.caption_of("ink", "a.png") == "a hill"
+    assert section._show("ink")[section._table][0][0] == "undone"
+    assert section._show("")[section._table] == []
+
+
+def test_a_run_is_compared_brought_back_and_copied(section: HistorySection, services: Services) -> None:
+    store = DatasetService(services.data).store
+    config = {"data": {"dataset": "ink", "concepts": [], "prior": {"dataset": ""}}}
+    run = create_run(services.data, "train", "first", config)
+    write_versions(run.folder, [current_version(store, "ink")])
+    store.set_caption("ink", "a.png", "a lake")
+    assert section._show("ink")[section._run]["choices"] == [(f"first · {run.id}", run.id)]
+    compared = section._compare("ink", run.id)
+    assert "a.png: its caption was &#x27;a hill&#x27;, is &#x27;a lake&#x27;" in compared[section._diff]
+    section._bring_back("ink", run.id)
+    assert "Nothing differs from today." in section._compare("ink", run.id)[section._diff]
+    choice, name = section._make_copy("ink", run.id, "copy")
+    assert (choice["value"], name) == ("copy", "")
+
+
+def test_fields_keep_how_it_is_trained_and_refuse_an_empty_fetch(services: Services) -> None:
+    service = DatasetService(services.data)
+    service.store.create("ink")
+    with gr.Blocks():
+        fields, fetching = TrainingFields(service), FetchFields(services)
+    fields._save("ink", "", 3, 0.5, " a  robot ")
+    info = service.store.get("ink")
+    assert (info.repeats, info.weight, info.instance_prompt) == (3, 0.5, "a robot")
+    assert fields.show(info)[fields._repeats] == 3
+    with pytest.raises(DatasetError, match="at least one address"):
+        fetching._begin("ink", "  \n")
+    run = create_run(services.data, "fetch", "t", {})
+    with pytest.raises(Cancelled, match="fetch again"):
+        list(fetching._follow(run.id))

@@ -1,0 +1,169 @@
+"""Captions of one picture out of JSON of many makers, and out of the tables that some data sets have for all of their pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from trainer.dataset.problems import Problem, warning
+
+TABLE_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv", "captions.tsv", "metadata.json")
+"""Tables of captions, the one that counts first: of Hugging Face's `datasets` folders, by hand, and kohya's fine-tuning scripts'."""
+_UNREAD = ("metadata.parquet",)
+_MAX_BYTES = 64 * 1024 * 1024
+_FILE_KEYS = ("file_name", "filename", "file", "image", "image_path", "path", "name")
+_CAPTION_KEYS = ("captions", "caption", "text", "prompt", "description", "tags", "tag_string")
+
+
+def captions_in(data: Any) -> list[str] | None:
+    """The captions in JSON: a text, a list of texts, or an object with `captions`, `caption`, `text`, `prompt`, `description`,
+    `tags` or `tag_string` (the first that is there and not empty counts).
+
+    Tags are one caption: a list of them, a text with commas or, as picture boards give them, with blanks, or lists by kind.
+    Returns: None where there are none of these.
+    """
+    if isinstance(data, str):
+        return [data]
+    if isinstance(data, list):
+        return list(data) if all(isinstance(item, str) for item in data) else None
+    if not isinstance(data, Mapping):
+        return None
+    there = [key for key in _CAPTION_KEYS if key in data]
+    for key in there:
+        found = _tags(data[key]) if key.startswith("tag") else captions_in(data[key])
+        if found and any(text.strip() for text in found):
+            return found
+    return [] if there else None
+
+
+def _tags(value: Any) -> list[str] | None:
+    if isinstance(value, Mapping):
+        lists = [item for item in value.values() if isinstance(item, list)]
+        value = [tag for tags in lists for tag in tags]
+    if isinstance(value, str) and "," not in value:
+        value = value.split()
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
+        return [", ".join(tag.replace("_", " ").strip() for tag in value)]
+    return None
+
+
+def is_table_name(name: str) -> bool:
+    """Whether a file of this name is a table of captions."""
+    return name.casefold() in TABLE_NAMES
+
+
+@dataclass
+class CaptionTables:
+    """What the tables in a folder and the folders in it say: captions by picture, and what is wrong with the tables."""
+
+    problems: list[Problem] = field(default_factory=list)
+    _of_folder: dict[Path, list[tuple[str, dict[str, list[str]]]]] = field(default_factory=dict)
+    _of_name: dict[str, list[list[str]]] = field(default_factory=dict)
+
+    def captions_of(self, picture: Path, folder: Path) -> tuple[list[str], str]:
+        """The captions of a picture and the name of the table that has them, the nearest to it; ([], "") for none."""
+        for parent in picture.parents:
+            for name, rows in self._of_folder.get(parent, ()):
+                below = picture.relative_to(parent).as_posix()
+                for key in (below, picture.name, below.removesuffix(picture.suffix), picture.stem):
+                    if rows.get(key):
+                        return rows[key], name
+            if parent == folder:
+                break
+        return [], ""
+
+    def captions_of_name(self, name: str) -> list[str]:
+        """The captions of a picture by its name alone, whatever folder it lay in; [] where several bear that name."""
+        if not self._of_name:
+            for key, texts in (row for found in self._of_folder.values() for _, rows in found for row in rows.items()):
+                self._of_name.setdefault(key.rpartition("/")[2], []).append(texts)
+        for key in (name, name.rpartition(".")[0]):
+            found = self._of_name.get(key, [])
+            if found and all(texts == found[0] for texts in found):
+                return found[0]
+        return []
+
+
+def read_tables(files: Sequence[Path]) -> CaptionTables:
+    """Read the tables of captions among files. What cannot be read is a problem, never an error."""
+    tables = CaptionTables()
+    found = [path for path in files if is_table_name(path.name)]
+    for path in sorted(found, key=lambda path: TABLE_NAMES.index(path.name.casefold())):
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise ValueError(f"is larger than {_MAX_BYTES // 2**20} MB")
+            rows = dict(_rows(path, path.read_bytes().decode("utf-8-sig")))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, csv.Error) as failure:
+            message = f"The table of captions {path.name} cannot be read ({failure})."
+            tables.problems.append(warning("caption_table", message, "Save it as UTF-8, with columns file_name, text."))
+            continue
+        if rows:
+            tables._of_folder.setdefault(path.parent, []).append((path.name, rows))
+    if any(path.name.casefold() in _UNREAD for path in files):
+        message = "The table metadata.parquet is not read."
+        tables.problems.append(warning("caption_table", message, "Save it as metadata.csv or metadata.jsonl."))
+    return tables
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[str, list[str]]]:
+    match path.suffix.casefold():
+        case ".jsonl":
+            rows = (json.loads(line) for line in text.splitlines() if line.strip())
+            yield from (row for row in map(_row, rows) if row)
+        case ".json":
+            data = json.loads(text)
+            if not isinstance(data, Mapping):
+                yield from (row for row in map(_row, data) if row)
+            else:
+                yield from ((_name(key), found) for key, value in data.items() if (found := _caption_and_tags(value)))
+        case _:
+            yield from _csv_rows(text)
+
+
+def _csv_rows(text: str) -> Iterator[tuple[str, list[str]]]:
+    first = text.partition("\n")[0]
+    delimiter = max("\t;,", key=first.count)
+    rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
+    header = [cell.strip().casefold() for cell in rows[0]] if rows else []
+    file_at, caption_at = _column(header, _FILE_KEYS), _column(header, _CAPTION_KEYS)
+    if file_at is None or caption_at is None:
+        # No header: the name first, then the caption.
+        if not header or len(header) < 2 or "." not in header[0]:
+            raise ValueError("it has no columns file_name and text")
+        file_at, caption_at, rows = 0, 1, [[], *rows]
+    for row in rows[1:]:
+        if len(row) > max(file_at, caption_at) and row[caption_at].strip():
+            yield _name(row[file_at]), [row[caption_at]]
+
+
+def _column(header: Iterable[str], names: Sequence[str]) -> int | None:
+    places = {cell: index for index, cell in enumerate(header)}
+    return next((places[name] for name in names if name in places), None)
+
+
+def _row(row: Any) -> tuple[str, list[str]] | None:
+    if not isinstance(row, Mapping):
+        raise ValueError("an entry is no object with a file_name and a text")
+    name = next((row[key] for key in _FILE_KEYS if isinstance(row.get(key), str)), None)
+    found = captions_in(row)
+    return (_name(name), found) if name and found else None
+
+
+def _caption_and_tags(value: Any) -> list[str] | None:
+    """kohya's scripts keep a caption and tags side by side, and train the caption with the tags behind it."""
+    if isinstance(value, Mapping) and isinstance(value.get("caption"), str) and isinstance(value.get("tags"), str):
+        return [", ".join(part for part in (value["caption"].strip(), value["tags"].strip()) if part)]
+    return captions_in(value)
+
+
+def _name(text: str) -> str:
+    """A picture's name as tables write it: below the table's folder; of a path from the root, its last part."""
+    path = PureWindowsPath(text.strip())
+    return path.name if path.is_absolute() or path.root else path.as_posix().removeprefix("./")

@@ -1,0 +1,1 @@
+"""The checks, a file each; `trainer.dataset.doctor.diagnosis.CHECKS` names them."""

@@ -1,0 +1,40 @@
+"""Backgrounds of one colour."""
+
+from __future__ import annotations
+
+from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Verdict
+from trainer.dataset.record import EXCLUDED
+
+_PLAIN = 6.0
+_ALIKE = 24
+_MOST = 0.6
+
+
+def find(facts: Facts) -> list[Finding]:
+    """Pictures of a single colour, and a background that most of the set shares."""
+    found = []
+    for picture in facts.scan.usable:
+        if any(problem.code == "blank" for problem in picture.problems):
+            fix = Fix(f"Leave {picture.name} out", {(EXCLUDED, picture.name): True})
+            message = "is one colour all over: there is nothing to learn."
+            found.append(Finding("background", (picture.name,), message, Verdict.LEAVE_OUT, fix=fix))
+    plain = [(p.name, m.ground[1:]) for p, m in facts.measured if m.ground[0] < _PLAIN]
+    if len(facts.measured) >= 5 and len(plain) >= _MOST * len(facts.measured):
+        middle = sorted(plain, key=lambda each: sum(each[1]))[len(plain) // 2][1]
+        same = [name for name, colour in plain if max(abs(a - b) for a, b in zip(colour, middle, strict=True)) < _ALIKE]
+        if len(same) >= _MOST * len(facts.measured):
+            colour = "#{:02x}{:02x}{:02x}".format(*middle)
+            message = (
+                f"{len(same)} of {len(facts.measured)} pictures have the same plain background ({colour}). "
+                "Name it in their captions ('white background'), or it becomes part of what is learned."
+            )
+            found.append(Finding("background", (), message, Verdict.GOOD))
+    return found
+
+
+CHECK = Check(
+    "background",
+    "Plain backgrounds",
+    "What all pictures share is taken for the subject: the LoRA draws this background whatever the prompt says.",
+    find,
+)
