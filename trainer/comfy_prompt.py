@@ -26,8 +26,8 @@ class ComfyRecipe:
 
     Attributes:
         values: `prompt`, `negative_prompt`, `seed`, `num_inference_steps`, `guidance_scale`, `width`, `height`,
-            `clip_skip`, as far as they were found; not checked.
-        sampler, schedule, model: under their own names; empty if not found.
+            `clip_skip`, `strength`, `hires_scale`, `hires_strength`, `hires_steps`, as far as they were found; not checked.
+        sampler, schedule, model, upscaler: under their own names; empty if not found.
         loras: as (file name, UNet weight, text-encoder weight), in the order of use.
         notes: what is in the graph and could not be taken over.
     """
@@ -36,6 +36,7 @@ class ComfyRecipe:
     sampler: str = ""
     schedule: str = ""
     model: str = ""
+    upscaler: str = ""
     loras: list[tuple[str, float, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -77,8 +78,9 @@ class _Reader:
         # Of several passes the first is the one that starts from noise alone; a second enlarges.
         sampler = next((key for key in samplers if self._empty_latent(key)), samplers[0])
         self._use(sampler)
-        if len(samplers) > 1:
-            recipe.notes.append(f"{len(samplers) - 1} further sampling passes of the graph (such as a hires fix)")
+        second = next((key for key in samplers if key != sampler and self._hires(key, sampler)), None)
+        if further := len(samplers) - 1 - (second is not None):
+            recipe.notes.append(f"{further} further sampling {'pass' if further == 1 else 'passes'} of the graph")
         for name, names in {
             "seed": ("seed", "noise_seed"),
             "num_inference_steps": ("steps",),
@@ -89,9 +91,12 @@ class _Reader:
                 values[name] = found
         recipe.sampler = str(self._plain(sampler, "sampler_name") or "")
         recipe.schedule = str(self._plain(sampler, "scheduler") or "")
-        denoise = self._plain(sampler, "denoise")
-        if isinstance(denoise, int | float) and denoise < 1:
-            recipe.notes.append(f"denoise {denoise:g}: the picture was made from another one")
+        denoise = self._denoise(sampler)
+        if denoise < 1:
+            values["strength"] = denoise
+            if steps := _all_steps(values.get("num_inference_steps"), denoise):
+                values["num_inference_steps"] = steps
+            recipe.notes.append(f"the picture that it was made from, with denoise {denoise:g}")
         for name, key in (("prompt", "positive"), ("negative_prompt", "negative")):
             text = self._text(self._link(sampler, key))
             if text is not None:
@@ -104,6 +109,47 @@ class _Reader:
         if unread:
             recipe.notes.append(f"nodes that are not known: {', '.join(unread[:12])}")
         return recipe
+
+    def _denoise(self, sampler: str) -> float:
+        value = self._plain(sampler, "denoise")
+        return float(value) if isinstance(value, int | float) and 0 < value < 1 else 1.0
+
+    def _hires(self, sampler: str, first: str) -> bool:
+        """Whether a sampler enlarges what the first one made; its values are then read."""
+        path, key = [], self._link(sampler, "latent_image")
+        for _ in range(_MAX_HOPS):
+            if key is None or key == first:
+                break
+            path.append(key)
+            key = next((to for at in ("samples", "pixels", "image") if (to := self._link(key, at))), None)
+        upscalers = [at for at in path if self._kind(at) in _UPSCALERS]
+        if key != first or len(upscalers) != 1 or any(self._kind(at) not in (*_UPSCALERS, *_VAES) for at in path):
+            return False
+        scale = self._scale(upscalers[0], first)
+        if scale is None:
+            return False
+        self._used |= {sampler, *path}
+        denoise, steps = self._denoise(sampler), self._plain(sampler, "steps")
+        self._recipe.values |= {"hires_scale": scale, "hires_strength": denoise}
+        self._recipe.values["hires_steps"] = _all_steps(steps, denoise)
+        method = str(self._plain(upscalers[0], "upscale_method") or "")
+        is_latent = self._kind(upscalers[0]).startswith("Latent")
+        self._recipe.upscaler = _LATENT_METHODS.get(method, f"Latent ({method})") if is_latent else method
+        return True
+
+    def _scale(self, upscaler: str, first: str) -> float | None:
+        scale = self._plain(upscaler, "scale_by")
+        if isinstance(scale, int | float):
+            return float(scale)
+        latent = self._empty_latent(first)
+        if latent is None:
+            return None
+        sides = [(self._plain(latent, side), self._plain(upscaler, side)) for side in ("width", "height")]
+        if not all(isinstance(value, int) and value > 0 for pair in sides for value in pair):
+            return None
+        (width, wide), (height, high) = sides
+        # Another shape would be stretched or cut: no hires fix of ours.
+        return round(wide / width, 4) if abs(wide * height - high * width) <= 0.02 * high * width else None
 
     def _use(self, key: str) -> dict[str, Any]:
         self._used.add(key)
@@ -193,6 +239,14 @@ class _Reader:
                     self._recipe.values["clip_skip"] = -layer
 
 
+def _all_steps(steps: Any, denoise: float) -> Any:
+    """ComfyUI does all the steps in the last part of the noise; ours are those of the whole, of which a share is done."""
+    return round(steps / denoise) if isinstance(steps, int | float) else 0
+
+
+_UPSCALERS = ("LatentUpscale", "LatentUpscaleBy", "ImageScale", "ImageScaleBy")
+_VAES = ("VAEDecode", "VAEDecodeTiled", "VAEEncode", "VAEEncodeTiled")
+_LATENT_METHODS = {"bilinear": "Latent", "bicubic": "Latent (bicubic)", "nearest-exact": "Latent (nearest-exact)"}
 _HARMLESS = (
     "VAEDecode", "VAEDecodeTiled", "VAELoader", "SaveImage", "PreviewImage", "CLIPTextEncode", "CLIPLoader", "Note",
     "PrimitiveNode", "Reroute", "CLIPSetLastLayer", "EmptyLatentImage", "LatentUpscale", "LatentUpscaleBy",

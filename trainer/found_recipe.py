@@ -5,7 +5,6 @@ LoRAs are matched by their hash, then by name; base models likewise. What cannot
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from trainer.base_models.scan import known_sha256
 from trainer.comfy_prompt import parse_comfy_prompt
 from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError
-from trainer.infotext import MAX_CHARACTERS, Infotext, parse_hashes, parse_infotext
+from trainer.found_loras import FoundLora, civitai_resources, tagged_loras
+from trainer.infotext import MAX_CHARACTERS, Infotext, parse_infotext
+from trainer.infotext_options import SIZE, find_upscaler, read_options
 from trainer.library import list_loras
 from trainer.lora_lookup import match_lora
-from trainer.lora_tags import LoraTag, read_tags
 from trainer.paths import DataFolder
 from trainer.picture_texts import INFOTEXT_KEY, RECIPE_KEY, read_picture_texts
 from trainer.recipe import VERSION_PREFIX, own_recipe
@@ -32,9 +32,6 @@ COMFY_KEY = "prompt"
 _MAX_LORAS = 100
 _MAX_SHOWN = 80
 _USUAL_STEPS = 20
-_MAX_PROMPT = 20_000
-_SIZE = re.compile(r"(\d{1,6})\s*[xX×]\s*(\d{1,6})")
-_PLAIN_WEIGHTS = re.compile(r"<\s*\w+\s*:[^:>]*(?::\s*[-+.\d]+\s*){2,3}(?::|>)")
 _NUMBERS: Mapping[str, tuple[str, type]] = {
     "Steps": ("num_inference_steps", int),
     "CFG scale": ("guidance_scale", float),
@@ -42,11 +39,14 @@ _NUMBERS: Mapping[str, tuple[str, type]] = {
     "Clip skip": ("clip_skip", int),
 }
 # Read elsewhere, or of no effect on the picture.
-_READ = (
-    "Sampler", "Schedule type", "Size", "Model", "Model hash", "Lora hashes", "TI hashes", "Hashes", "Version", "Created Date",
-    "Civitai resources", "Civitai metadata", "User", "Score", "Batch size", "Batch pos", "Emphasis", "VAE hash",
-    *_NUMBERS,
-)  # fmt: skip
+_READ = {
+    name.casefold()
+    for name in (
+        "Sampler", "Schedule type", "Size", "Model", "Model hash", "Lora hashes", "TI hashes", "Hashes", "Version",
+        "Created Date", "Civitai resources", "Civitai metadata", "User", "Score", "Batch size", "Batch pos", "Emphasis",
+        "VAE hash", *_NUMBERS,
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,6 @@ class FoundRecipe:
     settings: dict[str, Any]
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Lora:
-    """A LoRA as a picture names it."""
-
-    name: str
-    values: Mapping[str, Any]
-    digests: tuple[str, ...] = ()
 
 
 def read_any_recipe(data: DataFolder, path: Path) -> FoundRecipe:
@@ -109,12 +100,13 @@ def _own(data: DataFolder, config: GenerateConfig, hashes: Mapping[str, Any]) ->
     lora_hashes = hashes.get("loras")
     digests = lora_hashes if isinstance(lora_hashes, Mapping) else {}
     loras = [
-        _Lora(lora.file, lora.model_dump(mode="json"), (str(digests[lora.file]),) if lora.file in digests else ())
+        FoundLora(lora.file, lora.model_dump(mode="json"), (str(digests[lora.file]),) if lora.file in digests else ())
         for lora in config.loras
     ]
     # What says nothing about the picture stays in the form as it is.
     values = config.model_dump(mode="json", exclude={"loras", "device", "precision", "output_format", "quality"})
     found, notes = _base(data, values.pop("base"), str(hashes.get("model", "")))
+    notes += _without_lost_files(data, values)
     return _fitted(data, "Inkwash", {**values, **found}, loras, notes)
 
 
@@ -127,21 +119,26 @@ def _from_infotext(data: DataFolder, text: Infotext) -> FoundRecipe:
                 values[field] = kind(float(written)) if kind is int and "." in written else kind(written)
             except (ValueError, OverflowError):
                 notes.append(f"{name} '{_cut(written)}' is no number.")
-    if size := _SIZE.fullmatch(text.get("Size")):
-        values |= _rounded(int(size[1]), int(size[2]), notes)
+    if size := SIZE.fullmatch(text.get("Size")):
+        values |= {"width": int(size[1]), "height": int(size[2])}
     if sampler := text.get("Sampler"):
         name, note = find_sampler(sampler, text.get("Schedule type"))
         values |= {"sampler": name} if name else {}
         notes += [note] if note else []
+    options = read_options(text, values.get("sampler", ""))
+    values |= options.values
+    notes += options.notes
+    values |= _rounded(values, notes)
     is_ours = text.get("Version").startswith(VERSION_PREFIX)
-    words, loras = _tagged(text, values.get("num_inference_steps", _USUAL_STEPS), notes, weights_are_ours=is_ours)
+    words, loras = tagged_loras(text, values.get("num_inference_steps", _USUAL_STEPS), notes, weights_are_ours=is_ours)
     values["prompt"] = words
     model = text.get("Model")
     if not loras:
-        loras, checkpoint = _civitai_resources(text)
+        loras, checkpoint = civitai_resources(text)
         model = model or checkpoint
     found, base_notes = _base(data, model, text.get("Model hash"))
-    unread = [f"{key}: {_cut(value)}" for key, value in text.settings.items() if key not in _READ]
+    known = _READ | options.read
+    unread = [f"{key}: {_cut(value)}" for key, value in text.settings.items() if key.casefold() not in known]
     unread += [_cut(line) for line in text.rest.split("\n") if line.strip()]
     notes += [*base_notes, *_lost_words(data, text)]
     notes += [f"Not taken over: {', '.join(unread)}."] if unread else []
@@ -152,72 +149,23 @@ def _from_comfy(data: DataFolder, graph: str) -> FoundRecipe:
     recipe = parse_comfy_prompt(graph)
     values = dict(recipe.values)
     notes = [f"Not taken over: {note}." for note in recipe.notes]
-    if "width" in values and "height" in values:
-        values |= _rounded(int(values["width"]), int(values["height"]), notes)
+    values |= _rounded(values, notes)
     if recipe.sampler:
         name, note = find_comfy_sampler(recipe.sampler, recipe.schedule)
         values |= {"sampler": name} if name else {}
         notes += [note] if note else []
+    if recipe.upscaler:
+        values["hires_upscaler"], note = find_upscaler(recipe.upscaler)
+        notes += [note] if note else []
     loras = [
-        _Lora(_stem(name), {"unet_weight": unet, "text_encoder_weight": text}) for name, unet, text in recipe.loras
+        FoundLora(_stem(name), {"unet_weight": unet, "text_encoder_weight": text}) for name, unet, text in recipe.loras
     ]
     found, base_notes = _base(data, _stem(recipe.model), "")
     return _fitted(data, "ComfyUI", {**values, **found}, loras, [*notes, *base_notes])
 
 
-def _tagged(text: Infotext, num_steps: int, notes: list[str], *, weights_are_ours: bool) -> tuple[str, list[_Lora]]:
-    """The prompt without its LoRA tags, and the LoRAs of the tags."""
-    if len(text.prompt) > _MAX_PROMPT:
-        notes.append(f"The prompt has {len(text.prompt):,} characters and was left off.")
-        return "", []
-    tagged = read_tags(text.prompt)
-    hashes = {name.casefold(): value for name, value in parse_hashes(text).items()}
-    notes += [f"A LoRA tag in the prompt: {fault.message}." for fault in tagged.faults]
-    loras: list[_Lora] = []
-    for tag in tagged.tags:
-        unet, text_encoder = tag.unet_weight, tag.text_encoder_weight
-        if not weights_are_ours and _PLAIN_WEIGHTS.match(text.prompt[tag.begin : tag.end]) and not _is_named(text, tag):
-            # A1111 has the text encoder's weight first.
-            unet, text_encoder = text_encoder, unet
-        try:
-            start, end = tag.span(max(1, num_steps))
-        except ValueError as error:
-            notes.append(f"'{tag.name}': {error}.")
-            continue
-        values = {"unet_weight": unet, "text_encoder_weight": text_encoder, "blocks": tag.blocks}
-        values |= {"start": start, "end": end, "is_on": tag.is_on}
-        digest = hashes.get(tag.name.casefold(), "")
-        loras.append(_Lora(tag.name, values, (digest,) if digest else ()))
-    return tagged.words, loras
-
-
-def _is_named(text: Infotext, tag: LoraTag) -> bool:
-    written = text.prompt[tag.begin : tag.end]
-    return "te=" in written or "unet=" in written
-
-
-def _civitai_resources(text: Infotext) -> tuple[list[_Lora], str]:
-    """LoRAs and base model as Civitai's own generator lists them, which writes no tags."""
-    try:
-        resources = json.loads(text.get("Civitai resources") or "[]")
-    except (ValueError, RecursionError):
-        return [], ""
-    loras: list[_Lora] = []
-    checkpoint = ""
-    for resource in resources if isinstance(resources, list) else ():
-        if not isinstance(resource, dict):
-            continue
-        name, kind = str(resource.get("modelName", "")), str(resource.get("type", "")).casefold()
-        if kind in ("lora", "locon", "lycoris", "dora") and name:
-            weight = resource.get("weight", 1.0)
-            loras.append(_Lora(name, {"unet_weight": weight, "text_encoder_weight": weight}))
-        elif kind == "checkpoint":
-            checkpoint = checkpoint or name
-    return loras, checkpoint
-
-
 def _fitted(
-    data: DataFolder, source: str, values: dict[str, Any], loras: Sequence[_Lora], notes: Iterable[str]
+    data: DataFolder, source: str, values: dict[str, Any], loras: Sequence[FoundLora], notes: Iterable[str]
 ) -> FoundRecipe:
     """Valid settings, with the LoRAs found in the library."""
     all_notes = list(notes)
@@ -240,6 +188,20 @@ def _fitted(
     return FoundRecipe(source, {**settings, "loras": stack}, tuple(dict.fromkeys(missing)), tuple(all_notes))
 
 
+def _without_lost_files(data: DataFolder, values: dict[str, Any]) -> list[str]:
+    """Take off the start picture, the mask and the VAE that are not on this computer; sentences about them."""
+    notes: list[str] = []
+    if (name := values["init_image"]) and not (data.inputs / name).is_file():
+        values |= {"init_image": ""}
+        notes.append(f"The start picture '{_cut(name)}' is not on this computer: choose it again.")
+    if (name := values["mask"]) and not (values["init_image"] and (data.inputs / name).is_file()):
+        values |= {"mask": "", "masked_area": "whole picture"}
+        notes.append(f"The mask '{_cut(name)}' is not on this computer: draw or choose it again.")
+    if vae := values.pop("vae"):
+        notes.append(f"It was made with the VAE '{_cut(vae)}': choose it in the settings.")
+    return notes
+
+
 def _valid(values: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """The values that a generation can have; the others are named."""
     for _ in range(len(values)):
@@ -247,7 +209,9 @@ def _valid(values: dict[str, Any], notes: list[str]) -> dict[str, Any]:
             config = GenerateConfig.model_validate(values)
         except ValidationError as error:
             faulty = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
-            notes += [] if faulty else [f"The settings do not go together: {error.errors()[0]['msg']}."]
+            if not faulty:
+                message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                faulty = {name for name in values if re.search(rf"^{name}: ", message, re.MULTILINE)} or set(values)
             for name in sorted(faulty):
                 notes.append(
                     f"{name.replace('_', ' ').capitalize()} '{_cut(values.pop(name, ''))}' cannot be used here."
@@ -257,7 +221,11 @@ def _valid(values: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _rounded(width: int, height: int, notes: list[str]) -> dict[str, int]:
+def _rounded(values: Mapping[str, Any], notes: list[str]) -> dict[str, int]:
+    """The size as it can be made, where there is one."""
+    if "width" not in values or "height" not in values:
+        return {}
+    width, height = int(values["width"]), int(values["height"])
     size = {"width": round(width / 8) * 8, "height": round(height / 8) * 8}
     if (size["width"], size["height"]) != (width, height):
         notes.append(f"The size {width} x {height} was rounded to {size['width']} x {size['height']}.")

@@ -18,6 +18,7 @@ from trainer import __version__
 from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError
 from trainer.infotext import write_hashes, write_infotext
+from trainer.infotext_options import write_options
 from trainer.picture_texts import INFOTEXT_KEY, RECIPE_KEY, PictureFile, read_picture_texts, write_picture
 from trainer.sampler_names import split_sampler
 
@@ -62,7 +63,7 @@ class Recipe:
         """Settings that make this one picture again. Files are named, without the folders they lie in."""
         data = self.config.model_dump(mode="json", exclude=set(_NO_RECIPE))
         data |= {"seed": self.seed, "width": self.width, "height": self.height, "count": 1}
-        data |= {field: PureWindowsPath(data[field]).name for field in ("init_image", "mask")}
+        data |= {field: PureWindowsPath(data[field]).name for field in ("init_image", "mask", "vae")}
         data["base"] = short_name(self.config.base)
         data["loras"] = [{**lora, "file": short_name(lora["file"])} for lora in data["loras"] if lora["is_on"]]
         return data
@@ -75,7 +76,7 @@ class Recipe:
     def infotext(self) -> str:
         """The text that A1111 and its relatives read and write."""
         config = self.config
-        tags = "".join(f" {_tag(lora, config.num_inference_steps)}" for lora in config.loras if lora.is_on)
+        tags = "".join(_tag(lora, config.num_inference_steps) for lora in config.loras if lora.is_on)
         sampler, schedule = split_sampler(config.sampler)
         values: dict[str, Any] = {
             "Steps": config.num_inference_steps,
@@ -87,27 +88,13 @@ class Recipe:
             "Model hash": self.hashes.model[:_AUTOV2_DIGITS],
             "Model": self.base_title,
             "Clip skip": config.clip_skip if config.clip_skip > 1 else "",
-            **_passes(config),
+            **write_options(config),
             "Lora hashes": _short(self.hashes.loras),
             "TI hashes": _short(self.hashes.embeddings),
             "Version": f"{VERSION_PREFIX}{__version__}",
         }
         kept = {key: value for key, value in values.items() if value != ""}
         return write_infotext(config.prompt + tags, config.negative_prompt, kept)
-
-
-def _passes(config: GenerateConfig) -> dict[str, Any]:
-    """Image-to-image, hires fix and the other options of the sampling in A1111's words; empty where they are not used."""
-    values: dict[str, Any] = {}
-    if config.init_image:
-        values["Denoising strength"] = f"{config.strength:g}"
-    if config.mask:
-        values["Mask blur"] = config.mask_blur
-    if config.hires_scale > 1:
-        values["Denoising strength"] = f"{config.hires_strength:g}"
-        values |= {"Hires upscale": f"{config.hires_scale:g}", "Hires steps": config.hires_steps}
-        values["Hires upscaler"] = config.hires_upscaler.capitalize()
-    return values | ({"Tiling": True} if config.seamless else {})
 
 
 def save_picture(image: Image.Image, path: Path, recipe: Recipe) -> Path:
@@ -163,11 +150,18 @@ def _short(hashes: Mapping[str, str]) -> str:
 
 
 def _tag(lora: StackedLora, num_steps: int) -> str:
-    """The tag, with what A1111 and lora-block-weight read in their own words."""
-    unet, text = lora.unet_weight, lora.text_encoder_weight
+    """The tag, with what A1111 and lora-block-weight read in their own words; empty where the name cannot stand in one."""
+    name, unet, text = short_name(lora.file), lora.unet_weight, lora.text_encoder_weight
+    if any(sign in name for sign in ":<>"):
+        return ""
     # Two plain weights are UNet and text encoder in some programs and the reverse in others: names leave no doubt.
-    parts = [short_name(lora.file), f"{unet:g}" if unet == text else f"te={text:g}:unet={unet:g}"]
+    parts = [name, f"{unet:g}" if unet == text else f"te={text:g}:unet={unet:g}"]
     parts += [f"lbw={lora.blocks}"] if lora.blocks else []
-    if (lora.start, lora.end) != (0.0, 1.0):
-        parts.append(f"step={round(lora.start * num_steps)}-{round(lora.end * num_steps)}")
-    return f"<lora:{':'.join(parts)}>"
+    parts += [f"step={_steps(lora, num_steps)}"] if (lora.start, lora.end) != (0.0, 1.0) else []
+    return f" <lora:{':'.join(parts)}>"
+
+
+def _steps(lora: StackedLora, num_steps: int) -> str:
+    """Numbers of steps, which all programs read; shares where these would round to none, or to 1, which is also a share."""
+    first, last = round(lora.start * num_steps), round(lora.end * num_steps)
+    return f"{first}-{last}" if first < last > 1 else f"{lora.start:.6g}-{lora.end:.6g}"

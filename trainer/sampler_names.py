@@ -8,8 +8,10 @@ from trainer.config.generate import SamplerName
 
 OURS: tuple[str, ...] = get_args(SamplerName)
 _SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform", "Simple", "Beta", "Uniform")
-# Where A1111's "Automatic" is another schedule than the sampler's plain one (modules/sd_samplers_kdiffusion.py).
+# Where A1111's "Automatic" is another schedule than the sampler's plain one (modules/sd_samplers_kdiffusion.py, since 1.9).
 _AUTOMATIC = {
+    "dpm2": "Karras",
+    "dpm2 a": "Karras",
     "dpm++ 2m": "Karras",
     "dpm++ sde": "Karras",
     "dpm++ 2m sde": "Exponential",
@@ -17,6 +19,7 @@ _AUTOMATIC = {
     "dpm++ 3m sde": "Exponential",
 }
 _ALIASES = {"plms": "PNDM", "euler ancestral": "Euler a", "k_euler": "Euler", "k_euler_a": "Euler a"}
+_ETAS = {"DDIM": "Eta DDIM", "TCD": "Eta", "DPM++ SDE": "Eta", "DPM++ SDE Karras": "Eta"}
 _COMFY = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
@@ -30,6 +33,7 @@ _COMFY = {
     "dpmpp_2m_sde": "DPM++ 2M SDE",
     "dpmpp_3m_sde": "DPM++ 3M SDE",
     "ddim": "DDIM",
+    "deis": "DEIS",
     "uni_pc": "UniPC",
     "lcm": "LCM",
 }
@@ -84,6 +88,11 @@ def split_sampler(name: str) -> tuple[str, str]:
         if name.endswith(f" {schedule}"):
             return name.removesuffix(f" {schedule}"), schedule
     return name, "Uniform" if name.casefold() in _AUTOMATIC else ""
+
+
+def eta_name(sampler: str) -> str:
+    """What A1111 calls the eta of a sampler of ours; empty where it has none."""
+    return _ETAS.get(sampler, "")
 
 
 def _ours(name: str) -> str:

@@ -6,14 +6,14 @@ import json
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import save_file
 
-from trainer.config.generate import GenerateConfig
+from trainer.config.generate import GenerateConfig, UpscalerName
 from trainer.errors import ConfigError
 from trainer.files import file_sha256
 from trainer.found_recipe import read_any_recipe
@@ -22,8 +22,10 @@ from trainer.lora_lookup import hashes_of
 from trainer.paths import DataFolder
 from trainer.picture_texts import decode_user_comment
 from trainer.recipe import Recipe, RecipeHashes, save_picture
-from trainer.sampler_names import OURS, find_comfy_sampler, find_sampler, split_sampler
+from trainer.sampler_names import OURS, eta_name, find_comfy_sampler, find_sampler, split_sampler
+from trainer.sampling.samplers import SAMPLERS
 
+UPSCALERS = get_args(UpscalerName)
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 
 
@@ -77,8 +79,39 @@ INFOTEXTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "a hires fix": (
         "a\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512, Denoising strength: 0.5, "
         "Hires upscale: 2, Hires steps: 10, Hires upscaler: 4x-UltraSharp, Version: v1.6.0",
-        {"sampler": "Euler a", "num_inference_steps": 20},
-        "Hires upscale: 2, Hires steps: 10, Hires upscaler: 4x-UltraSharp",
+        {"sampler": "Euler a", "num_inference_steps": 20, "hires_scale": 2.0, "hires_steps": 10, "hires_strength": 0.5,
+         "hires_upscaler": "lanczos"},
+        "The upscaler '4x-UltraSharp' is not known here: 'lanczos' was taken.",
+    ),
+    "forge's hires fix, which repeats the first pass": (
+        "a\nSteps: 20, Sampler: Euler, Schedule type: Beta, CFG scale: 7, Seed: 1, Size: 512x768, Denoising strength: 0.7, "
+        "Hires Module 1: Use same choices, Hires CFG Scale: 7, Hires resize: 1024x1536, Hires upscaler: Latent (bicubic), "
+        "Version: f2.0.1",
+        {"sampler": "Euler Beta", "hires_scale": 2.0, "hires_strength": 0.7, "hires_upscaler": "latent bicubic"},
+        "",
+    ),
+    "a hires fix to another shape": (
+        "a\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 512x512, Denoising strength: 0.7, Hires resize: 1024x1536, "
+        "Hires upscaler: Latent, Hires CFG Scale: 3",
+        {"width": 512, "hires_strength": 0.7, "hires_scale": None},
+        "Not taken over: Hires resize: 1024x1536, Hires upscaler: Latent, Hires CFG Scale: 3.",
+    ),
+    "the hires fix of 2022": (
+        "a\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 1024x768, Denoising strength: 0.6, First pass size: 512x384",
+        {"width": 512, "height": 384, "hires_scale": 2.0, "hires_strength": 0.6},
+        "",
+    ),
+    "a picture made from another": (
+        "a\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 512x512, Denoising strength: 0.4, Mask blur: 8, Eta DDIM: 0.5, "
+        "Inpaint area: Only masked, Masked area padding: 64",
+        {"strength": 0.4, "mask_blur": 8, "mask_padding": 64, "eta": 0.5, "hires_strength": None},
+        "It was made from another picture; that and its mask are not in this one",
+    ),
+    "what extensions and options add": (
+        "a\nSteps: 20, Sampler: DPM2 a, Schedule type: Automatic, CFG Scale: 7, Seed: 1, Size: 512x512, Eta: 0.7, Tiling: True, "
+        "CFG Rescale phi: 0.7, Noise Schedule: Zero Terminal SNR",
+        {"sampler": "DPM2 a Karras", "seamless": True, "guidance_rescale": 0.7, "zero_terminal_snr": "yes", "eta": None},
+        "Not taken over: Eta: 0.7.",
     ),
     "quoted values with commas, colons and line breaks": (
         'a\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 512x512, ADetailer prompt: "a face, Steps: 99,\\nSeed: 7", '
@@ -202,8 +235,11 @@ def test_what_we_write_is_read_back_from_the_infotext_alone(data: DataFolder, tm
         {"file": "robot", "unet_weight": -0.5, "text_encoder_weight": -0.5},
     ]
     base = {"prompt": 'a "cat", sat\non: a mat', "negative_prompt": "x\ny: z", "loras": loras, "clip_skip": 2}
-    for sampler in OURS:
-        config = GenerateConfig.model_validate({**base, "sampler": sampler, "guidance_scale": 5.25})
+    hires = {"hires_scale": 1.5, "hires_strength": 0.35, "hires_steps": 12, "seamless": True, "guidance_rescale": 0.7}
+    for number, sampler in enumerate(OURS):
+        options = {**hires, "hires_upscaler": UPSCALERS[number % 4]} if number % 2 else {}
+        options |= {"eta": 0.25} if SAMPLERS[sampler].has_eta else {}
+        config = GenerateConfig.model_validate({**base, **options, "sampler": sampler, "guidance_scale": 5.25})
         text = Recipe(config, 2**40, 64, 128, "Inkwash tiny").infotext()
         found = GenerateConfig.model_validate(read_any_recipe(data, png(tmp_path / "a.png", parameters=text)).settings)
         expected = config.model_copy(update={"seed": 2**40, "width": 64, "height": 128})
@@ -261,7 +297,121 @@ def test_of_two_passes_the_first_counts(data: DataFolder, tmp_path: Path) -> Non
     graph = {"1": second, "2": upscale, **GRAPH}
     found = read_any_recipe(data, png(tmp_path / "a.png", prompt=json.dumps(graph)))
     assert (found.settings["seed"], found.settings["width"]) == (156680208700286, 512)
-    assert any("hires fix" in note for note in found.notes)
+    assert "hires_scale" not in found.settings
+    assert any("1 further sampling pass" in note for note in found.notes)
+
+
+LATENT = {
+    "class_type": "LatentUpscaleBy",
+    "inputs": {"samples": ["3", 0], "scale_by": 1.5, "upscale_method": "bicubic"},
+}
+PIXELS = {
+    "41": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
+    "42": {
+        "class_type": "ImageScale",
+        "inputs": {"image": ["41", 0], "width": 1024, "height": 1536, "upscale_method": "area"},
+    },
+    "43": {"class_type": "VAEEncode", "inputs": {"pixels": ["42", 0], "vae": ["4", 2]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "last", "expected", "said"),
+    [
+        ({"43": LATENT}, "43", (1.5, "latent bicubic"), ""),
+        (PIXELS, "43", (2.0, "lanczos"), "The upscaler 'area' is not known here"),
+    ],
+)
+def test_a_hires_fix_of_comfyui(
+    nodes: dict[str, Any], last: str, expected: tuple[float, str], said: str, data: DataFolder, tmp_path: Path
+) -> None:
+    second = {**GRAPH["3"]["inputs"], "steps": 5, "denoise": 0.5, "latent_image": [last, 0]}
+    graph = {"2": {"class_type": "KSampler", "inputs": second}, **nodes, **GRAPH}
+    found = read_any_recipe(data, png(tmp_path / "a.png", prompt=json.dumps(graph)))
+    settings = found.settings
+    assert (settings["hires_scale"], settings["hires_upscaler"]) == expected
+    # There, all 5 steps are done in half of the noise; here half of 10.
+    assert (settings["hires_strength"], settings["hires_steps"], settings["num_inference_steps"]) == (0.5, 10, 21)
+    assert said in "\n".join(found.notes)
+    assert "further" not in "\n".join(found.notes)
+
+
+def test_comfyui_from_a_picture(data: DataFolder, tmp_path: Path) -> None:
+    graph = {
+        **GRAPH,
+        "3": {
+            "class_type": "KSampler",
+            "inputs": {**GRAPH["3"]["inputs"], "steps": 10, "denoise": 0.4, "latent_image": ["43", 0]},
+        },
+        "43": {"class_type": "VAEEncode", "inputs": {"pixels": ["44", 0], "vae": ["4", 2]}},
+        "44": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
+    }
+    found = read_any_recipe(data, png(tmp_path / "a.png", prompt=json.dumps(graph)))
+    assert (found.settings["strength"], found.settings["num_inference_steps"]) == (0.4, 25)
+    assert any("the picture that it was made from" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_all_settings_come_back_from_a_file_of_ours(suffix: str, data: DataFolder, tmp_path: Path) -> None:
+    data.inputs.mkdir(parents=True)
+    for name in ("start.png", "mask.png"):
+        Image.new("RGB", (8, 8)).save(data.inputs / name)
+    loras = [{"file": "ink", "unet_weight": 0.8, "blocks": "down1:0.5,mid:0", "start": 0.013, "end": 0.5}]
+    painted = {"init_image": "start.png", "strength": 0.3, "resize": "stretch", "mask": "mask.png", "mask_blur": 9,
+               "masked_area": "only masked", "mask_padding": 5}  # fmt: skip
+    larger = {
+        "init_image": "start.png",
+        "hires_scale": 1.5,
+        "hires_strength": 0.35,
+        "hires_upscaler": "lanczos",
+        "eta": 0.5,
+    }
+    for options in (painted, larger):
+        config = GenerateConfig.model_validate(
+            {**options, "prompt": "a", "sampler": "DDIM", "loras": loras, "seamless": True}
+        )
+        path = tmp_path / f"a.{suffix}"
+        save_picture(Image.new("RGB", (8, 8)), path, Recipe(config, 7, 64, 128, "Inkwash tiny"))
+        found = read_any_recipe(data, path)
+        expected = config.model_copy(update={"seed": 7, "width": 64, "height": 128})
+        assert GenerateConfig.model_validate(found.settings) == expected
+        assert found.notes == ()
+
+
+def test_a_start_picture_that_is_not_here_is_named(data: DataFolder, tmp_path: Path) -> None:
+    config = GenerateConfig.model_validate(
+        {
+            "init_image": "cat.png",
+            "mask": "cats mask.png",
+            "masked_area": "only masked",
+            "strength": 0.3,
+            "vae": "/home/me/some vae",
+        }
+    )
+    path = save_picture(Image.new("RGB", (8, 8)), tmp_path / "a.png", Recipe(config, 7, 64, 64, "Inkwash tiny"))
+    assert b"/home/me" not in path.read_bytes()
+    found = read_any_recipe(data, path)
+    settings = GenerateConfig.model_validate(found.settings)
+    assert (settings.init_image, settings.mask, settings.masked_area, settings.strength) == (
+        "",
+        "",
+        "whole picture",
+        0.3,
+    )
+    for name in ("cat.png", "cats mask.png", "some vae"):
+        assert any(f"'{name}'" in note for note in found.notes)
+
+
+def test_steps_that_round_to_none_stay_a_share(data: DataFolder, tmp_path: Path) -> None:
+    for start, end in ((0.5, 0.51), (0.0, 0.05)):
+        config = GenerateConfig.model_validate({"loras": [{"file": "ink", "start": start, "end": end}]})
+        text = Recipe(config, 7, 64, 64, "Inkwash tiny").infotext()
+        found = read_any_recipe(data, png(tmp_path / "a.png", parameters=text))
+        assert [(lora["start"], lora["end"]) for lora in found.settings["loras"]] == [(start, end)]
+
+
+def test_every_sampler_with_an_eta_has_a_word_for_it() -> None:
+    assert {name for name in OURS if eta_name(name)} == {name for name, sampler in SAMPLERS.items() if sampler.has_eta}
 
 
 def test_comfyui_in_webp(data: DataFolder, tmp_path: Path) -> None:
