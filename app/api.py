@@ -33,6 +33,7 @@ from trainer.gallery import PictureInfo
 from trainer.library import list_loras
 from trainer.picture_texts import SUFFIXES
 from trainer.runs import Run
+from trainer.stacks import list_stacks, load_stack
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.3
@@ -89,6 +90,19 @@ class Api:
         names = ("name", "title", "trigger_word", "num_pictures", "description", "license")
         return [{name: getattr(info, name) for name in names} for info in DatasetStore(self._data).list()]
 
+    def stacks(self) -> list[dict[str, Any]]:
+        """The saved stacks; `loras` as the settings of a generation take them, `missing` what the library lacks."""
+        found = [load_stack(self._data, name) for name in list_stacks(self._data)]
+        return [
+            {
+                "name": stack.name,
+                "loras": [lora.model_dump(mode="json") for lora in stack.loras],
+                "missing": stack.missing,
+                "notes": stack.notes,
+            }
+            for stack in found
+        ]
+
     def start(self, request: JobRequest) -> dict[str, Any]:
         """Start a job, or put it in the queue."""
         return self.job(start_job(self._data, request.kind, request.settings))
@@ -141,6 +155,12 @@ class Api:
         self._jobs.stop(job_id)
         return self._job(job_id)
 
+    def resume(self, job_id: str) -> dict[str, Any]:
+        """Go on with a job that was stopped or interrupted."""
+        self._run(job_id)
+        self._jobs.resume(job_id)
+        return self._job(job_id)
+
     def job_picture(self, job_id: str, index: int) -> FileResponse:
         """A picture that a job made, by its number from 0."""
         pictures = self._jobs.pictures(self._run(job_id).id)
@@ -164,6 +184,17 @@ class Api:
     def picture(self, picture_id: str) -> FileResponse:
         """A picture's file."""
         return self._file(self._gallery.path(self._found(picture_id)))
+
+    def delete_picture(self, picture_id: str) -> dict[str, Any]:
+        """Move a picture to the trash folder."""
+        return {"trash": self._gallery.delete(self._found(picture_id)).id}
+
+    def restore_picture(self, trash_id: str) -> dict[str, Any]:
+        """Bring a picture back from the trash folder."""
+        trashed = next((entry for entry in self._gallery.trashed() if entry.id == trash_id), None)
+        if trashed is None:
+            raise HTTPException(404, "There is no such picture in the trash.")
+        return _picture(self._gallery.restore(trashed))
 
     def recipe(self, picture_id: str) -> dict[str, Any]:
         """How a picture was made, as settings for another job."""
@@ -230,16 +261,20 @@ def build_api(services: Services, token: str) -> ASGIApp:
         ("GET", "/models", api.models),
         ("GET", "/loras", api.loras),
         ("GET", "/datasets", api.datasets),
+        ("GET", "/stacks", api.stacks),
         ("GET", "/jobs", api.jobs),
         ("POST", "/jobs", api.start),
         ("GET", "/jobs/{job_id}", api.job),
         ("GET", "/jobs/{job_id}/events", api.events),
         ("GET", "/jobs/{job_id}/events/stream", api.stream),
         ("POST", "/jobs/{job_id}/cancel", api.cancel),
+        ("POST", "/jobs/{job_id}/resume", api.resume),
         ("GET", "/jobs/{job_id}/pictures/{index}", api.job_picture),
         ("GET", "/pictures", api.pictures),
         ("GET", "/pictures/{picture_id}", api.picture),
+        ("DELETE", "/pictures/{picture_id}", api.delete_picture),
         ("GET", "/pictures/{picture_id}/recipe", api.recipe),
+        ("POST", "/trash/{trash_id}/restore", api.restore_picture),
     ):
         router.add_api_route(path, answer, methods=[method], response_model=None)
     app = FastAPI(

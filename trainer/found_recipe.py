@@ -38,6 +38,14 @@ _NUMBERS: Mapping[str, tuple[str, type]] = {
     "Seed": ("seed", int),
     "Clip skip": ("clip_skip", int),
 }
+# What is not said of these is that they were not used.
+_UNUSED = GenerateConfig().model_dump(
+    mode="json",
+    include={
+        "clip_skip", "hires_scale", "seamless", "guidance_rescale", "eta", "init_image", "mask", "masked_area",
+        "zero_terminal_snr",
+    },
+)  # fmt: skip
 # Read elsewhere, or of no effect on the picture.
 _READ = {
     name.casefold()
@@ -111,7 +119,7 @@ def _own(data: DataFolder, config: GenerateConfig, hashes: Mapping[str, Any]) ->
 
 
 def _from_infotext(data: DataFolder, text: Infotext) -> FoundRecipe:
-    values: dict[str, Any] = {"negative_prompt": text.negative_prompt}
+    values: dict[str, Any] = {**(_UNUSED if text.settings else {}), "negative_prompt": text.negative_prompt}
     notes: list[str] = []
     for name, (field, kind) in _NUMBERS.items():
         if written := text.get(name):
@@ -147,7 +155,7 @@ def _from_infotext(data: DataFolder, text: Infotext) -> FoundRecipe:
 
 def _from_comfy(data: DataFolder, graph: str) -> FoundRecipe:
     recipe = parse_comfy_prompt(graph)
-    values = dict(recipe.values)
+    values = {**_UNUSED, **recipe.values}
     notes = [f"Not taken over: {note}." for note in recipe.notes]
     values |= _rounded(values, notes)
     if recipe.sampler:

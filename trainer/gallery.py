@@ -80,6 +80,11 @@ class TrashedPicture:
     folder: Path
     deleted: float
 
+    @property
+    def id(self) -> str:
+        """For addresses: no name of a file."""
+        return hashlib.sha256(self.folder.name.encode()).hexdigest()[:16]
+
 
 class Gallery:
     """The pictures of a data folder. Thread-safe."""

@@ -70,6 +70,7 @@ class GalleryTab:
             self._about = gr.HTML("", elem_id="gallery-about", padding=False)
             with gr.Row():
                 self._send = gr.Button("Send to Generate", variant="primary", elem_id="gallery-send", **_SMALL)
+                self._start_from = gr.Button("Start from it", elem_id="gallery-start-from", **_SMALL)
                 self._star = gr.Button("☆ Favourite", elem_id="gallery-star", **_SMALL)
                 self._delete = gr.Button("Delete", elem_id="gallery-delete", **_SMALL)
 
@@ -96,6 +97,12 @@ class GalleryTab:
         self._grid.select(handler(self._choose), self._ids, details, **_QUIET)
         self._send.click(
             handler(self._send_recipe),
+            self._chosen,
+            [self._links.recipe_for_generate, self._links.tabs],
+            show_progress="hidden",
+        )
+        self._start_from.click(
+            handler(self._send_as_start),
             self._chosen,
             [self._links.recipe_for_generate, self._links.tabs],
             show_progress="hidden",
@@ -164,6 +171,11 @@ class GalleryTab:
         found = self._service.recipe(self._service.gallery.get(picture_id))
         note("The recipe is in the form.")
         return send(found.settings, "generate")
+
+    def _send_as_start(self, picture_id: str) -> Any:
+        path = self._service.gallery.path(self._service.gallery.get(picture_id))
+        note("The picture is the start picture of the form.")
+        return send({"init_image": str(path), "mask": "", "masked_area": "whole picture"}, "generate")
 
     def _toggle(self, picture_id: str, search: str, only: bool, page: int) -> dict[Any, Any]:
         gallery = self._service.gallery

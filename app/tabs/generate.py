@@ -283,8 +283,11 @@ class GenerateTab:
         values, stack, missing = self._service.split(settings)
         if missing:
             gr.Warning(f"Not in the library, so left off: {html.escape(', '.join(missing))}", duration=10)
+        filled = self._form.fill(values)
+        if "loras" not in settings:
+            return filled
         rows = [new_row(**entry) for entry in stack]
-        return {**self._form.fill(values), self._stack.rows: rows, self._stack.version: version + 1}
+        return {**filled, self._stack.rows: rows, self._stack.version: version + 1}
 
     def _fill_recipe(self, raw: dict[Any, Any]) -> Any:
         settings = raw[self._recipe_settings]

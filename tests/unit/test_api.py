@@ -9,22 +9,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
+from safetensors.numpy import save_file
 
 from app.api import build_api
 from app.api_access import load_token, token_path
 from app.security import app_options
 from app.services.context import Services
 from app.services.starting import STARTS
-from trainer.config.generate import GenerateConfig
+from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.events import EventWriter, Finished, Picture, Stage, Started
 from trainer.jobs import JOBS
 from trainer.paths import DataFolder
 from trainer.recipe import Recipe, save_picture
 from trainer.runs import Run, create_run
+from trainer.stacks import save_stack
 
 URL = "http://127.0.0.1:7860"
 
@@ -213,6 +216,72 @@ def test_jobs_are_started_and_cancelled(client: TestClient, data: DataFolder, mo
     assert client.post("/api/v1/jobs/none/cancel").status_code == 404
 
 
+def test_jobs_for_data_sets_are_started(client: TestClient, data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.jobs.start_next", lambda data: None)
+    name = client.get("/api/v1/datasets").json()[0]["name"]
+    bodies: list[dict[str, Any]] = [
+        {"kind": "check", "settings": {"dataset": name, "settings": {"resolution": 128}}},
+        {"kind": "caption", "settings": {"dataset": name, "captioner": "builtin", "preview": 1}},
+        {"kind": "fetch", "settings": {"dataset": "new", "addresses": ["http://127.0.0.1:9/a.png"], "max_mb": 3}},
+        {"kind": "download", "settings": {"model_id": "some/tagger", "purpose": "tagger"}},
+    ]
+    for body in bodies:
+        job = client.post("/api/v1/jobs", json=body).json()
+        assert (job["state"], job["kind"]) == ("queued", body["kind"])
+        config = Run(data.runs / job["id"]).config()
+        assert {key: config[key] for key in body["settings"] if key != "settings"} == {
+            key: value for key, value in body["settings"].items() if key != "settings"
+        }
+    assert client.post("/api/v1/jobs", json=bodies[0]).json()["error"]["code"] == "dataset"  # it is being checked
+
+
+def test_a_start_picture_is_kept_with_the_run(
+    client: TestClient, data: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.jobs.start_next", lambda data: None)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "start.png")
+    job = client.post(
+        "/api/v1/jobs", json={"kind": "generate", "settings": {"init_image": str(tmp_path / "start.png")}}
+    )
+    name = Run(data.runs / job.json()["id"]).config()["init_image"]
+    assert (data.inputs / name).read_bytes() == (tmp_path / "start.png").read_bytes()
+
+
+def test_stacks_are_listed_as_settings_take_them(client: TestClient, data: DataFolder) -> None:
+    assert client.get("/api/v1/stacks").json() == []
+    loras = [StackedLora(file="ink", unet_weight=0.5, blocks="MIDD", end=0.5), StackedLora(file="lost")]
+    data.loras.mkdir(parents=True)
+    tensors = {
+        "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": np.zeros((1, 4), np.float16),
+        "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": np.zeros((4, 1), np.float16),
+    }
+    save_file(tensors, data.loras / "ink.safetensors")
+    save_stack(data, "mine", loras)
+    (found,) = client.get("/api/v1/stacks").json()
+    assert (found["name"], found["missing"]) == ("mine", ["lost"])
+    assert found["loras"] == [loras[0].model_dump(mode="json")]
+
+
+def test_a_picture_goes_to_the_trash_and_comes_back(client: TestClient, run: Run, data: DataFolder) -> None:
+    picture = client.get("/api/v1/pictures").json()["pictures"][0]
+    file = data.outputs / picture["name"]
+    trash = client.delete(picture["url"]).json()["trash"]
+    assert not file.exists()
+    assert client.get(picture["url"]).status_code == 404
+    assert client.delete(picture["url"]).status_code == 404
+    for other in ("none", "..%2f..%2foutputs", "%2e%2e"):
+        assert client.post(f"/api/v1/trash/{other}/restore").status_code in (404, 405)
+    assert client.post(f"/api/v1/trash/{trash}/restore").json()["url"] == picture["url"]
+    assert file.is_file()
+    assert client.post(f"/api/v1/trash/{trash}/restore").status_code == 404
+
+
+def test_a_job_that_cannot_go_on_says_so(client: TestClient, run: Run) -> None:
+    answer = client.post(f"/api/v1/jobs/{run.id}/resume")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "run")
+    assert client.post("/api/v1/jobs/none/resume").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("body", "where"),
     [
@@ -220,6 +289,10 @@ def test_jobs_are_started_and_cancelled(client: TestClient, data: DataFolder, mo
         ({"kind": "generate", "settings": {"promt": "x"}}, "promt"),
         ({"kind": "train", "settings": {"training": {"steps": 0}}}, "training.steps"),
         ({"kind": "compare", "settings": {}}, "lora"),
+        ({"kind": "check", "settings": {"dataset": "x", "settings": {"resolution": 1}}}, "settings.resolution"),
+        ({"kind": "caption", "settings": {}}, "dataset"),
+        ({"kind": "fetch", "settings": {"dataset": "x", "addresses": ["ftp://x"]}}, "addresses.0"),
+        ({"kind": "generate", "settings": {"init_image": "/no/such.png"}}, ""),
         ({"kind": "tool:inspect it", "settings": {}}, ""),
         ({"kind": "download", "settings": {"model_id": "no id"}}, "model_id"),
         ({"kind": "generate", "settings": {}, "folder": "/etc"}, "body.folder"),

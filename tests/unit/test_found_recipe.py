@@ -58,7 +58,8 @@ INFOTEXTS: dict[str, tuple[str, dict[str, Any], str]] = {
         "Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, Clip skip: 2, "
         'Lora hashes: "ink: 0123456789ab", Version: v1.9.4',
         {"prompt": "masterpiece, 1girl", "negative_prompt": "(worst quality:1.4), text", "num_inference_steps": 28,
-         "sampler": "DPM++ 2M Karras", "guidance_scale": 7.0, "seed": 2712843491, "width": 512, "height": 768, "clip_skip": 2},
+         "sampler": "DPM++ 2M Karras", "guidance_scale": 7.0, "seed": 2712843491, "width": 512, "height": 768, "clip_skip": 2,
+         "hires_scale": 1.0, "init_image": "", "seamless": False},
         "v1-5-pruned-emaonly",
     ),
     "a1111 1.4, the schedule in the sampler's name": (
@@ -93,7 +94,7 @@ INFOTEXTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "a hires fix to another shape": (
         "a\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 512x512, Denoising strength: 0.7, Hires resize: 1024x1536, "
         "Hires upscaler: Latent, Hires CFG Scale: 3",
-        {"width": 512, "hires_strength": 0.7, "hires_scale": None},
+        {"width": 512, "hires_strength": 0.7, "hires_scale": 1.0},
         "Not taken over: Hires resize: 1024x1536, Hires upscaler: Latent, Hires CFG Scale: 3.",
     ),
     "the hires fix of 2022": (
@@ -110,7 +111,7 @@ INFOTEXTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "what extensions and options add": (
         "a\nSteps: 20, Sampler: DPM2 a, Schedule type: Automatic, CFG Scale: 7, Seed: 1, Size: 512x512, Eta: 0.7, Tiling: True, "
         "CFG Rescale phi: 0.7, Noise Schedule: Zero Terminal SNR",
-        {"sampler": "DPM2 a Karras", "seamless": True, "guidance_rescale": 0.7, "zero_terminal_snr": "yes", "eta": None},
+        {"sampler": "DPM2 a Karras", "seamless": True, "guidance_rescale": 0.7, "zero_terminal_snr": "yes", "eta": -1.0},
         "Not taken over: Eta: 0.7.",
     ),
     "quoted values with commas, colons and line breaks": (
@@ -297,7 +298,7 @@ def test_of_two_passes_the_first_counts(data: DataFolder, tmp_path: Path) -> Non
     graph = {"1": second, "2": upscale, **GRAPH}
     found = read_any_recipe(data, png(tmp_path / "a.png", prompt=json.dumps(graph)))
     assert (found.settings["seed"], found.settings["width"]) == (156680208700286, 512)
-    assert "hires_scale" not in found.settings
+    assert found.settings["hires_scale"] == 1.0
     assert any("1 further sampling pass" in note for note in found.notes)
 
 
