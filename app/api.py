@@ -48,7 +48,7 @@ class JobRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Annotated[str, Field(max_length=60)]
-    """One of `GET /kinds`: "generate", "train", "compare", "download", "tool:merge", …"""
+    """One of `GET /kinds`: "generate", "train", "caption", "tool:merge", …"""
     settings: dict[str, Any] = {}
     """As `GET /kinds/{kind}` describes them; what is left out is the default."""
 

@@ -9,6 +9,7 @@ import gradio as gr
 from app import render
 from app.links import Links, send
 from app.messages import handler, note
+from app.recipe_view import found_recipe
 from app.services.context import Services
 from app.services.gallery import GalleryPage, GalleryService
 from trainer.errors import ConfigError
@@ -17,7 +18,12 @@ from trainer.gallery import PictureInfo
 TITLE = "Gallery"
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}
-_HELP = "Words of the prompt, and lora:NAME, model:NAME, seed:42, date:2026-11, -word, is:favourite"
+_ACTION: dict[str, Any] = {"size": "sm", "min_width": 160}
+_PLACEHOLDER = "Search the prompts"
+_HELP = "also <code>lora:NAME</code> <code>model:NAME</code> <code>seed:42</code> <code>date:2026-11</code> <code>-word</code>"
+# Side by side on a wide page, below each other on a phone, where nothing would seem to happen.
+_SHOW_DETAILS = """() => { if (innerWidth < 768) setTimeout(() => document.querySelector('#gallery-about')
+    ?.closest('#gallery-details')?.scrollIntoView({behavior: 'smooth'}), 100); }"""
 _FAVOURITES = " is:favourite"
 
 
@@ -37,7 +43,13 @@ class GalleryTab:
     def _lay_out_grid(self) -> None:
         with gr.Row(equal_height=True):
             self._search = gr.Textbox(
-                "", show_label=False, placeholder=_HELP, elem_id="gallery-search", container=False, scale=4
+                "",
+                show_label=False,
+                placeholder=_PLACEHOLDER,
+                max_lines=1,
+                elem_id="gallery-search",
+                container=False,
+                scale=4,
             )
             self._only = gr.Checkbox(
                 False, label="★ only", elem_id="gallery-favourites", container=False, min_width=90, scale=1
@@ -67,17 +79,18 @@ class GalleryTab:
         self._hint = gr.HTML('<div class="hint">Choose a picture to see how it was made.</div>', padding=False)
         self._chosen = gr.Textbox("", elem_id="gallery-chosen", elem_classes="kept-in-browser")
         with gr.Column(visible=False, elem_id="gallery-details", min_width=280) as self._details:
-            self._about = gr.HTML("", elem_id="gallery-about", padding=False)
+            self._large = gr.HTML("", elem_id="gallery-large", padding=False)
             with gr.Row():
-                self._send = gr.Button("Send to Generate", variant="primary", elem_id="gallery-send", **_SMALL)
-                self._start_from = gr.Button("Start from it", elem_id="gallery-start-from", **_SMALL)
-                self._star = gr.Button("☆ Favourite", elem_id="gallery-star", **_SMALL)
-                self._delete = gr.Button("Delete", elem_id="gallery-delete", **_SMALL)
+                self._send = gr.Button("Send to Generate", variant="primary", elem_id="gallery-send", **_ACTION)
+                self._start_from = gr.Button("Start from it", elem_id="gallery-start-from", **_ACTION)
+                self._star = gr.Button("☆ Favourite", elem_id="gallery-star", **_ACTION)
+                self._delete = gr.Button("Delete", elem_id="gallery-delete", **_ACTION)
+            self._about = gr.HTML("", elem_id="gallery-about", padding=False)
 
     def _wire(self) -> None:
         asked = [self._search, self._only]
         grid = [self._grid, self._page, self._ids, self._pager, self._page_text, self._summary, self._undo]
-        details = [self._hint, self._details, self._chosen, self._about, self._star]
+        details = [self._hint, self._details, self._chosen, self._large, self._about, self._star]
         self._links.on_show(self._show, [*asked, self._page], grid)
         gr.on(
             [self._search.change, self._only.change],
@@ -94,7 +107,9 @@ class GalleryTab:
                 grid,
                 show_progress_on=[self._grid],
             )
-        self._grid.select(handler(self._choose), self._ids, details, **_QUIET)
+        self._grid.select(handler(self._choose), self._ids, details, **_QUIET).success(
+            None, None, None, js=_SHOW_DETAILS, show_progress="hidden"
+        )
         self._send.click(
             handler(self._send_recipe),
             self._chosen,
@@ -126,13 +141,15 @@ class GalleryTab:
         empty = "Nothing fits the search." if is_search else "What you generate appears here."
         return {
             self._grid: gr.update(
-                value=[str(self._service.tile(picture)) for picture in found.pictures], selected_index=None
+                value=[str(self._service.tile(picture)) for picture in found.pictures],
+                selected_index=None,
+                visible=bool(found.total),
             ),
             self._page: found.page,
             self._ids: [picture.id for picture in found.pictures],
             self._pager: gr.update(visible=found.num_pages > 1),
             self._page_text: f'<div class="page-text">{found.page + 1} of {found.num_pages}</div>',
-            self._summary: f'<div class="hint">{count}</div>' if found.total else render.empty(empty),
+            self._summary: f'<div class="hint">{count} · {_HELP}</div>' if found.total else render.empty(empty),
             self._undo: gr.update(visible=self._service.last_deleted() is not None),
         }
 
@@ -152,14 +169,15 @@ class GalleryTab:
         size = f"{picture.width} × {picture.height} px · {render.clock(picture.made)}"
         name = f'<div class="picture-name">{render.text(picture.name)}</div><div class="hint">{size}</div>'
         try:
-            recipe = render.found_recipe(self._service.recipe(picture))
+            recipe = found_recipe(self._service.recipe(picture))
         except ConfigError as error:
             recipe = f'<div class="hint">{render.text(error.message)}</div>'
         return {
             self._hint: gr.update(visible=False),
             self._details: gr.update(visible=True),
             self._chosen: picture.id,
-            self._about: f'<div class="gallery-picture">{large}</div>{name}{recipe}',
+            self._large: f'<div class="gallery-picture">{large}</div>',
+            self._about: f"{name}{recipe}",
             self._star: self._star_button(picture),
         }
 
@@ -175,7 +193,9 @@ class GalleryTab:
     def _send_as_start(self, picture_id: str) -> Any:
         path = self._service.gallery.path(self._service.gallery.get(picture_id))
         note("The picture is the start picture of the form.")
-        return send({"init_image": str(path), "mask": "", "masked_area": "whole picture"}, "generate")
+        # With a size of 0 it keeps its own.
+        start = {"init_image": str(path), "mask": "", "masked_area": "whole picture", "width": 0, "height": 0}
+        return send(start, "generate")
 
     def _toggle(self, picture_id: str, search: str, only: bool, page: int) -> dict[Any, Any]:
         gallery = self._service.gallery

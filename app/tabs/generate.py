@@ -12,6 +12,7 @@ from app import render
 from app.form import Form, element_id, info, label
 from app.links import Letter, Links
 from app.messages import handler, note
+from app.recipe_view import found_recipe
 from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.jobs import JobRow
@@ -82,7 +83,7 @@ class GenerateTab:
                 for path in paths:
                     form.place(path, min_width=150)
         form.place("seed")
-        StartPicture(form)
+        self._start_picture = StartPicture(form)
         with gr.Accordion("Advanced", open=False, elem_id="gen-advanced"):
             for spec in form.specs.values():
                 if spec.level is Level.ADVANCED and spec.path not in {*form.fixed, *form.widgets}:
@@ -155,7 +156,7 @@ class GenerateTab:
         links.base_for_generate.change(
             handler(self._receive_base), links.base_for_generate, form.outputs(), **_QUIET
         ).success(check, **checked)
-        refill = [*form.outputs(), stack.rows, stack.version]
+        refill = [*form.outputs(), stack.rows, stack.version, self._start_picture.start]
         links.page.load(handler(self._fill_draft), {stack.version}, refill, **_QUIET)
         links.on_show(self._refresh, None, [self._base, stack.picker, self._saved.picker])
         self._gallery.select(
@@ -271,19 +272,21 @@ class GenerateTab:
         if found is None:
             return f'<div class="hint">{render.text(reason)}</div>', None, gr.update(visible=False)
         name = f'<div class="hint">{render.text(Path(paths[index]).name)}</div>'
-        return name + render.found_recipe(found), found.settings, gr.update(visible=True)
+        return name + found_recipe(found), found.settings, gr.update(visible=True)
 
     def _read_dropped(self, path: str | None) -> tuple[Any, Any, Any]:
         if not path:
             return gr.skip(), gr.skip(), gr.skip()
         found = self._service.found_recipe(Path(path))
-        return render.found_recipe(found), found.settings, gr.update(visible=True)
+        return found_recipe(found), found.settings, gr.update(visible=True)
 
     def _fill(self, settings: dict[str, Any], version: int) -> dict[Any, Any]:
         values, stack, missing = self._service.split(settings)
         if missing:
             gr.Warning(f"Not in the library, so left off: {html.escape(', '.join(missing))}", duration=10)
         filled = self._form.fill(values)
+        if values.get("init_image"):
+            filled[self._start_picture.start] = gr.update(open=True)
         if "loras" not in settings:
             return filled
         rows = [new_row(**entry) for entry in stack]

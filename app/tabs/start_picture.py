@@ -11,11 +11,11 @@ _LARGER = (("hires_scale", "hires_upscaler"), ("hires_strength", "hires_steps"))
 
 
 class StartPicture:
-    """Both accordions."""
+    """Both accordions; `start` is the first."""
 
     def __init__(self, form: Form) -> None:
         self._form = form
-        with gr.Accordion("Start from a picture", open=False, elem_id="gen-start-picture"):
+        with gr.Accordion("Start from a picture", open=False, elem_id="gen-start-picture") as self.start:
             self._place(_START)
         with gr.Accordion("Larger (hires fix)", open=False, elem_id="gen-larger"):
             self._place(_LARGER)

@@ -41,10 +41,10 @@ def test_a_dropped_jpeg_fills_the_form_and_the_gallery_is_searched(page: Page, a
 
     open_tab(page, "Gallery")
     tiles = page.locator("#gallery-grid button.thumbnail-item, #gallery-grid .grid-wrap button")
-    expect(page.locator("#gallery-summary")).to_have_text("3 pictures")
+    expect(page.locator("#gallery-summary")).to_contain_text("3 pictures")
     expect(tiles).to_have_count(3)
     page.locator("#gallery-search input, #gallery-search textarea").first.fill("boat")
-    expect(page.locator("#gallery-summary")).to_have_text("1 picture")
+    expect(page.locator("#gallery-summary")).to_contain_text("1 picture ")
     expect(tiles).to_have_count(1)
     tiles.first.click()
     expect(page.locator("#gallery-about")).to_contain_text(EVIL)
@@ -53,7 +53,7 @@ def test_a_dropped_jpeg_fills_the_form_and_the_gallery_is_searched(page: Page, a
     expect(page.locator("#gallery-summary")).to_contain_text("Nothing fits the search.")
     assert not (app.data / "outputs" / "2026-11-01" / "1.png").exists()
     page.locator("#gallery-undo").click()
-    expect(page.locator("#gallery-summary")).to_have_text("1 picture")
+    expect(page.locator("#gallery-summary")).to_contain_text("1 picture ")
     page.locator("#gallery-star").click()
     expect(page.locator("#gallery-star")).to_have_text(re.compile("★"))
 

@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trainer.cli.main import COMMANDS, build_parser
 from trainer.lora_files.header import read_header
 from trainer.paths import PROJECT
 
+EMBEDDED_UNET = PROJECT / "assets" / "models" / "inkwash-tiny" / "unet" / "diffusion_pytorch_model.safetensors"
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 
 
@@ -88,6 +90,7 @@ def test_the_example_of_the_api_fetches_a_picture(tmp_path: Path) -> None:
     import uvicorn
     from fastapi import FastAPI
     from PIL import Image
+    from safetensors.numpy import load_file, save_file
 
     from app.api import build_api
     from app.api_access import load_token
@@ -103,6 +106,13 @@ def test_the_example_of_the_api_fetches_a_picture(tmp_path: Path) -> None:
     assert shorter != script
     data = DataFolder(tmp_path / "data")
     data.runs.mkdir(parents=True)
+    data.loras.mkdir()
+    weights = load_file(EMBEDDED_UNET)
+    layer = next(key for key in weights if key.startswith("up_blocks") and key.endswith("attn1.to_q.weight"))
+    name = f"lora_unet_{layer.removesuffix('.weight').replace('.', '_')}"
+    rows, columns = weights[layer].shape
+    lora = {f"{name}.lora_down.weight": np.ones((1, columns)), f"{name}.lora_up.weight": np.ones((rows, 1))}
+    save_file({key: value.astype(np.float32) for key, value in lora.items()}, data.loras / "ink.safetensors")
     # The app's own API behind the app's own guards, without the page.
     app = FastAPI(**app_options("127.0.0.1", data.runs, api=build_api(Services(data), load_token(data))))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
@@ -120,7 +130,9 @@ def test_the_example_of_the_api_fetches_a_picture(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         with Image.open(tmp_path / "house 0.png") as image:
-            assert "a red house" in image.info["parameters"]
+            assert "a red house <lora:ink:te=1:unet=0.7:lbw=OUTALL:step=" in image.info["parameters"]
+        assert "started" in done.stdout.split()
+        assert "finished" in done.stdout.split()
     finally:
         server.should_exit = True
         thread.join(10)

@@ -221,7 +221,7 @@ def test_jobs_for_data_sets_are_started(client: TestClient, data: DataFolder, mo
     name = client.get("/api/v1/datasets").json()[0]["name"]
     bodies: list[dict[str, Any]] = [
         {"kind": "check", "settings": {"dataset": name, "settings": {"resolution": 128}}},
-        {"kind": "caption", "settings": {"dataset": name, "captioner": "builtin", "preview": 1}},
+        {"kind": "caption", "settings": {"dataset": name, "captioner": "builtin", "existing": "overwrite"}},
         {"kind": "fetch", "settings": {"dataset": "new", "addresses": ["http://127.0.0.1:9/a.png"], "max_mb": 3}},
         {"kind": "download", "settings": {"model_id": "some/tagger", "purpose": "tagger"}},
     ]
