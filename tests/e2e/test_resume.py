@@ -153,8 +153,8 @@ def cases() -> list[Any]:
 
 def _settings(adapter: dict[str, Any], optimizer: str, schedule: str, extra: int) -> dict[str, Any]:
     own: dict[str, Any] = {"name": optimizer}
-    if optimizer == "prodigy":
-        own["prodigy"] = {"initial": 1e-3}
+    if group := {"prodigy": "prodigy", "dadapt_adam": "dadapt"}.get(optimizer):
+        own[group] = {"initial": 1e-3}
     return merge({"adapter": adapter, "optimizer": own, "schedule": {"kind": schedule}}, EXTRAS[extra])
 
 
@@ -199,7 +199,7 @@ def test_every_choice_is_in_a_case() -> None:
     settings = [case.values[0] for case in cases()]
     assert {s["adapter"]["method"] for s in settings} == set(METHODS)
     used = {s["optimizer"]["name"] for s in settings}
-    assert used >= {"adamw", "schedule_free_adamw", "prodigy", "adafactor", "lion", "came"}
+    assert used >= {"adamw", "schedule_free_adamw", "prodigy", "dadapt_adam", "adafactor", "lion", "came"}
     assert {s["schedule"]["kind"] for s in settings} == set(get_args(ScheduleConfig.model_fields["kind"].annotation))
     assert {_name(extra) for extra in EXTRAS} == {case.id.split("-")[-1] for case in cases()}
 

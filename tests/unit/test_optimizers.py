@@ -157,6 +157,35 @@ def test_prodigy_finds_a_rate_and_shares_it() -> None:
     assert found_rate(make("adamw", {"unet": [weight]})) == 1.0
 
 
+def test_d_adaptation_is_the_papers_with_one_rate_for_all_groups() -> None:
+    """Defazio & Mishchenko 2023, algorithm 5 (Adam with D-Adaptation, version 3 of the estimate), without bias correction."""
+    weights = [nn.Parameter(torch.tensor([1.0, -2.0])), nn.Parameter(torch.tensor([0.5]))]
+    own = {"initial": 1e-3, "growth_rate": 1.5, "use_bias_correction": False}
+    parts = {"text_encoder": weights[:1], "unet": weights[1:]}
+    optimizer = make("dadapt_adam", parts, weight_decay=0.1, dadapt=own)
+    x, mean, square, s = [1.0, -2.0, 0.5], [0.0] * 3, [0.0] * 3, [0.0] * 3
+    d, weighted, root = 1e-3, 0.0, math.sqrt(0.999)
+    for gradient in ([0.5, -1.0, 2.0], [0.1, -2.0, 1.0], [0.4, -0.3, 0.7], [0.2, -0.1, 0.6]):
+        weights[0].grad, weights[1].grad = torch.tensor(gradient[:2]), torch.tensor(gradient[2:])
+        optimizer.step()
+        numerator = 0.0
+        used = d
+        for index, value in enumerate(gradient):
+            numerator += used * value * s[index] / (math.sqrt(square[index]) + 1e-8)
+            mean[index] = 0.9 * mean[index] + 0.1 * used * value
+            square[index] = 0.999 * square[index] + 0.001 * value**2
+            s[index] = root * s[index] + (1 - root) * used * value
+        weighted = root * weighted + (1 - root) * numerator
+        d = max(d, min(weighted / ((1 - root) * sum(map(abs, s))), d * 1.5))
+        for index in range(3):
+            x[index] -= 0.1 * used * x[index] + mean[index] / (math.sqrt(square[index]) + 1e-8)
+        assert found_rate(optimizer) == pytest.approx(d, rel=1e-4)
+    assert d > 1e-3
+    torch.testing.assert_close(
+        torch.cat([weight.detach() for weight in weights]), torch.tensor(x), rtol=1e-4, atol=1e-6
+    )
+
+
 def test_schedule_free_uses_another_weight_than_it_trains() -> None:
     """Defazio et al. 2024, equations 3 to 5 with Adam's scaling: x is the average of z, y lies between them."""
     weight = nn.Parameter(torch.tensor([1.0]))

@@ -25,6 +25,7 @@ OptimizerName = Literal[
     "paged_adamw_8bit",
     "schedule_free_adamw",
     "prodigy",
+    "dadapt_adam",
     "adafactor",
     "lion",
     "came",
@@ -75,13 +76,26 @@ class ProdigySettings(Settings):
     """Keeps a warm-up from driving the estimate up."""
 
 
+class DAdaptSettings(Settings):
+    """D-Adaptation only: it finds the learning rate itself."""
+
+    factor: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """What the learning rate that it finds is multiplied with. Below 1 where a training is too strong; the schedule comes on top."""
+    initial: Annotated[float, Field(gt=0, le=1)] = 1e-6
+    """The learning rate that it starts from; a start that is too high cannot be taken back."""
+    growth_rate: Annotated[float, Field(gt=1, le=1e6)] = 2.0
+    """The most that its estimate is multiplied with in a step. 2 finds the rate within some tens of steps; 1.02 is gentler and wants a long run."""
+    use_bias_correction: bool = True
+    """Adam's correction of the first steps, for a gentler start."""
+
+
 class OptimizerConfig(Settings):
     """How the weights are updated."""
 
     name: OptimizerName = "adamw"
-    """The optimizer. `adamw` is the standard; `adamw_8bit` and the `paged` ones save memory (optional part quant); `prodigy` finds the learning rate itself; `schedule_free_adamw` averages instead of lowering the rate; `adafactor`, `came` and `lion` keep less in memory (lion wants 3 to 10 times lower rates)."""
+    """The optimizer. `adamw` is the standard; `adamw_8bit` and the `paged` ones save memory (optional part quant); `prodigy` and `dadapt_adam` find the learning rate themselves; `schedule_free_adamw` averages instead of lowering the rate; `adafactor`, `came` and `lion` keep less in memory (lion wants 3 to 10 times lower rates)."""
     unet_learning_rate: Annotated[float, BASIC, Field(ge=0, le=1)] = 1e-4
-    """Learning rate of the UNet's LoRA. Too high burns the pictures in, too low changes nothing; 1e-4 is the usual start for SD 1.5. 0 leaves it as it is. Prodigy finds its own: any rate above 0 then only says that it is trained."""
+    """Learning rate of the UNet's LoRA. Too high burns the pictures in, too low changes nothing; 1e-4 is the usual start for SD 1.5. 0 leaves it as it is. Prodigy and D-Adaptation find their own: any rate above 0 then only says that it is trained."""
     text_encoder_learning_rate: Annotated[float, BASIC, Field(ge=0, le=1)] = 2e-5
     """Learning rate of the text encoder's LoRA; a fifth to a tenth of the UNet's is usual. Without effect while the text encoder's rank is 0."""
     embedding_learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-3
@@ -91,13 +105,15 @@ class OptimizerConfig(Settings):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Pulls the LoRA's weights towards zero a little in each step; learned vectors are left alone."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Memory of the gradient's mean. For the AdamW kinds and Prodigy."""
+    """Memory of the gradient's mean. For the AdamW kinds, Prodigy and D-Adaptation."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Memory of the gradient's square. For the AdamW kinds and Prodigy."""
+    """Memory of the gradient's square. For the AdamW kinds, Prodigy and D-Adaptation."""
     epsilon: Annotated[float, Field(gt=0, le=0.1)] = 1e-8
-    """Added to the denominator against division by zero. For the AdamW kinds and Prodigy."""
+    """Added to the denominator against division by zero. For the AdamW kinds, Prodigy and D-Adaptation."""
     prodigy: ProdigySettings = ProdigySettings()
     """Prodigy only."""
+    dadapt: DAdaptSettings = DAdaptSettings()
+    """D-Adaptation only."""
     adafactor: AdafactorSettings = AdafactorSettings()
     """Adafactor only."""
     lion: LionSettings = LionSettings()
@@ -121,7 +137,7 @@ class OptimizerConfig(Settings):
         rate = rates.get(part, self.text_encoder_learning_rate)
         if part == "text_encoder_2" and self.text_encoder_2_learning_rate >= 0:
             rate = self.text_encoder_2_learning_rate
-        return self.prodigy.factor if self.facts.finds_rate and rate > 0 else rate
+        return getattr(self, self.facts.group).factor if self.facts.finds_rate and rate > 0 else rate
 
 
 @dataclass(frozen=True)
@@ -134,7 +150,7 @@ class OptimizerFacts:
         state_bytes: what it keeps for each trained number, at most (small weights are not kept in 8 bits).
         group: the settings that only it has; empty if it has none.
         has_betas: whether it uses beta1, beta2 and epsilon.
-        finds_rate: whether the learning rates are its own finding.
+        finds_rate: whether the learning rates are its own finding; its group then has a `factor` of what it finds.
         averages: whether what it trains is not what is used, but an average of it, in place of a falling rate.
         requires: the module that must be installed, and the optional part that brings it.
     """
@@ -161,6 +177,9 @@ OPTIMIZERS: dict[str, OptimizerFacts] = {
     ),
     "prodigy": OptimizerFacts(
         "trainer.optimizers.prodigy:build", "Prodigy", 16, group="prodigy", has_betas=True, finds_rate=True
+    ),
+    "dadapt_adam": OptimizerFacts(
+        "trainer.optimizers.dadapt_adam:build", "D-Adaptation", 12, group="dadapt", has_betas=True, finds_rate=True
     ),
     "adafactor": OptimizerFacts("trainer.optimizers.adafactor:build", "Adafactor", 1, group="adafactor"),
     "lion": OptimizerFacts("trainer.optimizers.lion:build", "Lion", 4, group="lion"),

@@ -190,7 +190,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimizer's state as named tensors: `<weight>.<name>` and `group.<group>.<name>`, numbers as `<name>:int`, `:float`.
 
     Its settings are not kept: they follow from the configuration. Some optimizers also count and estimate in their
-    groups (Prodigy its learning rate); that is what they do not take as an argument.
+    groups (Prodigy and D-Adaptation their learning rate); that is what they do not take as an argument.
     """
     state = optimizer.state_dict()
     settings = inspect.signature(type(optimizer)).parameters
@@ -199,7 +199,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         (f"{_GROUP}.{index}", name, value)
         for index, group in enumerate(state["param_groups"])
         for name, value in group.items()
-        if name not in settings and type(value) in _NUMBERS
+        if name not in settings and (type(value) in _NUMBERS or isinstance(value, Tensor))
     ]
     packed: dict[str, Tensor] = {}
     for where, name, value in found:

@@ -77,7 +77,7 @@ class Reporter:
 
 
 def found_rate(optimizer: torch.optim.Optimizer) -> float:
-    """The learning rate that Prodigy has found (its `d`); 1 for optimizers whose rates are set."""
+    """The learning rate that Prodigy or D-Adaptation has found (its `d`); 1 for optimizers whose rates are set."""
     return float(optimizer.param_groups[0].get("d", 1.0))
 
 
