@@ -198,7 +198,14 @@ class Api:
 
     def recipe(self, picture_id: str) -> dict[str, Any]:
         """How a picture was made, as settings for another job."""
-        found = read_any_recipe(self._data, self._gallery.path(self._found(picture_id)))
+        return self._recipe(self._gallery.path(self._found(picture_id)))
+
+    def recipe_of_file(self, file: Annotated[str, Query(min_length=1, max_length=2000)]) -> dict[str, Any]:
+        """The same of any picture on this machine, of whatever program."""
+        return self._recipe(Path(file).expanduser())
+
+    def _recipe(self, path: Path) -> dict[str, Any]:
+        found = read_any_recipe(self._data, path)
         return {"source": found.source, "settings": found.settings, "missing": found.missing, "notes": found.notes}
 
     def _run(self, job_id: str) -> Run:
@@ -274,6 +281,7 @@ def build_api(services: Services, token: str) -> ASGIApp:
         ("GET", "/pictures/{picture_id}", api.picture),
         ("DELETE", "/pictures/{picture_id}", api.delete_picture),
         ("GET", "/pictures/{picture_id}/recipe", api.recipe),
+        ("GET", "/recipe", api.recipe_of_file),
         ("POST", "/trash/{trash_id}/restore", api.restore_picture),
     ):
         router.add_api_route(path, answer, methods=[method], response_model=None)

@@ -119,7 +119,7 @@ def find_upscaler(name: str) -> tuple[UpscalerName, str]:
         return _SAME_UPSCALER[wanted], ""
     near: UpscalerName = "lanczos"
     if wanted.startswith("latent"):
-        near = next((ours for ours in ("latent bicubic", "latent nearest") if ours.split()[1] in wanted), "latent")
+        near = "latent bicubic" if "bicubic" in wanted else "latent nearest" if "nearest" in wanted else "latent"
     return near, f"The upscaler '{name.strip()[:80]}' is not known here: '{near}' was taken."
 
 

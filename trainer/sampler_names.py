@@ -6,7 +6,7 @@ from typing import get_args
 
 from trainer.config.generate import SamplerName
 
-OURS: tuple[str, ...] = get_args(SamplerName)
+OURS: tuple[SamplerName, ...] = get_args(SamplerName)
 _SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform", "Simple", "Beta", "Uniform")
 # Where A1111's "Automatic" is another schedule than the sampler's plain one (modules/sd_samplers_kdiffusion.py, since 1.9).
 _AUTOMATIC = {

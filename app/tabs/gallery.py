@@ -52,7 +52,7 @@ class GalleryTab:
                 scale=4,
             )
             self._only = gr.Checkbox(
-                False, label="★ only", elem_id="gallery-favourites", container=False, min_width=90, scale=1
+                False, label="★ only", elem_id="gallery-favourites", container=False, min_width=120, scale=1
             )
         self._summary = gr.HTML("", elem_id="gallery-summary", padding=False)
         self._grid = gr.Gallery(

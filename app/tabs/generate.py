@@ -284,7 +284,7 @@ class GenerateTab:
         values, stack, missing = self._service.split(settings)
         if missing:
             gr.Warning(f"Not in the library, so left off: {html.escape(', '.join(missing))}", duration=10)
-        filled = self._form.fill(values)
+        filled: dict[Any, Any] = {**self._form.fill(values)}
         if values.get("init_image"):
             filled[self._start_picture.start] = gr.update(open=True)
         if "loras" not in settings:

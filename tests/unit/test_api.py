@@ -276,6 +276,22 @@ def test_a_picture_goes_to_the_trash_and_comes_back(client: TestClient, run: Run
     assert client.post(f"/api/v1/trash/{trash}/restore").status_code == 404
 
 
+def test_the_recipe_of_a_picture_of_another_program(client: TestClient, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    text = "a fox\nSteps: 13, Sampler: Euler a, CFG scale: 4, Seed: 99, Size: 64x64, Denoising strength: 0.4, Hires upscale: 2"
+    exif[0x8769] = {0x9286: b"UNICODE\0" + text.encode("utf-16-be")}
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.webp", exif=exif)
+    found = client.get("/api/v1/recipe", params={"file": str(tmp_path / "a.webp")}).json()
+    assert (found["source"], found["settings"]["sampler"], found["settings"]["hires_scale"]) == (
+        "A1111",
+        "Euler a",
+        2.0,
+    )
+    assert found["settings"]["hires_strength"] == 0.4
+    for file in (str(tmp_path), str(tmp_path / "gone.png"), "/etc/passwd"):
+        assert client.get("/api/v1/recipe", params={"file": file}).status_code == 422
+
+
 def test_a_job_that_cannot_go_on_says_so(client: TestClient, run: Run) -> None:
     answer = client.post(f"/api/v1/jobs/{run.id}/resume")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "run")
