@@ -207,6 +207,8 @@ def make_widget(spec: FieldSpec, prefix: str, value: Any = None, **options: Any)
     return gr.Number(shown, **common)
 
 
+_WIDTHS = {"int": "100px", "float": "100px", "bool": "130px"}
+"""Wide enough for the titles; a narrow page scrolls the table sideways."""
 _DATATYPES: dict[str, Any] = {"int": "number", "float": "number", "bool": "bool"}
 
 
@@ -218,7 +220,7 @@ def _table(spec: FieldSpec, rows: list[list[Any]], common: dict[str, Any]) -> gr
         headers=[column.title for column in spec.columns],
         datatype=[_DATATYPES.get(column.kind, "str") for column in spec.columns],
         column_count=len(spec.columns),
-        column_limits=(len(spec.columns), len(spec.columns)),
+        column_widths=[_WIDTHS.get(column.kind, "150px") for column in spec.columns],
         type="array",
         wrap=True,
         **options,

@@ -21,6 +21,7 @@ from trainer.config.concept import ConceptConfig  # noqa: E402
 from trainer.config.cut import WeightedLora  # noqa: E402
 from trainer.config.fields import FieldSpec, describe  # noqa: E402
 from trainer.config.generate import GenerateConfig, StackedLora  # noqa: E402
+from trainer.config.grid import GridAxes  # noqa: E402
 from trainer.config.loading import list_presets  # noqa: E402
 from trainer.config.run import RunConfig  # noqa: E402
 from trainer.config.tools import TOOLS, summary  # noqa: E402
@@ -70,7 +71,7 @@ def settings_page() -> str:
         "files (TOML) and the recipe in an exported file. Order: defaults, then preset, then your file, then flags or form.\n\n"
         f"## Presets\n\n{presets}\n## Training\n\n{_settings_of(RunConfig)}\n"
         f"### Each further concept (`data.concepts`)\n\n{_settings_of(ConceptConfig)}\n## Generation\n\n{_settings_of(GenerateConfig)}\n"
-        f"### Each LoRA of a stack\n\n{_settings_of(StackedLora)}\n## Before and after\n\n{_settings_of(CompareConfig)}"
+        f"### Each LoRA of a stack\n\n{_settings_of(StackedLora)}\n### The axes of a grid\n\n{_settings_of(GridAxes)}\n## Before and after\n\n{_settings_of(CompareConfig)}"
         f"\n## Captions\n\n{_settings_of(CaptionConfig)}\n{_tools()}"
     )
 

@@ -45,6 +45,7 @@ JOBS: dict[str, JobKind] = {
     "train": JobKind("trainer.training.job:train", "Training", is_resumable=True, has_steps=True),
     "compare": JobKind("trainer.sampling.compare:compare", "Before and after"),
     "generate": JobKind("trainer.sampling.job:generate", "Generation", stays_warm=True),
+    "grid": JobKind("trainer.sampling.grid:make_grid", "Grid", stays_warm=True, is_resumable=True),
     "tool": JobKind("trainer.tools.job:work", "LoRA tool", needs_device=False),
     "check": JobKind("trainer.dataset.doctor.job:check", "Data set check", needs_device=False),
     "caption": JobKind(

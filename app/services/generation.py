@@ -12,7 +12,7 @@ from trainer.config.generate import GenerateConfig
 from trainer.config.loading import build_generate_config
 from trainer.errors import ConfigError, Finding, InkwashError, LoraFileError
 from trainer.found_recipe import FoundRecipe, read_any_recipe
-from trainer.init_pictures import with_kept_pictures
+from trainer.init_pictures import keep_drawing, with_kept_pictures
 from trainer.jobs import enqueue
 from trainer.library import SUFFIX, LibraryEntry, get_lora, list_loras
 from trainer.lora_lookup import find_tags, with_tagged_loras
@@ -85,6 +85,10 @@ class GenerationService:
         words = read_tags(prompt).words
         config = build_generate_config({**values, "prompt": words, "loras": loras})
         return with_kept_pictures(with_tagged_loras(config, self._data), self._data)
+
+    def keep_drawing(self, background: Path, layers: Sequence[Path]) -> tuple[str, str]:
+        """Keep a picture and the mask drawn over it. Returns their names, "" for no mask. Raises ConfigError."""
+        return keep_drawing(self._data, background, layers)
 
     def rows_of_prompt(self, prompt: str, rows: Sequence[Row], num_steps: Any) -> list[Row]:
         """The stack as the tags of a prompt that is being typed have it."""

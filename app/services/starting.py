@@ -19,17 +19,20 @@ from trainer.config.compare import CompareConfig
 from trainer.config.download import DownloadConfig
 from trainer.config.fetch import FetchConfig
 from trainer.config.generate import GenerateConfig
+from trainer.config.grid import GridConfig
 from trainer.config.loading import (
     build_caption_config,
     build_download_config,
     build_fetch_config,
     build_generate_config,
+    build_grid_config,
 )
 from trainer.config.run import RunConfig
 from trainer.config.tools import TOOLS
 from trainer.dataset.doctor.settings import CheckSettings
 from trainer.dataset.fetch_job import begin_fetch
 from trainer.errors import ConfigError, Finding
+from trainer.grid.plan import grid_title, prepare_grid
 from trainer.init_pictures import with_kept_pictures
 from trainer.jobs import enqueue
 from trainer.library import resolve_lora
@@ -85,6 +88,12 @@ def _generate(data: DataFolder, settings: Mapping[str, Any]) -> str:
     return _queue(data, "generate", config.prompt[:60] or "pictures", config)
 
 
+def _grid(data: DataFolder, settings: Mapping[str, Any]) -> str:
+    config, _ = prepare_grid(build_grid_config(settings), data)
+    resolve_base(config.base, data)
+    return _queue(data, "grid", grid_title(config), config)
+
+
 def _train(data: DataFolder, settings: Mapping[str, Any]) -> str:
     return TrainingService(data).start(settings)
 
@@ -134,6 +143,7 @@ def _tool(name: str) -> Callable[[DataFolder, Mapping[str, Any]], str]:
 
 STARTS: dict[str, JobStart] = {
     "generate": JobStart(GenerateConfig, _generate),
+    "grid": JobStart(GridConfig, _grid),
     "train": JobStart(RunConfig, _train),
     "compare": JobStart(CompareConfig, _compare),
     "caption": JobStart(CaptionConfig, _caption),

@@ -16,9 +16,11 @@ from app.recipe_view import found_recipe
 from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.jobs import JobRow
+from app.tabs.grid import GridPanel
 from app.tabs.lora_settings import RowSettings
 from app.tabs.lora_stack import LoraStackEditor, Row, new_row
 from app.tabs.saved_stacks import SavedStacks
+from app.tabs.stack_conflicts import StackConflicts
 from app.tabs.start_picture import StartPicture
 from trainer.config.base import Level
 from trainer.config.fields import describe
@@ -41,6 +43,7 @@ class GenerateTab:
 
     def __init__(self, services: Services, links: Links) -> None:
         self._service = GenerationService(services.data)
+        self._services = services
         self._jobs = services.jobs
         self._settings = services.settings
         self._outputs = services.data.outputs
@@ -65,6 +68,7 @@ class GenerateTab:
         self._stack = LoraStackEditor(self._service, self._links.tab, self._prompt)
         self._row_settings = RowSettings(self._service, self._stack)
         self._saved = SavedStacks(self._service, self._stack)
+        self._conflicts = StackConflicts(self._services, self._service, self._stack)
         base = form.specs["base"]
         self._base = form.adopt(
             "base",
@@ -83,7 +87,7 @@ class GenerateTab:
                 for path in paths:
                     form.place(path, min_width=150)
         form.place("seed")
-        self._start_picture = StartPicture(form)
+        self._start_picture = StartPicture(form, self._service)
         with gr.Accordion("Advanced", open=False, elem_id="gen-advanced"):
             for spec in form.specs.values():
                 if spec.level is Level.ADVANCED and spec.path not in {*form.fixed, *form.widgets}:
@@ -121,6 +125,7 @@ class GenerateTab:
             elem_id="gen-drop",
             height=150,
         )
+        self._grid = GridPanel(self._services, self._service)
 
     def _wire(self) -> None:
         form, links, stack = self._form, self._links, self._stack
@@ -135,12 +140,22 @@ class GenerateTab:
         self._saved.wire()
         check = handler(self._check)
         gr.on([*form.events(), stack.rows.change], check, **checked)
+        self._start_picture.wire(check, checked)
         poll: dict[str, Any] = {
             "inputs": [self._chosen, self._seen],
             "outputs": [self._seen, self._status, self._preview, self._cancel, self._gallery, self._paths],
             **_QUIET,
         }
-        self._links.clock(_POLL_SECONDS).tick(handler(self._poll), **poll)
+        timer = self._links.clock(_POLL_SECONDS)
+        timer.tick(handler(self._poll), **poll)
+        self._conflicts.wire(self._base, timer)
+        self._grid.wire(
+            {stack.rows, *form.inputs()},
+            lambda raw: (self._values(raw), raw[stack.rows]),
+            timer,
+            self._choose,
+            [self._recipe, self._recipe_settings, self._back],
+        )
         links.page.load(handler(self._poll), **poll)
         start: dict[str, Any] = {
             "inputs": checked["inputs"],

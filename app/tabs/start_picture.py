@@ -1,21 +1,46 @@
-"""The Generate tab's picture to start from, with its mask, and the larger second pass."""
+"""The Generate tab's picture to start from, with a mask that is drawn over it, and the larger second pass."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from app.form import Form
+from app.messages import handler
+from app.services.generation import GenerationService
+from trainer.errors import ConfigError
+from trainer.files import is_inside
 
-_START = (("init_image", "mask"), ("strength", "resize"), ("masked_area", "mask_padding"), ("mask_blur",))
+_START = (("strength", "resize"), ("masked_area", "mask_padding"), ("mask_blur",), ("init_image", "mask"))
 _LARGER = (("hires_scale", "hires_upscaler"), ("hires_strength", "hires_steps"))
+_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
 class StartPicture:
-    """Both accordions; `start` is the first."""
+    """Both accordions; `start` is the first. What is drawn is kept in the data folder; the form's fields name it."""
 
-    def __init__(self, form: Form) -> None:
-        self._form = form
+    def __init__(self, form: Form, service: GenerationService) -> None:
+        self._form, self._service = form, service
         with gr.Accordion("Start from a picture", open=False, elem_id="gen-start-picture") as self.start:
+            self._editor = gr.ImageEditor(
+                type="filepath",
+                format="png",
+                image_mode="RGBA",
+                sources=["upload", "clipboard"],
+                transforms=[],
+                brush=gr.Brush(default_size=40, colors=["#ffffff"], color_mode="fixed"),
+                layers=False,
+                height=420,
+                label="Picture; paint over what is to be made anew (nothing painted: all of it)",
+                elem_id="gen-editor",
+            )
+            with gr.Row():
+                self._use = gr.Button("Start from this", size="sm", elem_id="gen-start-use")
+                self._drop = gr.Button("Start from noise", size="sm", elem_id="gen-start-drop")
+            self._drawn = gr.JSON(None, visible=False)
             self._place(_START)
         with gr.Accordion("Larger (hires fix)", open=False, elem_id="gen-larger"):
             self._place(_LARGER)
@@ -25,3 +50,32 @@ class StartPicture:
             with gr.Row(equal_height=False):
                 for path in paths:
                     self._form.place(path, min_width=150)
+
+    def wire(self, check: Any, checked: dict[str, Any]) -> None:
+        """Let what is drawn fill the fields; `check` and `checked` are the form's handler and its inputs and outputs."""
+        widgets = self._form.widgets
+        outputs = [widgets["init_image"], widgets["mask"], widgets["masked_area"]]
+        # An editor with a listener, or as the input of one (gradio 6.31), uploads itself over and over: the browser passes on
+        # what it uploaded when the button was clicked.
+        self._use.click(None, self._editor, self._drawn, js="drawn => drawn").then(
+            handler(self._keep), [self._drawn, widgets["masked_area"]], outputs, **_QUIET
+        ).success(check, **checked)
+        self._drop.click(lambda: (None, "", "", "whole picture"), None, [self._editor, *outputs], **_QUIET).success(
+            check, **checked
+        )
+
+    def _keep(self, drawn: dict[str, Any] | None, area: str) -> tuple[str, str, str]:
+        background = _uploaded((drawn or {}).get("background"))
+        if background is None:
+            raise ConfigError(
+                "There is no picture in the editor.", fix="Drop one on it, or give the path of a file below."
+            )
+        layers = [path for layer in (drawn or {}).get("layers") or [] if (path := _uploaded(layer))]
+        init, mask = self._service.keep_drawing(background, layers)
+        return init, mask, area if mask else "whole picture"
+
+
+def _uploaded(file: Any) -> Path | None:
+    """The file that the browser says it has uploaded; None where there is none of that name."""
+    path = Path(str(file["path"])) if isinstance(file, dict) and file.get("path") else None
+    return path if path and is_inside(path, Path(get_upload_folder())) and path.is_file() else None

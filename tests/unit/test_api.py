@@ -247,6 +247,12 @@ def test_a_start_picture_is_kept_with_the_run(
     assert (data.inputs / name).read_bytes() == (tmp_path / "start.png").read_bytes()
 
 
+def test_a_grid_is_started(client: TestClient, data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.jobs.start_next", lambda data: None)
+    job = client.post("/api/v1/jobs", json={"kind": "grid", "settings": {"x": "steps=4,8", "seed": 3}}).json()
+    assert (job["state"], job["kind"]) == ("queued", "grid")
+
+
 def test_stacks_are_listed_as_settings_take_them(client: TestClient, data: DataFolder) -> None:
     assert client.get("/api/v1/stacks").json() == []
     loras = [StackedLora(file="ink", unet_weight=0.5, blocks="MIDD", end=0.5), StackedLora(file="lost")]
@@ -305,6 +311,7 @@ def test_a_job_that_cannot_go_on_says_so(client: TestClient, run: Run) -> None:
         ({"kind": "generate", "settings": {"promt": "x"}}, "promt"),
         ({"kind": "train", "settings": {"training": {"steps": 0}}}, "training.steps"),
         ({"kind": "compare", "settings": {}}, "lora"),
+        ({"kind": "grid", "settings": {"x": "steps=no"}}, ""),
         ({"kind": "check", "settings": {"dataset": "x", "settings": {"resolution": 1}}}, "settings.resolution"),
         ({"kind": "caption", "settings": {}}, "dataset"),
         ({"kind": "fetch", "settings": {"dataset": "x", "addresses": ["ftp://x"]}}, "addresses.0"),

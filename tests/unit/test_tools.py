@@ -99,7 +99,15 @@ def test_fields_say_what_is_needed_and_a_groups_own_defaults() -> None:
     needed = {f"{tool}.{path}" for (tool, path), spec in fields.items() if spec.is_required}
     assert needed == {
         *("inspect.file", "check.file", "convert.file", "metadata.file", "compare.first", "compare.second"),
-        *("merge.loras", "resize.file", "extract.base_model", "extract.tuned_model", "bake.base_model", "bake.loras"),
+        *(
+            "merge.loras",
+            "conflicts.loras",
+            "resize.file",
+            "extract.base_model",
+            "extract.tuned_model",
+            "bake.base_model",
+            "bake.loras",
+        ),
     }
     assert all(spec.names and spec.default in ("", []) for spec in fields.values() if spec.is_required)
 

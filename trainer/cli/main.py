@@ -19,6 +19,7 @@ COMMANDS = (
     "train",
     "resume",
     "generate",
+    "grid",
     "stack",
     "jobs",
     "lora",

@@ -130,7 +130,7 @@ def _spec(path: str, info: FieldInfo, group: str, group_help: str, applies: tupl
         kind=kind,
         default=_NOTHING[kind] if info.is_required() else info.get_default(call_default_factory=True),
         is_required=info.is_required(),
-        help=info.description or "",
+        help=" ".join((info.description or "").split()),
         group=group,
         group_help=group_help,
         level=hint.level,

@@ -19,6 +19,7 @@ from trainer.config.download import DownloadConfig
 from trainer.config.fetch import FetchConfig
 from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
+from trainer.config.grid import GridConfig
 from trainer.config.migrate import migrate
 from trainer.config.run import RunConfig
 from trainer.config.tools import TOOLS, ToolSettings
@@ -143,6 +144,11 @@ def build_config(*layers: Mapping[str, Any]) -> RunConfig:
 def build_generate_config(values: Mapping[str, Any]) -> GenerateConfig:
     """Validate the settings of a generation. Raises ConfigError with one finding a fault, each at its dotted path."""
     return _validated(GenerateConfig, values, "generate")
+
+
+def build_grid_config(values: Mapping[str, Any]) -> GridConfig:
+    """Validate the settings of a grid. Raises ConfigError with one finding a fault, each at its dotted path."""
+    return _validated(GridConfig, values, "grid")
 
 
 def build_tool_settings(tool: str, values: Mapping[str, Any]) -> ToolSettings:

@@ -86,6 +86,22 @@ class CompareSettings(ToolSettings):
     """Needed where a file has layers of these kinds: their changes depend on the weights that they are for."""
 
 
+class ConflictSettings(ToolSettings):
+    """Where the LoRAs of a stack fight, block by block, how much of the change each has, and weights that settle it."""
+
+    implementation: ClassVar[str] = "trainer.tools.conflicts:run"
+    title: ClassVar[str] = "Conflicts"
+    examples: ClassVar[tuple[str, ...]] = (
+        "conflicts ink-wash:0.8 robot:0.5",
+        "conflicts ink-wash robot castle --json",
+    )
+
+    loras: Annotated[list[WeightedLora], Hint(Level.BASIC, names="lora"), Field(min_length=2, max_length=16)]
+    """Of the library, each with its weights on the stack; two or more."""
+    base: Annotated[str, BASE_MODEL] = ""
+    """Needed where a file has layers of these kinds: their changes depend on the weights that they are for."""
+
+
 class CheckSettings(ToolSettings):
     """Would each of the usual programs load this file, and which layers would it ignore."""
 
@@ -289,6 +305,7 @@ TOOLS: dict[str, type[ToolSettings]] = {
     "convert": ConvertSettings,
     "metadata": MetadataSettings,
     "compare": CompareSettings,
+    "conflicts": ConflictSettings,
     "merge": MergeSettings,
     "resize": ResizeSettings,
     "extract": ExtractSettings,

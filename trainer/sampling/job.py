@@ -71,8 +71,13 @@ def generate(context: JobContext) -> dict[str, Any]:
     Returns: `pictures` (absolute paths), `seeds`, `seconds` (of the denoising alone), `base`, `width`, `height`.
     Raises: ConfigError, ModelFileError, LoraFileError, ResourceError: as their messages say. Cancelled: the user stopped.
     """
+    return make_pictures(context, build_generate_config(context.run.config()))
+
+
+def make_pictures(context: JobContext, settings: GenerateConfig) -> dict[str, Any]:
+    """Make the pictures of these settings, with the model of the last call where it is the same. As `generate`."""
     data = context.run.data_folder()
-    config = with_kept_pictures(with_tagged_loras(build_generate_config(context.run.config()), data), data)
+    config = with_kept_pictures(with_tagged_loras(settings, data), data)
     init = open_init(config, data) if config.init_image else None
     entries = _stack_entries(config, data)
     warm = _load(config, data, context)
@@ -120,7 +125,7 @@ def _load(config: GenerateConfig, data: DataFolder, context: JobContext) -> _War
     dtype = pick_dtype(config.precision, device)
     folder = resolve_base(config.base, data)
     chosen = (config.vae, config.prediction_type, config.zero_terminal_snr)
-    key = (str(folder), _newest_change(folder), str(device), str(dtype), *chosen)
+    key = (str(folder), newest_change(folder), str(device), str(dtype), *chosen)
     context.emit(Started(pid=os.getpid(), device=str(device), precision=dtype_name(dtype)))
     if _warm is None or _warm.key != key:
         release()
@@ -132,7 +137,8 @@ def _load(config: GenerateConfig, data: DataFolder, context: JobContext) -> _War
     return _warm
 
 
-def _newest_change(folder: Path) -> str:
+def newest_change(folder: Path) -> str:
+    """When a base model, a folder or a file, was changed last: in nanoseconds, or seconds."""
     if folder.is_file():
         return str(folder.stat().st_mtime_ns)
     return str(max((file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()), default=0))

@@ -17,7 +17,7 @@ from trainer.files import unused_path
 from trainer.init_pictures import with_kept_pictures
 from trainer.jobs import enqueue
 from trainer.lora_lookup import with_tagged_loras
-from trainer.paths import data_folder
+from trainer.paths import DataFolder, data_folder
 from trainer.picture_texts import FORMATS
 from trainer.runs import create_run
 from trainer.stacks import load_stack
@@ -36,6 +36,18 @@ EXAMPLES = """  inkwash generate --prompt "a red house, on a lake" --seed 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    add_stack_arguments(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="a .png, .jpg or .webp for one picture, or a folder (default: the data folder's outputs)",
+    )
+    add_flags(parser, GenerateConfig, skip=["loras"])
+
+
+def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how a stack of LoRAs is given."""
     parser.add_argument(
         "--lora",
         action="append",
@@ -44,13 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a LoRA and its weights; may stand several times",
     )
     parser.add_argument("--stack", default="", metavar="NAME", help="a saved stack of LoRAs, or the .json file of one")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="PATH",
-        help="a .png, .jpg or .webp for one picture, or a folder (default: the data folder's outputs)",
-    )
-    add_flags(parser, GenerateConfig, skip=["loras"])
 
 
 def parse_lora(text: str) -> dict[str, Any]:
@@ -69,9 +74,8 @@ def lora_values(texts: list[str]) -> list[dict[str, Any]]:
     return [_with_absolute_file(parse_lora(text)) for text in texts]
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Check the settings, run the generation, put the pictures where the user wants them."""
-    data = data_folder(arguments.data_dir)
+def stack_values(arguments: argparse.Namespace, data: DataFolder) -> list[dict[str, Any]]:
+    """The stack that the arguments name, as plain data of StackedLora. Raises LoraFileError: a saved one cannot be had whole."""
     saved = load_stack(data, arguments.stack) if arguments.stack else None
     if saved is not None and saved.missing:
         raise LoraFileError(
@@ -80,7 +84,13 @@ def run(arguments: argparse.Namespace) -> int:
             fix="Import them with the LoRAs tab, or name the others with --lora.",
         )
     stack = [lora.model_dump(mode="json") for lora in saved.loras] if saved else []
-    values = {**flag_values(arguments), "loras": [*stack, *lora_values(arguments.lora)]}
+    return [*stack, *lora_values(arguments.lora)]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the settings, run the generation, put the pictures where the user wants them."""
+    data = data_folder(arguments.data_dir)
+    values = {**flag_values(arguments), "loras": stack_values(arguments, data)}
     values |= {"output_format": _format_of(arguments.out)} if arguments.out and arguments.out.suffix else {}
     config = with_kept_pictures(with_tagged_loras(build_generate_config(values), data), data)
     if arguments.out and arguments.out.suffix and config.count > 1:

@@ -1,0 +1,74 @@
+"""Where the LoRAs of the form's stack fight: asking for it, and its suggestion as rows of the stack."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from app.services.generation import GenerationService
+from app.services.stack_rows import Row
+from app.services.tools import Figures, ToolService
+from trainer.errors import ConfigError
+from trainer.paths import DataFolder
+from trainer.runs import Run
+from trainer.tools.job import REPORT_NAME
+
+log = logging.getLogger(__name__)
+_TOOL = "conflicts"
+
+
+class ConflictService:
+    """Conflicts of stacks in a data folder.
+
+    Args:
+        data: the data folder.
+        generation: what knows the library.
+    """
+
+    def __init__(self, data: DataFolder, generation: GenerationService) -> None:
+        self._generation = generation
+        self._tools = ToolService(data)
+
+    def start(self, rows: Sequence[Row], base: str) -> str:
+        """Put the measurement in the queue. Returns the run's id. Raises ConfigError: there are not two LoRAs that are on."""
+        used = [row for row in rows if row["on"]]
+        if len(used) < 2:
+            raise ConfigError("One LoRA has nothing to fight with.", fix="Put two or more on the stack.")
+        loras = [{"file": row["name"], "unet_weight": row["unet"], "text_encoder_weight": row["text"]} for row in used]
+        return self._tools.start(_TOOL, {"loras": loras, "base": base})
+
+    def figures(self, run: Run) -> Figures:
+        """What a finished run found."""
+        return self._tools.figures(run)
+
+    def suggested(self, run: Run, rows: Sequence[Row]) -> list[Row] | None:
+        """The stack with the suggested weights; None where nothing is suggested, or the stack is another one by now."""
+        found = self._suggestions(run)
+        measured = sorted((name, *old) for name, old, _ in found)
+        if not found or measured != sorted((row["name"], row["unet"], row["text"]) for row in rows if row["on"]):
+            return None
+        wanted = {name: weights for name, _, weights in found}
+        return [
+            {**row, "unet": wanted[row["name"]][0], "text": wanted[row["name"]][1]}
+            if row["on"] and row["name"] in wanted
+            else row
+            for row in rows
+        ]
+
+    def _suggestions(self, run: Run) -> list[tuple[str, tuple[float, float], tuple[float, float]]]:
+        """The library's name of each LoRA, its weights as they were measured, and the suggested ones."""
+        try:
+            report: dict[str, Any] = json.loads((run.folder / REPORT_NAME).read_text(encoding="utf-8"))
+            return [
+                (
+                    self._generation.find_lora(item["file"]) or "",
+                    (item["unet_weight"], item["text_encoder_weight"]),
+                    (item["new_unet_weight"], item["new_text_encoder_weight"]),
+                )
+                for item in report["suggestion"]
+            ]
+        except (OSError, ValueError, KeyError, TypeError):
+            log.warning("The figures of %s cannot be read", run.id, exc_info=True)
+            return []

@@ -1,0 +1,189 @@
+"""Where the LoRAs of a stack fight, against dense sums; and that the suggested weights settle it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from trainer.config.loading import build_tool_settings
+from trainer.errors import ConfigError, LoraFileError
+from trainer.lora_files.file import LoraModule
+from trainer.lora_tools.conflicts import StackedFile, find_conflicts, settled_weights
+from trainer.lora_tools.names import block_of
+from trainer.paths import DataFolder
+from trainer.tools.result import ToolContext, run_tool
+
+Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+K = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_k"
+CONV = "lora_unet_up_blocks_1_resnets_0_conv1"
+TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+SHAPES: dict[str, tuple[int, ...]] = {Q: (24, 24), K: (24, 24), CONV: (20, 12, 3, 3), TEXT: (18, 14)}
+Modules = Mapping[str, LoraModule]
+
+
+def modules(seed: int, rank: int = 3) -> dict[str, LoraModule]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: LoraModule(
+            torch.randn((rank, *shape[1:]), generator=generator),
+            torch.randn((shape[0], rank, *(1 for _ in shape[2:])), generator=generator),
+            float(rank),
+        )
+        for name, shape in SHAPES.items()
+    }
+
+
+def turned(made: Modules, factor: float) -> dict[str, LoraModule]:
+    return {name: replace(module, up=module.up * factor) for name, module in made.items()}
+
+
+def write(path: Path, made: Modules) -> Path:
+    tensors = {
+        f"{name}.{key}": value.contiguous()
+        for name, module in made.items()
+        for key, value in (
+            ("lora_down.weight", module.down),
+            ("lora_up.weight", module.up),
+            ("alpha", torch.tensor(module.alpha)),
+        )
+    }
+    save_file(tensors, path)
+    return path
+
+
+def dense(made: Modules, block: str, unet: float, text: float) -> torch.Tensor:
+    """A LoRA's change of a block as one long vector."""
+    parts = [
+        (module.up.flatten(1) @ module.down.flatten(1)).double().flatten()
+        * (unet if name.startswith("lora_unet") else text)
+        for name, module in made.items()
+        if block in ("all", block_of(name))
+    ]
+    return torch.cat(parts)
+
+
+def test_figures_are_those_of_dense_changes(tmp_path: Path) -> None:
+    made = [modules(1), modules(2, rank=5), turned(modules(1), 0.5)]
+    weights = [(0.8, 0.5), (1.0, 1.0), (-0.6, 1.2)]
+    stack = [
+        StackedFile(write(tmp_path / f"{index}.safetensors", part), *weight)
+        for index, (part, weight) in enumerate(zip(made, weights, strict=True))
+    ]
+    report = find_conflicts(stack)
+    assert {pair.block for pair in report.pairs} == {block_of(name) for name in SHAPES} | {"all"}
+    for pair in report.pairs:
+        first, second = (dense(made[i], pair.block, *weights[i]) for i in (pair.first, pair.second))
+        assert pair.cosine == pytest.approx(float(torch.cosine_similarity(first, second, dim=0)), abs=1e-5)
+        assert pair.on_first == pytest.approx(float(second @ first / (first @ first)), abs=1e-5)
+        assert pair.on_second == pytest.approx(float(second @ first / (second @ second)), abs=1e-5)
+    for row in report.shares:
+        norms = torch.stack(
+            [dense(part, row.block, *weight).norm() for part, weight in zip(made, weights, strict=True)]
+        )
+        assert row.norms == pytest.approx(norms.tolist(), rel=1e-5)
+        assert row.shares == pytest.approx((norms**2 / (norms**2).sum()).tolist(), rel=1e-5)
+    whole = [dense(part, "all", *weight) for part, weight in zip(made, weights, strict=True)]
+    assert report.kept == pytest.approx([float(sum(whole) @ part / (part @ part)) for part in whole], rel=1e-5)
+
+
+def test_the_same_lora_twice_is_told_and_halved(tmp_path: Path) -> None:
+    stack = [StackedFile(write(tmp_path / f"{name}.safetensors", modules(1))) for name in ("first", "second")]
+    report = find_conflicts(stack)
+    assert {pair.verdict for pair in report.pairs} == {"the same twice"}
+    assert report.warnings == ("'first' and 'second' do much the same as a whole: together it is too strong.",)
+    assert [pair.overlap for pair in report.pairs] == pytest.approx([1.0] * len(report.pairs), abs=1e-4)
+    assert [(s.new_unet_weight, s.new_text_encoder_weight) for s in report.suggestion] == [(0.5, 0.5)] * 2
+    assert (report.kept, report.kept_after) == (pytest.approx((2, 2)), pytest.approx((1, 1)))
+
+
+def test_loras_against_each_other_are_told_and_strengthened(tmp_path: Path) -> None:
+    common, own = modules(1), modules(2)
+    against = {
+        name: replace(
+            module,
+            down=torch.cat([module.down, own[name].down]),
+            up=torch.cat([-0.5 * module.up, own[name].up], 1),
+            alpha=2 * module.alpha,
+        )
+        for name, module in common.items()
+    }
+    stack = [
+        StackedFile(write(tmp_path / "a.safetensors", common)),
+        StackedFile(write(tmp_path / "b.safetensors", against)),
+    ]
+    report = find_conflicts(stack)
+    assert {pair.verdict for pair in report.pairs if pair.block == "all"} == {"against each other"}
+    assert all(kept < 0.75 for kept in report.kept)
+    assert all(s.new_unet_weight > 1 for s in report.suggestion)
+    assert all(abs(after - 1) < abs(before - 1) for before, after in zip(report.kept, report.kept_after, strict=True))
+
+
+def test_unrelated_loras_stay_and_a_weak_one_is_drowned(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.safetensors", modules(1)), write(tmp_path / "b.safetensors", modules(2))
+    report = find_conflicts([StackedFile(first), StackedFile(second, 0.9, 0.9)])
+    assert (report.warnings, report.suggestion) == ((), ())
+    assert report.kept == report.kept_after == pytest.approx((1, 1), abs=0.1)
+    drowned = find_conflicts([StackedFile(first, 0.1, 0.1), StackedFile(second)])
+    assert drowned.warnings[0].startswith("Of 'a' and 'b' one has less than 5% of the change as a whole")
+
+
+def test_settled_weights_leave_each_change_what_it_does_alone() -> None:
+    generator = torch.Generator().manual_seed(3)
+    changes = torch.randn((3, 8), generator=generator, dtype=torch.float64) + 0.5
+    weights = torch.tensor([1.0, 0.7, -0.4], dtype=torch.float64)
+    new = torch.tensor(settled_weights(changes @ changes.T, weights.tolist()), dtype=torch.float64)
+    alone = weights * (changes * changes).sum(1)
+    assert torch.allclose(changes @ (new @ changes), alone)
+    assert settled_weights(torch.zeros(2, 2, dtype=torch.float64), [1.0, 0.3]) == [1.0, 0.3]
+
+
+def test_the_tool_says_what_it_found_as_tags_for_the_prompt(tmp_path: Path) -> None:
+    data = DataFolder(tmp_path)
+    data.loras.mkdir()
+    for name in ("ink", "wash"):
+        write(data.loras / f"{name}.safetensors", modules(1))
+    settings = build_tool_settings("conflicts", {"loras": [{"file": "ink"}, {"file": "wash"}]})
+    result = run_tool(settings, ToolContext(data))
+    assert result.lines[-1] == "suggestion: <lora:ink:0.5> <lora:wash:0.5>"
+    assert result.lines[1] == "ink: on the stack it is 2.00 times as strong as alone; with the suggested weights 1.00"
+    assert result.tables[-1].rows[-1] == ("all", "50%", "50%")
+    with pytest.raises(ConfigError, match="loras"):
+        build_tool_settings("conflicts", {"loras": [{"file": "ink"}]})
+    with pytest.raises(LoraFileError, match="One LoRA"):
+        find_conflicts([StackedFile(data.loras / "ink.safetensors")])
+
+
+def test_the_app_puts_the_suggested_weights_on_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.services import tools
+    from app.services.generation import GenerationService
+    from app.services.stack_conflicts import ConflictService
+    from app.services.stack_rows import new_row, with_value
+    from trainer.jobs import JobContext
+    from trainer.runs import Run
+    from trainer.tools.job import work
+
+    monkeypatch.setattr(tools, "enqueue", lambda run, data: None)
+    data = DataFolder(tmp_path)
+    data.loras.mkdir()
+    for name in ("ink", "wash", "other"):
+        write(data.loras / f"{name}.safetensors", modules(9 if name == "other" else 1))
+    service = ConflictService(data, GenerationService(data))
+    rows = [new_row("ink"), new_row("other", on=False), new_row("wash")]
+    with pytest.raises(ConfigError, match="nothing to fight with"):
+        service.start(rows[:2], "")
+    run = Run(data.runs / service.start(rows, ""))
+    work(JobContext(run, lambda event: None))
+    assert "do much the same" in service.figures(run).lines[0]
+    new = service.suggested(run, rows)
+    assert new is not None
+    assert [(row["name"], row["unet"], row["text"], row["on"]) for row in new] == [
+        ("ink", 0.5, 0.5, True), ("other", 1.0, 1.0, False), ("wash", 0.5, 0.5, True),
+    ]  # fmt: skip
+    assert service.suggested(run, new) is None  # measured at other weights
+    moved = with_value(rows, rows[0]["id"], "unet", 0.9)
+    assert service.suggested(run, moved) is None

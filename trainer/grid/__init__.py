@@ -1,0 +1,1 @@
+"""Grids of pictures: axes as text, the cells that follow from them, the labelled picture. Imports no torch."""
