@@ -16,7 +16,7 @@ from app.theme import TOGGLE_JS
 
 log = logging.getLogger(__name__)
 
-TABS = ("dataset", "train", "generate", "loras", "tools", "models", "jobs")
+TABS = ("dataset", "train", "generate", "gallery", "loras", "tools", "models", "jobs")
 """The tabs in their order: files of `app/tabs/`, each with TITLE and build(services, links)."""
 
 _LOGO = (

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from app.services.jobs import History, JobRow
-from app.services.stack_rows import about, row_from
 from trainer.errors import InkwashError
 from trainer.runs import Run, RunState
 from trainer.units import duration, size
@@ -291,26 +290,3 @@ def figures(lines: Sequence[str], tables: Sequence[tuple[Sequence[str], Sequence
         body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in rows)
         parts.append(f'<div class="figures"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
     return "".join(parts)
-
-
-def recipe(settings: Mapping[str, Any]) -> str:
-    """A picture's settings as a list."""
-    names = {
-        "prompt": "Prompt",
-        "negative_prompt": "Negative prompt",
-        "base": "Base model",
-        "num_inference_steps": "Steps",
-        "sampler": "Sampler",
-        "guidance_scale": "Guidance",
-        "seed": "Seed",
-        "clip_skip": "CLIP skip",
-    }
-    lines = [(title, settings[key]) for key, title in names.items() if settings.get(key) not in ("", None)]
-    lines.insert(3, ("Size", f"{settings.get('width')} × {settings.get('height')}"))
-    for lora in settings.get("loras", ()):
-        weights = f"UNet {lora['unet_weight']:g}, text encoder {lora['text_encoder_weight']:g}"
-        if more := about(row_from(lora)):
-            weights += f", {more}"
-        lines.append(("LoRA", f"{Path(str(lora['file'])).name} ({weights})"))
-    inner = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in lines)
-    return f'<dl class="recipe">{inner}</dl>'

@@ -23,6 +23,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api_access import ApiMount
 from trainer.errors import ConfigError
 from trainer.files import is_inside
 
@@ -170,8 +171,9 @@ class RunFilesGuard:
         await self._app(scope, receive, send)
 
 
-def app_options(host: str, runs: Path, password: str = "") -> dict[str, Any]:
-    """Arguments for the FastAPI app that gradio makes: the guards, and no API documentation pages.
+def app_options(host: str, runs: Path, password: str = "", api: ASGIApp | None = None) -> dict[str, Any]:
+    """Arguments for the FastAPI app that gradio makes: the guards, our API behind them if it is enabled, and no pages of
+    gradio's own API.
 
     Raises: ConfigError: other machines reach `host`, and there is no password.
     """
@@ -182,6 +184,7 @@ def app_options(host: str, runs: Path, password: str = "") -> dict[str, Any]:
             Middleware(OriginGuard),
             *([Middleware(PasswordGuard, password=password)] if password else []),
             Middleware(RunFilesGuard, runs=runs),
+            *([Middleware(ApiMount, api=api)] if api is not None else []),
         ],
         "docs_url": None,
         "redoc_url": None,

@@ -16,13 +16,20 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
+from app.api_access import API_PATH, load_token, token_path
 from app.security import PASSWORD_VARIABLE, app_options, check_password, is_loopback
 from app.startup import quick_start
 from trainer.errors import ResourceError, RunError
 from trainer.files import write_json
 from trainer.locks import FileLock, is_locked
 from trainer.paths import ASSETS, DataFolder, data_folder
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from app.services.context import Services
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +52,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--port", type=int, default=None, help=f"port (default: {DEFAULT_PORT} or the next free one; 0: any free one)"
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    parser.add_argument(
+        "--api", action="store_true", help="answer scripts under /api/v1 too, with the token that is printed"
+    )
     options = parser.parse_args(argv)
     options.password = options.password or os.environ.get(PASSWORD_VARIABLE, "")
     return options
@@ -168,7 +178,9 @@ def _serve(data: DataFolder, options: argparse.Namespace, port: int) -> int:
         from app.services.context import Services
         from app.theme import CSS_PATH, head, make_theme
 
-        page = build_page(Services(data))
+        services = Services(data)
+        page = build_page(services)
+        api = _api(services) if options.api else None
         # Before launch: gradio waits for the first answer of the page, and a failure there must not leave a thread.
         _, local_url, _ = page.launch(
             server_name=options.host,
@@ -189,11 +201,13 @@ def _serve(data: DataFolder, options: argparse.Namespace, port: int) -> int:
             theme=make_theme(),
             css_paths=[CSS_PATH],
             head=head(),
-            app_kwargs=app_options(options.host, data.runs, options.password),
+            app_kwargs=app_options(options.host, data.runs, options.password, api),
         )
     url = local_url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - for people to open
     write_json(data.root / "ui.json", {"url": url, "pid": os.getpid()})
     print(f"Inkwash runs at {url}\nData folder: {data.root}\nCtrl-C closes it; jobs that run go on.", flush=True)
+    if options.api:
+        print(f"API: {url.rstrip('/')}{API_PATH}, token: {load_token(data)} (also in {token_path(data)})", flush=True)
     if not options.no_browser:
         webbrowser.open(url)
     clock.start()
@@ -203,6 +217,12 @@ def _serve(data: DataFolder, options: argparse.Namespace, port: int) -> int:
         clock.stop()
         page.close(verbose=False)
     return 0
+
+
+def _api(services: Services) -> ASGIApp:
+    from app.api import build_api
+
+    return build_api(services, load_token(services.data))
 
 
 def served_folders(data: DataFolder) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trainer.config.generate import GenerateConfig, StackedLora
@@ -60,15 +60,48 @@ def find_by_hash(entries: Sequence[LibraryEntry], digits: str) -> LibraryEntry |
     return next((entry for entry in entries if any(value.startswith(start) for value in hashes(entry))), None)
 
 
+def match_lora(
+    data: DataFolder, name: str, digests: Iterable[str], entries: Sequence[LibraryEntry]
+) -> tuple[LibraryEntry | None, str]:
+    """The LoRA that somebody else's stack or picture names, and a sentence where it is not quite that.
+
+    It is taken by its name where its hash is one of those given; else the file with such a hash, whatever it is called
+    here; else what has the name, with a note.
+
+    Args:
+        digests: beginnings of hashes (see `find_lora`); without any the name decides.
+    """
+    wanted = [digits[1].casefold() for text in digests if (digits := _HASH.fullmatch(text.strip()))]
+    try:
+        by_name = find_lora(data, name, entries) if name else None
+    except LoraFileError:
+        by_name = None
+    if by_name is not None and (not wanted or any(find_by_hash([by_name], digits) for digits in wanted)):
+        return by_name, ""
+    for digits in wanted:
+        by_hash = find_by_hash(entries, digits)
+        if by_hash is not None:
+            return by_hash, f"'{name}' is called '{by_hash.name}' here."
+    if by_name is None:
+        return None, ""
+    return by_name, f"'{by_name.name}' is another version than the one that was used."
+
+
 def hashes(entry: LibraryEntry) -> tuple[str, str]:
     """sha256 of a file, and of its tensors alone, which a change of its metadata leaves as it is."""
-    key = (str(entry.path), entry.size_bytes, entry.modified)
+    return hashes_of(entry.path)
+
+
+def hashes_of(path: Path) -> tuple[str, str]:
+    """`hashes` of a file, in the library or not. Read once, and again when it changes. Raises OSError."""
+    facts = path.stat()
+    key = (str(path), facts.st_size, facts.st_mtime)
     if key not in _hashes:
-        with entry.path.open("rb") as handle:
+        with path.open("rb") as handle:
             length = int.from_bytes(handle.read(_HEADER_BYTES), "little")
             handle.seek(_HEADER_BYTES + length)
             tensors = hashlib.file_digest(handle, "sha256").hexdigest()
-        _hashes[key] = (file_sha256(entry.path), tensors)
+        _hashes[key] = (file_sha256(path), tensors)
     return _hashes[key]
 
 

@@ -1,23 +1,46 @@
-"""How a picture was made, inside the picture: the text other tools read, and our own complete settings. No torch."""
+"""How a picture was made, inside the picture: the text other tools read, and our own complete settings. No torch.
+
+What is read back from any program's picture, and fitted to this library, is in `trainer.found_recipe`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from pydantic import ValidationError
 
 from trainer import __version__
 from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError
-from trainer.files import write_atomically
+from trainer.infotext import write_hashes, write_infotext
+from trainer.infotext_options import write_options
+from trainer.picture_texts import INFOTEXT_KEY, RECIPE_KEY, PictureFile, read_picture_texts, write_picture
+from trainer.sampler_names import split_sampler
 
-INFOTEXT_KEY = "parameters"
-RECIPE_KEY = "inkwash"
+VERSION_PREFIX = "Inkwash "
+_AUTOV2_DIGITS, _SHORT_DIGITS = 10, 12
+# How a picture is kept, and what it was computed on, is no part of how it looks.
+_NO_RECIPE = ("device", "precision", "output_format", "quality")
+
+
+@dataclass(frozen=True)
+class RecipeHashes:
+    """SHA-256 in hex, by which other programs and the download sites know files; empty where they were not computed.
+
+    Attributes:
+        model: of the base model, where it is a single file.
+        loras: of the tensors alone (as A1111 has it), by the names that the tags have.
+        embeddings: of the whole files, by name.
+    """
+
+    model: str = ""
+    loras: Mapping[str, str] = field(default_factory=dict)
+    embeddings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,79 +57,78 @@ class Recipe:
     width: int
     height: int
     base_title: str
+    hashes: RecipeHashes = RecipeHashes()
 
     def settings(self) -> dict[str, Any]:
         """Settings that make this one picture again. Files are named, without the folders they lie in."""
-        data = self.config.model_dump(mode="json")
+        data = self.config.model_dump(mode="json", exclude=set(_NO_RECIPE))
         data |= {"seed": self.seed, "width": self.width, "height": self.height, "count": 1}
-        data["base"] = _name(self.config.base)
-        data |= {field: PureWindowsPath(data[field]).name for field in ("init_image", "mask")}
-        # Whether it ran on a graphics card is no part of the picture, and no other computer's business.
-        data["device"], data["precision"] = "auto", "auto"
-        data["loras"] = [{**lora, "file": _name(lora["file"])} for lora in data["loras"] if lora["is_on"]]
+        data |= {field: PureWindowsPath(data[field]).name for field in ("init_image", "mask", "vae")}
+        data["base"] = short_name(self.config.base)
+        data["loras"] = [{**lora, "file": short_name(lora["file"])} for lora in data["loras"] if lora["is_on"]]
         return data
+
+    def document(self) -> dict[str, Any]:
+        """All of it, as the picture keeps it."""
+        hashes = {"model": self.hashes.model, "loras": dict(self.hashes.loras)}
+        return {"version": __version__, "settings": self.settings(), "hashes": hashes}
 
     def infotext(self) -> str:
         """The text that A1111 and its relatives read and write."""
         config = self.config
-        tags = "".join(f" {_tag(lora, config.num_inference_steps)}" for lora in config.loras if lora.is_on)
-        lines = [config.prompt + tags]
-        if config.negative_prompt:
-            lines.append(f"Negative prompt: {config.negative_prompt}")
+        tags = "".join(_tag(lora, config.num_inference_steps) for lora in config.loras if lora.is_on)
+        sampler, schedule = split_sampler(config.sampler)
         values: dict[str, Any] = {
             "Steps": config.num_inference_steps,
-            "Sampler": config.sampler,
+            "Sampler": sampler,
+            "Schedule type": schedule,
             "CFG scale": f"{config.guidance_scale:g}",
             "Seed": self.seed,
             "Size": f"{self.width}x{self.height}",
-            "Model": _quoted(self.base_title),
+            "Model hash": self.hashes.model[:_AUTOV2_DIGITS],
+            "Model": self.base_title,
+            "Clip skip": config.clip_skip if config.clip_skip > 1 else "",
+            **write_options(config),
+            "Lora hashes": _short(self.hashes.loras),
+            "TI hashes": _short(self.hashes.embeddings),
+            "Version": f"{VERSION_PREFIX}{__version__}",
         }
-        if config.clip_skip > 1:
-            values["Clip skip"] = config.clip_skip
-        values |= _passes(config)
-        values["Version"] = f"Inkwash {__version__}"
-        lines.append(", ".join(f"{key}: {value}" for key, value in values.items()))
-        return "\n".join(lines)
+        kept = {key: value for key, value in values.items() if value != ""}
+        return write_infotext(config.prompt + tags, config.negative_prompt, kept)
 
 
-def _passes(config: GenerateConfig) -> dict[str, Any]:
-    """Image-to-image and hires fix in A1111's words."""
-    values: dict[str, Any] = {}
-    if config.init_image:
-        values["Denoising strength"] = f"{config.strength:g}"
-    if config.mask:
-        values["Mask blur"] = config.mask_blur
-    if config.hires_scale > 1:
-        values["Denoising strength"] = f"{config.hires_strength:g}"
-        values |= {"Hires upscale": f"{config.hires_scale:g}", "Hires steps": config.hires_steps}
-        values["Hires upscaler"] = config.hires_upscaler.capitalize()
-    return values | ({"Tiling": True} if config.seamless else {})
+def save_picture(image: Image.Image, path: Path, recipe: Recipe) -> Path:
+    """Write a picture with its recipe inside, atomically, in the format of its suffix.
 
-
-def save_picture(image: Image.Image, path: Path, recipe: Recipe) -> None:
-    """Write a PNG with its recipe inside, atomically. Raises ResourceError when the disk is full."""
-    chunks = PngImagePlugin.PngInfo()
-    chunks.add_text(INFOTEXT_KEY, recipe.infotext())
-    chunks.add_text(RECIPE_KEY, json.dumps({"version": __version__, "settings": recipe.settings()}))
-    write_atomically(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=chunks), "the picture")
+    Returns: where it lies: with the suffix .png where JPEG has no room for so long a recipe.
+    Raises: ResourceError: the disk is full.
+    """
+    texts = {INFOTEXT_KEY: recipe.infotext(), RECIPE_KEY: json.dumps(recipe.document())}
+    return write_picture(image, path, texts, recipe.config.quality)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The settings that made a picture, as valid values of GenerateConfig, for "send back to the form".
+    """The settings that made a picture, as valid values of GenerateConfig.
 
     Raises: ConfigError: the picture cannot be read, carries no recipe of Inkwash, or a damaged one.
     """
-    info = _png_texts(path)
-    if RECIPE_KEY not in info:
+    picture = read_picture_texts(path)
+    if RECIPE_KEY not in picture.texts:
         raise ConfigError(
             "This picture carries no Inkwash recipe.",
             where=str(path),
-            fix="Only PNG pictures generated by Inkwash have one; editing or sending a picture can strip it.",
+            fix="Only pictures generated by Inkwash have one; editing or sending a picture can strip it.",
         )
+    return own_recipe(picture, path)[0].model_dump(mode="json")
+
+
+def own_recipe(picture: PictureFile, path: Path) -> tuple[GenerateConfig, dict[str, Any]]:
+    """The settings in Inkwash's own text, and the hashes (`model`, `loras`). Raises ConfigError: they are damaged."""
     try:
-        document = json.loads(info[RECIPE_KEY])
-        return GenerateConfig.model_validate(document["settings"]).model_dump(mode="json")
-    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
+        document = json.loads(picture.texts[RECIPE_KEY])
+        hashes = document.get("hashes", {})
+        return GenerateConfig.model_validate(document["settings"]), hashes if isinstance(hashes, dict) else {}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
         raise ConfigError(
             "The recipe in this picture is damaged, or of another version of Inkwash.", where=str(path)
         ) from error
@@ -114,33 +136,32 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def read_infotext(path: Path) -> str:
     """The picture's text for people and other tools; empty where it has none. Raises ConfigError."""
-    return _png_texts(path).get(INFOTEXT_KEY, "")
+    return read_picture_texts(path).texts.get(INFOTEXT_KEY, "")
 
 
-def _png_texts(path: Path) -> Mapping[str, str]:
-    try:
-        # Only the chunks before the pixels are read; no pixel is decoded.
-        with Image.open(path, formats=["PNG"]) as image:
-            return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ConfigError("The picture cannot be read.", where=str(path), fix="Choose a PNG picture.") from error
-
-
-def _name(file: str) -> str:
+def short_name(file: str) -> str:
+    """A file's name without its folder, as tags and recipes have it."""
     name = PureWindowsPath(file).name or file
     return name.removesuffix(".safetensors")
 
 
+def _short(hashes: Mapping[str, str]) -> str:
+    return write_hashes({name: value[:_SHORT_DIGITS] for name, value in hashes.items()})
+
+
 def _tag(lora: StackedLora, num_steps: int) -> str:
-    """The tag, with what A1111 and lora-block-weight read in their own words."""
-    unet, text = lora.unet_weight, lora.text_encoder_weight
+    """The tag, with what A1111 and lora-block-weight read in their own words; empty where the name cannot stand in one."""
+    name, unet, text = short_name(lora.file), lora.unet_weight, lora.text_encoder_weight
+    if any(sign in name for sign in ":<>"):
+        return ""
     # Two plain weights are UNet and text encoder in some programs and the reverse in others: names leave no doubt.
-    parts = [_name(lora.file), f"{unet:g}" if unet == text else f"te={text:g}:unet={unet:g}"]
+    parts = [name, f"{unet:g}" if unet == text else f"te={text:g}:unet={unet:g}"]
     parts += [f"lbw={lora.blocks}"] if lora.blocks else []
-    if (lora.start, lora.end) != (0.0, 1.0):
-        parts.append(f"step={round(lora.start * num_steps)}-{round(lora.end * num_steps)}")
-    return f"<lora:{':'.join(parts)}>"
+    parts += [f"step={_steps(lora, num_steps)}"] if (lora.start, lora.end) != (0.0, 1.0) else []
+    return f" <lora:{':'.join(parts)}>"
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if any(char in text for char in ',:"\n') else text
+def _steps(lora: StackedLora, num_steps: int) -> str:
+    """Numbers of steps, which all programs read; shares where these would round to none, or to 1, which is also a share."""
+    first, last = round(lora.start * num_steps), round(lora.end * num_steps)
+    return f"{first}-{last}" if first < last > 1 else f"{lora.start:.6g}-{lora.end:.6g}"

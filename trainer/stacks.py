@@ -16,10 +16,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.config.generate import StackedLora
-from trainer.errors import ConfigError, LoraFileError
+from trainer.errors import ConfigError
 from trainer.files import disk_errors, is_inside, safe_name, unused_path, write_json
 from trainer.library import SUFFIX, LibraryEntry, list_loras
-from trainer.lora_lookup import find_by_hash, find_lora, hashes
+from trainer.lora_lookup import hashes, match_lora
 from trainer.paths import DataFolder
 
 STACK_SUFFIX = ".json"
@@ -87,7 +87,7 @@ def load_stack(data: DataFolder, name_or_path: str | Path) -> SavedStack:
     notes: list[str] = []
     for record in content["loras"]:
         saved = {key: record.pop(key, "") for key in _HASH_KEYS}
-        entry, note = _find(data, str(record.get("file", "")), saved, entries)
+        entry, note = match_lora(data, str(record.get("file", "")), map(str, saved.values()), entries)
         if entry is None:
             missing.append(str(record.get("file", "")))
             continue
@@ -129,25 +129,6 @@ def _record(lora: StackedLora, entries: Sequence[LibraryEntry]) -> dict[str, Any
     if entry is None:
         return {**record, "file": Path(name).name}
     return {**record, "file": entry.name, **dict(zip(_HASH_KEYS, hashes(entry), strict=True))}
-
-
-def _find(
-    data: DataFolder, name: str, saved: dict[str, str], entries: Sequence[LibraryEntry]
-) -> tuple[LibraryEntry | None, str]:
-    wanted = {value for value in map(str, saved.values()) if len(value) == 64}
-    try:
-        by_name = find_lora(data, name, entries) if name else None
-    except LoraFileError:
-        by_name = None
-    if by_name is not None and (not wanted or wanted & set(hashes(by_name))):
-        return by_name, ""
-    for digest in sorted(wanted):
-        by_hash = find_by_hash(entries, digest)
-        if by_hash is not None:
-            return by_hash, f"'{name}' is called '{by_hash.name}' here."
-    if by_name is None:
-        return None, ""
-    return by_name, f"'{by_name.name}' is another version than the stack was saved with."
 
 
 def _stack_file(data: DataFolder, name_or_path: str) -> Path:

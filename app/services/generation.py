@@ -11,13 +11,13 @@ from trainer.base_models import BaseModelInfo, list_base_models
 from trainer.config.generate import GenerateConfig
 from trainer.config.loading import build_generate_config
 from trainer.errors import ConfigError, Finding, InkwashError, LoraFileError
+from trainer.found_recipe import FoundRecipe, read_any_recipe
 from trainer.init_pictures import keep_drawing, with_kept_pictures
 from trainer.jobs import enqueue
 from trainer.library import SUFFIX, LibraryEntry, get_lora, list_loras
 from trainer.lora_lookup import find_tags, with_tagged_loras
 from trainer.lora_tags import read_tags
 from trainer.paths import DataFolder
-from trainer.recipe import read_recipe
 from trainer.runs import create_run
 from trainer.stacks import SavedStack, delete_stack, import_stack, list_stacks, load_stack, save_stack, stack_file
 
@@ -137,10 +137,6 @@ class GenerationService:
         enqueue(run, self._data)
         return run.id
 
-    def recipe(self, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
-        """What is in a picture: form values, stack, and names of LoRAs that the library lacks. Raises InkwashError."""
-        return self.split(read_recipe(path))
-
     def split(self, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
         """GenerateConfig's plain data as form values, stack, and names of LoRAs that the library lacks."""
         values = {key: value for key, value in settings.items() if key != "loras"}
@@ -153,9 +149,13 @@ class GenerationService:
             stack.append(row_from({**entry, "file": name}))
         return values, stack, missing
 
-    def recipe_or_reason(self, path: Path) -> tuple[dict[str, Any] | None, str]:
-        """The settings in a picture, or None and why not."""
+    def found_recipe(self, path: Path) -> FoundRecipe:
+        """The recipe in a picture of any program, fitted to this library. Raises ConfigError."""
+        return read_any_recipe(self._data, path)
+
+    def recipe_or_reason(self, path: Path) -> tuple[FoundRecipe | None, str]:
+        """The recipe in a picture, or None and why not."""
         try:
-            return read_recipe(path), ""
+            return self.found_recipe(path), ""
         except InkwashError as error:
             return None, error.message

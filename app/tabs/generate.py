@@ -12,6 +12,7 @@ from app import render
 from app.form import Form, element_id, info, label
 from app.links import Letter, Links
 from app.messages import handler, note
+from app.recipe_view import found_recipe
 from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.jobs import JobRow
@@ -26,6 +27,7 @@ from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
 from trainer.config.model import EMBEDDED_MODEL
 from trainer.errors import ConfigError, Finding
+from trainer.picture_texts import SUFFIXES
 from trainer.runs import RunState
 
 TITLE = "Generate"
@@ -118,8 +120,8 @@ class GenerateTab:
         )
         self._back = gr.Button("Send recipe back to the form", elem_id="gen-back", visible=False, size="sm")
         self._dropped = gr.File(
-            label="Drop a PNG made by Inkwash here to read its recipe",
-            file_types=[".png"],
+            label="Drop a picture here to get its recipe back (Inkwash, A1111, Forge, ComfyUI)",
+            file_types=list(SUFFIXES),
             elem_id="gen-drop",
             height=150,
         )
@@ -169,7 +171,7 @@ class GenerateTab:
         links.base_for_generate.change(
             handler(self._receive_base), links.base_for_generate, form.outputs(), **_QUIET
         ).success(check, **checked)
-        refill = [*form.outputs(), stack.rows, stack.version]
+        refill = [*form.outputs(), stack.rows, stack.version, self._start_picture.start]
         links.page.load(handler(self._fill_draft), {stack.version}, refill, **_QUIET)
         links.on_show(self._refresh, None, [self._base, stack.picker, self._saved.picker])
         self._gallery.select(
@@ -281,26 +283,29 @@ class GenerateTab:
         index = event.index if isinstance(event.index, int) else event.index[0]
         if not 0 <= index < len(paths):
             return gr.skip(), gr.skip(), gr.skip()
-        settings, reason = self._service.recipe_or_reason(Path(paths[index]))
-        if settings is None:
+        found, reason = self._service.recipe_or_reason(Path(paths[index]))
+        if found is None:
             return f'<div class="hint">{render.text(reason)}</div>', None, gr.update(visible=False)
         name = f'<div class="hint">{render.text(Path(paths[index]).name)}</div>'
-        return name + render.recipe(settings), settings, gr.update(visible=True)
+        return name + found_recipe(found), found.settings, gr.update(visible=True)
 
     def _read_dropped(self, path: str | None) -> tuple[Any, Any, Any]:
         if not path:
             return gr.skip(), gr.skip(), gr.skip()
-        settings, reason = self._service.recipe_or_reason(Path(path))
-        if settings is None:
-            raise ConfigError(reason, fix="Choose a PNG that was made with Inkwash.")
-        return render.recipe(settings), settings, gr.update(visible=True)
+        found = self._service.found_recipe(Path(path))
+        return found_recipe(found), found.settings, gr.update(visible=True)
 
     def _fill(self, settings: dict[str, Any], version: int) -> dict[Any, Any]:
         values, stack, missing = self._service.split(settings)
         if missing:
             gr.Warning(f"Not in the library, so left off: {html.escape(', '.join(missing))}", duration=10)
+        filled: dict[Any, Any] = {**self._form.fill(values)}
+        if values.get("init_image"):
+            filled[self._start_picture.start] = gr.update(open=True)
+        if "loras" not in settings:
+            return filled
         rows = [new_row(**entry) for entry in stack]
-        return {**self._form.fill(values), self._stack.rows: rows, self._stack.version: version + 1}
+        return {**filled, self._stack.rows: rows, self._stack.version: version + 1}
 
     def _fill_recipe(self, raw: dict[Any, Any]) -> Any:
         settings = raw[self._recipe_settings]

@@ -20,11 +20,11 @@ _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
 class StartPicture:
-    """Both accordions. What is drawn is kept in the data folder; the form's fields name it."""
+    """Both accordions; `start` is the first. What is drawn is kept in the data folder; the form's fields name it."""
 
     def __init__(self, form: Form, service: GenerationService) -> None:
         self._form, self._service = form, service
-        with gr.Accordion("Start from a picture", open=False, elem_id="gen-start-picture"):
+        with gr.Accordion("Start from a picture", open=False, elem_id="gen-start-picture") as self.start:
             self._editor = gr.ImageEditor(
                 type="filepath",
                 format="png",

@@ -87,7 +87,7 @@ def test_a_picture_without_a_recipe_is_refused_with_a_sentence(page: Page, tmp_p
     Image.new("RGB", (64, 64)).save(tmp_path / "holiday.png")
     open_tab(page, "Generate")
     page.locator("#gen-drop input[type=file]").set_input_files(tmp_path / "holiday.png")
-    expect(page.locator("body")).to_contain_text("This picture carries no Inkwash recipe.")
+    expect(page.locator("body")).to_contain_text("There is no recipe in this picture.")
 
 
 # Colours as the eye gets them: the contrast of WCAG 2.2, 1.4.3, of each text with what is painted behind it.

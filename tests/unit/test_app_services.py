@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from app import render
+from app.recipe_view import recipe
 from app.server import choose_port
 from app.services.generation import GenerationService
 from app.services.jobs import JobService
@@ -239,7 +240,7 @@ def test_nothing_of_a_run_is_markup(data: DataFolder) -> None:
     jobs = JobService(data)
     row, history = jobs.row(run.id), jobs.history(run.id)
     pieces = [render.status(row, history), render.sample_grid(history), render.loss_chart(history)]
-    pieces += [render.status_line(row, history), render.recipe({"prompt": evil, "loras": []}), render.empty(evil)]
+    pieces += [render.status_line(row, history), recipe({"prompt": evil, "loras": []}), render.empty(evil)]
     for piece in pieces:
         assert "<img src=x" not in piece
         assert "\"'" not in piece

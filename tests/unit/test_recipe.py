@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from trainer.config.generate import GenerateConfig
 from trainer.errors import ConfigError
-from trainer.recipe import Recipe, read_infotext, read_recipe, save_picture
+from trainer.recipe import Recipe, RecipeHashes, read_infotext, read_recipe, save_picture
 
 CONFIG = GenerateConfig.model_validate(
     {
@@ -49,6 +50,41 @@ def test_a_recipe_comes_back_as_settings_for_this_one_picture(picture: Path) -> 
     assert found.base == "base"
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_jpeg_and_webp_carry_the_same(suffix: str, picture: Path, tmp_path: Path) -> None:
+    image = Image.linear_gradient("L").convert("RGB")
+    path = save_picture(image, tmp_path / f"a{suffix}", RECIPE)
+    assert path.suffix == suffix
+    assert read_recipe(path) == read_recipe(picture)
+    assert read_infotext(path) == read_infotext(picture)
+    with Image.open(path) as saved:
+        # As the download sites look for it: EXIF's UserComment, UTF-16 in the order that piexif writes.
+        comment = saved.getexif().get_ifd(0x8769)[0x9286]
+        assert comment == b"UNICODE\0" + RECIPE.infotext().encode("utf-16-be")
+    assert b"somebody" not in path.read_bytes()
+    rough = save_picture(
+        image, tmp_path / f"rough{suffix}", replace(RECIPE, config=CONFIG.model_copy(update={"quality": 5}))
+    )
+    assert rough.stat().st_size < path.stat().st_size
+
+
+def test_a_recipe_too_long_for_jpeg_is_kept_in_a_png(tmp_path: Path) -> None:
+    recipe = replace(
+        RECIPE, config=CONFIG.model_copy(update={"prompt": "永" * 10_000, "negative_prompt": "永" * 10_000})
+    )
+    path = save_picture(Image.new("RGB", (8, 8)), tmp_path / "a.jpg", recipe)
+    assert path == tmp_path / "a.png"
+    assert not (tmp_path / "a.jpg").exists()
+    assert read_recipe(path)["prompt"] == "永" * 10_000
+
+
+def test_hashes_stand_in_the_infotext_as_the_sites_look_them_up() -> None:
+    hashes = RecipeHashes("a" * 64, {"ink": "b" * 64, "two": "c" * 64}, {"word": "d" * 64})
+    text = replace(RECIPE, hashes=hashes).infotext()
+    assert f"Model hash: {'a' * 10}, Model: " in text
+    assert f'Lora hashes: "ink: {"b" * 12}, two: {"c" * 12}", TI hashes: "word: {"d" * 12}", Version: Inkwash' in text
+
+
 def test_no_path_of_the_computer_is_in_the_file(picture: Path) -> None:
     assert b"somebody" not in picture.read_bytes()
     with Image.open(picture) as image:
@@ -62,7 +98,7 @@ def test_the_infotext_is_what_other_tools_read(picture: Path) -> None:
     assert lines[1] == "second line <lora:ink:0.8> <lora:two:te=0.25:unet=1:lbw=MIDD:step=4-20>"
     assert lines[2] == "Negative prompt: blurry"
     assert lines[3].startswith(
-        'Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 1099511627779, Size: 64x96, Model: "Base, 1.5", Clip skip: 2'
+        'Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 1099511627779, Size: 64x96, Model: "Base, 1.5", Clip skip: 2'
     )
 
 
@@ -82,7 +118,7 @@ def test_pictures_without_a_recipe_and_damaged_ones_are_told(tmp_path: Path) -> 
         Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png", pnginfo=info)
     cases = {
         "plain.png": "no Inkwash recipe",
-        "photo.jpg": "cannot be read",
+        "photo.jpg": "no Inkwash recipe",
         "text.png": "cannot be read",
         "gone.png": "cannot be read",
     }

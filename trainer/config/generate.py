@@ -113,6 +113,10 @@ class GenerateConfig(BaseChoice):
     """Number format of the model."""
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
     """Where to compute."""
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    """How pictures are saved: `png` keeps every pixel; `jpeg` and `webp` are a tenth of its size. The recipe is in each of them."""
+    quality: Annotated[int, Field(ge=1, le=100)] = 90
+    """Of JPEG and WebP: higher is closer to the picture, and larger."""
 
     @model_validator(mode="after")
     def _pictures_go_together(self) -> GenerateConfig:

@@ -27,7 +27,11 @@ _SHOWN = 20
 def start_fetch(data: DataFolder, dataset: str, addresses: Sequence[str], *, allow_private: bool = False) -> Run:
     """Begin to fetch pictures as a job of its own. Raises ConfigError: an address cannot be fetched; DatasetError."""
     values = {"dataset": dataset, "addresses": list(addresses), "allow_private": allow_private}
-    config = build_fetch_config(values)
+    return begin_fetch(data, build_fetch_config(values))
+
+
+def begin_fetch(data: DataFolder, config: FetchConfig) -> Run:
+    """`start_fetch` with all its settings. Raises DatasetError."""
     _existing(DatasetStore(data), config.dataset)
     run = create_run(data, "fetch", f"Pictures for {config.dataset}", config.model_dump(mode="json"))
     enqueue(run, data)

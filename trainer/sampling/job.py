@@ -1,4 +1,4 @@
-"""The generation job: settings to PNGs with their recipe inside. Base model and LoRAs stay in memory between jobs."""
+"""The generation job: settings to picture files with their recipe inside. Base model and LoRAs stay in memory between jobs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from trainer.base_models import describe_base, resolve_base
+from trainer.base_models.scan import known_sha256, model_sha256
 from trainer.config.generate import MAX_SEED, GenerateConfig
 from trainer.config.loading import build_generate_config
 from trainer.errors import ResourceError, is_out_of_memory
@@ -26,11 +27,12 @@ from trainer.files import unused_path, write_atomically
 from trainer.init_pictures import open_init, open_mask, with_kept_pictures
 from trainer.jobs import JobContext
 from trainer.library import named_embeddings, resolve_lora
-from trainer.lora_lookup import with_tagged_loras
+from trainer.lora_lookup import hashes_of, with_tagged_loras
 from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, memory_bytes, pick_device, pick_dtype
 from trainer.paths import DataFolder
-from trainer.recipe import Recipe, save_picture
+from trainer.picture_texts import FORMATS
+from trainer.recipe import Recipe, RecipeHashes, save_picture, short_name
 from trainer.sampling.making import Maker, picture_size
 from trainer.sampling.painting import Painting
 from trainer.sampling.preview import LatentPreview
@@ -164,6 +166,21 @@ def _learn_words(warm: _Warm, config: GenerateConfig, data: DataFolder, context:
         context.emit(Warned(message=f"{error.message} Its name in the prompt is an ordinary word."))
 
 
+def _recipe_hashes(context: JobContext, config: GenerateConfig, warm: _Warm) -> RecipeHashes:
+    """By what other programs know the files in use. Each is read once, ever for a base model, and again when it changes."""
+    data = context.run.data_folder()
+    base = Path(warm.key[0])
+    if base.is_file() and not known_sha256(data, base):
+        context.stage("Reading the base model's hash (once)")
+    files = {short_name(lora.file): resolve_lora(data, lora.file) for lora in config.loras if lora.is_on}
+    words = named_embeddings(data, config.prompt, config.negative_prompt)
+    return RecipeHashes(
+        model=model_sha256(data, base) if base.is_file() else "",  # nobody else knows a folder by a hash
+        loras={name: hashes_of(file)[1] for name, file in files.items()},
+        embeddings={entry.path.stem: hashes_of(entry.path)[0] for entry in words},
+    )
+
+
 class _Pictures:
     """The pictures of one job: batches, progress, previews, saving."""
 
@@ -181,6 +198,7 @@ class _Pictures:
         self._maker, self._savers = maker, savers
         self._folder = context.run.data_folder().outputs / datetime.now().strftime("%Y-%m-%d")
         self._paths: list[Path] = []
+        self._hashes = _recipe_hashes(context, config, warm)
         self._started = time.monotonic()
 
     def make(self) -> list[Path]:
@@ -251,7 +269,10 @@ class _Pictures:
 
     def _save(self, seed: int, image: Image.Image) -> None:
         width, height = self._size
-        path = unused_path(self._folder / f"{datetime.now().strftime('%H%M%S')}-{seed}.png")
-        save_picture(image, path, Recipe(self._config, seed, width, height, self._warm.title))
+        suffix = FORMATS[self._config.output_format]
+        wanted = unused_path(self._folder / f"{datetime.now().strftime('%H%M%S')}-{seed}{suffix}")
+        path = save_picture(image, wanted, Recipe(self._config, seed, width, height, self._warm.title, self._hashes))
+        if path != wanted:
+            self._context.emit(Warned(message=f"{path.name} is a PNG: JPEG has no room for so long a recipe."))
         self._context.emit(Picture(index=len(self._paths), prompt=self._config.prompt, seed=seed, path=str(path)))
         self._paths.append(path)

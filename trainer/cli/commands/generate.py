@@ -18,6 +18,7 @@ from trainer.init_pictures import with_kept_pictures
 from trainer.jobs import enqueue
 from trainer.lora_lookup import with_tagged_loras
 from trainer.paths import DataFolder, data_folder
+from trainer.picture_texts import FORMATS
 from trainer.runs import create_run
 from trainer.stacks import load_stack
 
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="PATH",
-        help="a .png for one picture, or a folder (default: the data folder's outputs)",
+        help="a .png, .jpg or .webp for one picture, or a folder (default: the data folder's outputs)",
     )
     add_flags(parser, GenerateConfig, skip=["loras"])
 
@@ -90,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the settings, run the generation, put the pictures where the user wants them."""
     data = data_folder(arguments.data_dir)
     values = {**flag_values(arguments), "loras": stack_values(arguments, data)}
+    values |= {"output_format": _format_of(arguments.out)} if arguments.out and arguments.out.suffix else {}
     config = with_kept_pictures(with_tagged_loras(build_generate_config(values), data), data)
     if arguments.out and arguments.out.suffix and config.count > 1:
         raise ConfigError(
@@ -111,6 +113,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _format_of(out: Path) -> str:
+    """The format that a file name asks for."""
+    suffix = ".jpg" if out.suffix.lower() == ".jpeg" else out.suffix.lower()
+    found = next((name for name, its in FORMATS.items() if its == suffix), None)
+    if found is None:
+        raise ConfigError(f"'{out.suffix}' is no format of pictures.", where="--out", fix="Use .png, .jpg or .webp.")
+    return found
+
+
 def _with_absolute_file(entry: dict[str, Any]) -> dict[str, Any]:
     path = Path(entry["file"]).expanduser()
     return {**entry, "file": str(path.absolute())} if path.is_file() else entry
@@ -120,6 +131,8 @@ def _deliver(pictures: list[str], out: Path) -> list[Path]:
     delivered: list[Path] = []
     for picture in map(Path, pictures):
         target = out if out.suffix else unused_path(out / picture.name)
+        # A recipe too long for JPEG made it a PNG.
+        target = target.with_suffix(".png") if picture.suffix == ".png" else target
         target.parent.mkdir(parents=True, exist_ok=True)
         delivered.append(Path(shutil.copyfile(picture, target)))
     return delivered

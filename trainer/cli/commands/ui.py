@@ -13,6 +13,8 @@ SUMMARY = "open the app in the browser"
 EXAMPLES = """  inkwash ui
   inkwash ui --port 8000 --no-browser
   inkwash ui --data-dir ~/inkwash-data
+  inkwash ui --api --no-browser
+    (for scripts too; docs/api.md)
   INKWASH_PASSWORD=… inkwash ui --host 0.0.0.0 --no-browser
     (for other machines in your network; their browsers ask for the password, any user name will do)"""
 
@@ -31,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what browsers must give; better set as $INKWASH_PASSWORD, which no list of processes shows",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    parser.add_argument(
+        "--api", action="store_true", help="answer scripts under /api/v1 too, with the token that is printed"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         command += ["--host", arguments.host]
     if arguments.no_browser:
         command += ["--no-browser"]
+    if arguments.api:
+        command += ["--api"]
     environment = {**os.environ, **({"INKWASH_PASSWORD": arguments.password} if arguments.password else {})}
     try:
         return subprocess.call(command, cwd=PROJECT, env=environment)
