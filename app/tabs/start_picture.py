@@ -57,7 +57,7 @@ class StartPicture:
         outputs = [widgets["init_image"], widgets["mask"], widgets["masked_area"]]
         # An editor with a listener, or as the input of one (gradio 6.31), uploads itself over and over: the browser passes on
         # what it uploaded when the button was clicked.
-        self._use.click(None, self._editor, self._drawn, js="drawn => drawn").then(
+        self._use.click(None, self._editor, self._drawn, js="drawn => drawn", **_QUIET).then(
             handler(self._keep), [self._drawn, widgets["masked_area"]], outputs, **_QUIET
         ).success(check, **checked)
         self._drop.click(lambda: (None, "", "", "whole picture"), None, [self._editor, *outputs], **_QUIET).success(
