@@ -329,7 +329,9 @@ class Form:
 
     def events(self) -> list[Any]:
         """The events of a user changing any field."""
-        return [getattr(widget, "input", None) or widget.change for widget in self.widgets.values()]  # type: ignore[attr-defined]
+        typed = [getattr(widget, "input", None) or widget.change for widget in self.widgets.values()]  # type: ignore[attr-defined]
+        # A text (gradio 6.31) says nothing of what is pasted or cut until it is left.
+        return [*typed, *(widget.blur for widget in self.widgets.values() if isinstance(widget, gr.Textbox))]
 
     def read(self, raw: Mapping[Component, Any]) -> dict[str, Any]:
         """The settings, nested and not yet validated, out of what a handler was given."""
