@@ -48,6 +48,7 @@ JOBS: dict[str, JobKind] = {
     "grid": JobKind("trainer.sampling.grid:make_grid", "Grid", stays_warm=True, is_resumable=True),
     "tool": JobKind("trainer.tools.job:work", "LoRA tool", needs_device=False),
     "check": JobKind("trainer.dataset.doctor.job:check", "Data set check", needs_device=False),
+    "masks": JobKind("trainer.dataset.cutout_job:cut", "Masks by a model", needs_device=False),
     "caption": JobKind(
         "trainer.captioners.job:caption",
         "Captioning",

@@ -29,6 +29,7 @@ from trainer.config.loading import (
 )
 from trainer.config.run import RunConfig
 from trainer.config.tools import TOOLS
+from trainer.dataset.cutout_job import MasksRequest, start_masks
 from trainer.dataset.doctor.settings import CheckSettings
 from trainer.dataset.fetch_job import begin_fetch
 from trainer.errors import ConfigError, Finding
@@ -123,6 +124,10 @@ def _check(data: DataFolder, settings: Mapping[str, Any]) -> str:
     return DatasetCheckService(data).start(request.dataset, request.settings)
 
 
+def _masks(data: DataFolder, settings: Mapping[str, Any]) -> str:
+    return start_masks(data, _valid(MasksRequest, settings)).id
+
+
 def _valid(model: type[Model], settings: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(settings)
@@ -148,6 +153,7 @@ STARTS: dict[str, JobStart] = {
     "compare": JobStart(CompareConfig, _compare),
     "caption": JobStart(CaptionConfig, _caption),
     "check": JobStart(CheckRequest, _check),
+    "masks": JobStart(MasksRequest, _masks),
     "fetch": JobStart(FetchConfig, _fetch),
     "download": JobStart(DownloadConfig, _download),
     **{f"{_TOOL_PREFIX}{name}": JobStart(settings, _tool(name)) for name, settings in TOOLS.items()},

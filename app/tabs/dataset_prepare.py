@@ -12,6 +12,7 @@ from app import render
 from app.messages import handler, note
 from app.services.context import Services
 from app.services.dataset_prepare import TRAIN_FORM, DatasetPrepareService, Overview
+from app.tabs.dataset_cutout import CutoutPanel
 from app.tabs.dataset_page import DatasetPage, news
 from app.tabs.dataset_prepare_html import proposed, rows, status, summary_html
 from app.tabs.dataset_stage import make_stage, stage_html, trained_html
@@ -31,6 +32,7 @@ class PrepareSection:
         self._service = DatasetPrepareService(services.data, services.settings)
         self._choice, self._changed = page.choice, page.changed
         self._lay_out()
+        CutoutPanel(services, page)
         asked = [self._source, self._find, self._picture, self._proposals]
         shown = [*self._overview_parts, *self._picture_parts]
         page.on_show(self._show, asked, shown)

@@ -14,9 +14,13 @@ from tests.prepare_pictures import make_pictures
 from tests.tiny_captioners import _field, _node, _value_info, make_tagger
 from trainer.cli.main import main
 from trainer.dataset.cutout import load_cutter
+from trainer.dataset.cutout_job import MasksRequest, cut, start_masks
 from trainer.dataset.pictures import open_coverage
 from trainer.dataset.store import DatasetStore
-from trainer.errors import ModelFileError
+from trainer.errors import Cancelled, ModelFileError
+from trainer.events import Event
+from trainer.jobs import JobContext
+from trainer.paths import DataFolder
 
 SIDE = 32
 
@@ -102,3 +106,33 @@ def test_the_command_makes_keeps_and_takes_away_masks(
     Image.new("L", (64, 64), 255).save(mask)
     assert main(["dataset", "masks", "pictures", "--mask", "half.png", str(mask), "--data-dir", str(tmp_path / "data")])
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_the_job_makes_all_masks_as_one_change_or_none(
+    store: DatasetStore, data: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_pictures(tmp_path / "pictures")
+    for name in ("half", "other"):
+        half_red().save(folder / f"{name}.png")
+    (folder / "wide-masklabel.png").unlink()
+    store.link(folder)
+    monkeypatch.setattr("trainer.dataset.cutout_job.enqueue", lambda run, _data: run.enqueue())
+    with pytest.raises(ModelFileError, match="--for segmentation"):
+        start_masks(data, MasksRequest(dataset="pictures", model="owner/none"))
+    run = start_masks(data, MasksRequest(dataset="pictures", model=str(make_cutter(tmp_path / "tiny.onnx"))))
+    changes = len(store.history("pictures")[0])
+
+    events: list[Event] = []
+    run.request("stop")
+    with pytest.raises(Cancelled):
+        cut(JobContext(run, events.append))
+    assert len(store.history("pictures")[0]) == changes
+    run.clear_requests("stop")
+    result = cut(JobContext(run, events.append))
+    made = [facts.name for facts in store.scan("pictures").usable if facts.mask is not None]
+    assert {"half.png", "other.png"} <= set(made)
+    assert result["summary"] == f"{len(made)} masks made"
+    assert [event.done for event in events if getattr(event, "total", 0)][-1] == len(store.scan("pictures").usable)
+    assert len(store.history("pictures")[0]) == changes + 1
+    store.undo("pictures")
+    assert all(facts.mask is None for facts in store.scan("pictures").usable)

@@ -10,6 +10,7 @@ from trainer.base_models.hub import download_files, download_model
 from trainer.captioners.models import NEEDS
 from trainer.config.download import DownloadConfig
 from trainer.config.loading import build_download_config
+from trainer.dataset.cutout import WANTED as CUTTER
 from trainer.events import Started
 from trainer.jobs import JobContext, enqueue
 from trainer.paths import DataFolder
@@ -37,5 +38,6 @@ def download(context: JobContext) -> dict[str, Any]:
     if config.purpose == "base_model":
         folder = download_model(config.model_id, variant=config.variant, progress=progress)
     else:
-        folder = download_files(config.model_id, NEEDS[config.purpose].wanted(), progress)
+        wanted = CUTTER if config.purpose == "segmentation" else NEEDS[config.purpose].wanted()
+        folder = download_files(config.model_id, wanted, progress)
     return {"model": config.model_id, "folder": str(folder)}

@@ -11,14 +11,13 @@ from typing import Any
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.config.data import DataConfig
 from trainer.config.loading import build_config, load_preset
-from trainer.dataset.crops import open_prepared
-from trainer.dataset.cutout import load_cutter
+from trainer.dataset.cutout_job import make_masks
 from trainer.dataset.cuts import Cut, bucket_rows, cuts_of
 from trainer.dataset.flips import FLIP_VIEW_SIDE, advise_flips
 from trainer.dataset.masks import shape_problem
-from trainer.dataset.painted import MaskEntry, subject_share
+from trainer.dataset.painted import subject_share
 from trainer.dataset.pictures import open_coverage
-from trainer.dataset.preparing import keep_new_mask, set_backgrounds, set_crops, set_mask, set_masks, usable_pictures
+from trainer.dataset.preparing import set_backgrounds, set_crops, set_mask, usable_pictures
 from trainer.dataset.proposals import VIEW_SIDE, Proposal, propose_all
 from trainer.dataset.store import DatasetStore
 from trainer.dataset.subjects import FINDERS, finder
@@ -230,20 +229,14 @@ def masks(arguments: argparse.Namespace) -> int:
 
 
 def _make_masks(arguments: argparse.Namespace, store: DatasetStore, name: str) -> None:
-    """Masks for all pictures that have none, as one change."""
-    cutter = load_cutter(arguments.model)
-    without = [facts for facts in usable_pictures(store, name).values() if facts.mask is None]
     printer = ProgressPrinter(quiet=arguments.json)
-    entries: dict[str, MaskEntry] = {}
-    for done, facts in enumerate(without, start=1):
-        printer.over(f"cutting out {done}/{len(without)}", is_last=done == len(without))
-        mask = cutter.mask(open_prepared(facts.path, None))
-        if mask is not None and subject_share(mask) > 0:
-            entries[facts.name] = keep_new_mask(store, name, facts.name, mask)
+
+    def tell(done: int, total: int) -> None:
+        printer.over(f"cutting out {done}/{total}", is_last=done == total)
+
+    count = make_masks(store, name, arguments.model, tell)
     printer.close()
-    if entries:
-        set_masks(store, name, entries, f"Masks of {len(entries)} pictures by {Path(arguments.model).name}")
-    printer.line(f"{len(entries)} masks made; `--undo` takes them back." if entries else "No mask was made.")
+    printer.line(f"{count} masks made; `--undo` takes them back." if count else "No mask was made.")
 
 
 def _opened(arguments: argparse.Namespace, action: str) -> tuple[DataFolder, DatasetStore, str]:

@@ -16,5 +16,5 @@ class DownloadConfig(Settings):
     """Its Hugging Face id, owner/name. A base model must be in diffusers' format."""
     variant: Annotated[Literal["", "fp16", "bf16"], BASIC] = ""
     """Fetch only the files of this number format, where the model has such: half of the bytes. Empty: the full ones."""
-    purpose: Annotated[Literal["base_model", "tagger", "blip", "florence2"], BASIC] = "base_model"
-    """What it is to be used as: a base model, or the model of a captioner."""
+    purpose: Annotated[Literal["base_model", "tagger", "blip", "florence2", "segmentation"], BASIC] = "base_model"
+    """What it is to be used as: a base model, the model of a captioner, or one that makes masks (ONNX)."""

@@ -16,10 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.base_models.hub import cached_snapshot
+from trainer.base_models.hub import Wanted, cached_snapshot
 from trainer.errors import ModelFileError, ResourceError
 
 _PLACES = ("model.onnx", "onnx/model.onnx")
+WANTED = Wanted(
+    (*_PLACES, "*.json"),
+    (),
+    lambda names: "" if any(place in names for place in _PLACES) else f"It lacks {' and '.join(_PLACES)}.",
+)
+"""What is downloaded of such a model."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SIDE = 320
 _RANGE = 1e-3
@@ -84,7 +90,7 @@ def load_cutter(model: str) -> Cutter:
 
     Raises: ModelFileError: it is not there, or cannot be used. ResourceError: onnxruntime is not installed.
     """
-    path = _find(model)
+    path = find_cutter(model)
     if importlib.util.find_spec("onnxruntime") is None:
         raise ResourceError(
             "Masks by a model need the library onnxruntime, which is not installed.",
@@ -108,7 +114,8 @@ def load_cutter(model: str) -> Cutter:
     return Cutter(session, _feeding(path, shape), model)
 
 
-def _find(model: str) -> Path:
+def find_cutter(model: str) -> Path:
+    """The ONNX file of a model, as `load_cutter` takes it. Raises ModelFileError: it is not there."""
     path = Path(model).expanduser()
     if path.is_file():
         return path
@@ -118,7 +125,8 @@ def _find(model: str) -> Path:
         except ModelFileError as error:
             raise ModelFileError(
                 f"There is no segmentation model '{model}': no file, no folder, and not in the Hugging Face cache.",
-                fix="Give the path of an ONNX file, such as u2net.onnx.",
+                fix="Give the path of an ONNX file, such as u2net.onnx, or download one: "
+                "`inkwash model download OWNER/NAME --for segmentation`.",
             ) from error
     found = next((path / place for place in _PLACES if (path / place).is_file()), None)
     if found is None:

@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="purpose",
         default="base_model",
-        choices=["base_model", "tagger", "blip", "florence2"],
-        help="download: what it is to be used as, a base model or the model of a captioner",
+        choices=["base_model", "tagger", "blip", "florence2", "segmentation"],
+        help="download: what it is to be used as: a base model, the model of a captioner, or one that makes masks",
     )
 
 

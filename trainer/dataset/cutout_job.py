@@ -1,0 +1,91 @@
+"""Masks by a segmentation model for all pictures of a data set that have none: one change, which can be undone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer.dataset.crops import open_prepared
+from trainer.dataset.cutout import find_cutter, load_cutter
+from trainer.dataset.painted import MaskEntry, subject_share
+from trainer.dataset.preparing import keep_new_mask, set_masks, usable_pictures
+from trainer.dataset.store import DatasetStore
+from trainer.errors import DatasetError
+from trainer.events import Started
+from trainer.jobs import JobContext, enqueue
+from trainer.paths import DataFolder
+from trainer.progress import StageProgress
+from trainer.runs import Run, create_run
+
+
+class MasksRequest(BaseModel):
+    """Masks to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: Annotated[str, Field(min_length=1)]
+    """The data set's name."""
+    model: Annotated[str, Field(min_length=1, max_length=1000)]
+    """An ONNX file, a folder with one, or the id of a model in the Hugging Face cache."""
+
+
+def start_masks(data: DataFolder, request: MasksRequest) -> Run:
+    """Put the making of masks into the queue.
+
+    Raises: DatasetError: there is no such data set, or all of its pictures have a mask. ModelFileError: the model is not there.
+    """
+    store = DatasetStore(data)
+    info = store.get(request.dataset)
+    if all(facts.mask is not None for facts in usable_pictures(store, info.name).values()):
+        raise DatasetError(
+            "There is no picture without a mask in this data set.",
+            where=info.title,
+            fix="Take masks away first, or add pictures.",
+        )
+    model = find_cutter(request.model)
+    asked = MasksRequest(dataset=info.name, model=str(model.absolute()))
+    run = create_run(data, "masks", f"Masks of {info.title} by {model.name}", asked.model_dump(mode="json"))
+    enqueue(run, data)
+    return run
+
+
+def cut(context: JobContext) -> dict[str, Any]:
+    """Make the masks that the run's settings ask for. Where it is stopped nothing has changed.
+
+    Returns: `dataset`, `summary`.
+    Raises: DatasetError, ModelFileError, ResourceError: as their messages say. Cancelled: the user stopped.
+    """
+    asked = MasksRequest.model_validate(context.run.config())
+    context.emit(Started(pid=os.getpid()))
+    context.stage("Loading the model")
+    progress = StageProgress(context)
+    count = make_masks(
+        DatasetStore(context.run.data_folder()),
+        asked.dataset,
+        asked.model,
+        lambda done, total: progress("Cutting out", done, total),
+    )
+    made = "no mask was made: the model saw no subject" if not count else f"{count} masks made"
+    return {"dataset": asked.dataset, "summary": made}
+
+
+def make_masks(store: DatasetStore, name: str, model: str, progress: Callable[[int, int], None]) -> int:
+    """Masks for all pictures that have none, as one change; `progress` hears how many of how many are done. Returns how many were made.
+
+    Raises: DatasetError, ModelFileError, ResourceError, and whatever `progress` raises: nothing has changed then.
+    """
+    cutter = load_cutter(model)
+    without = [facts for facts in usable_pictures(store, name).values() if facts.mask is None]
+    entries: dict[str, MaskEntry] = {}
+    for done, facts in enumerate(without, start=1):
+        mask = cutter.mask(open_prepared(facts.path, None))
+        if mask is not None and subject_share(mask) > 0:
+            entries[facts.name] = keep_new_mask(store, name, facts.name, mask)
+        progress(done, len(without))
+    if entries:
+        set_masks(store, name, entries, f"Masks of {len(entries)} pictures by {Path(model).name}")
+    return len(entries)
