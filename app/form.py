@@ -18,6 +18,7 @@ from trainer.config.fields import FieldSpec
 from trainer.config.loading import nest
 from trainer.errors import Finding
 
+_FIELD_WIDTH = 230
 _JS_SAFE_INTEGER = 2**53
 """The browser keeps whole numbers exactly up to here; fields that allow more are texts."""
 
@@ -312,10 +313,10 @@ class Form:
             with gr.Accordion(GROUP_TITLES.get(group, group), open=False, elem_id=element_id(group, "group")):
                 if specs[0].group_help:
                     gr.HTML(f'<div class="hint">{_plain(specs[0].group_help)}</div>', padding=False)
-                for pair in _pairs(specs):
-                    with gr.Row(equal_height=False):
-                        for spec in pair:
-                            self.place(spec.path, min_width=260)
+                # One row that wraps: a row a pair would double the number of components, and with it the time to open the page.
+                with gr.Row(equal_height=False):
+                    for spec in specs:
+                        self.place(spec.path, min_width=_FIELD_WIDTH)
                 if below and group in below:
                     below[group]()
 
@@ -392,7 +393,3 @@ def _plain(text: str) -> str:
     import html
 
     return html.escape(" ".join(text.split()))
-
-
-def _pairs(specs: Sequence[FieldSpec]) -> list[Sequence[FieldSpec]]:
-    return [specs[index : index + 2] for index in range(0, len(specs), 2)]

@@ -33,7 +33,7 @@ class UnetLora(Settings):
     targets: UnetTargets = "attention"
     """Which layers learn: `attention` (small file), `attention-qv` (half of it), `attention+mlp`, `all-linear`, `all+conv` (LoCon: also convolutions; strongest for styles); `style-blocks` and `content-blocks` of SDXL (B-LoRA, arXiv 2403.14572); or `pattern`."""
     pattern: Annotated[str, Field(max_length=1000)] = ""
-    """Which layers learn with the targets `pattern`: module paths with * and a comma between them (up_blocks.1.*.attn2, mid_block), or re: and a regular expression."""
+    """Which layers learn with the targets `pattern`: module paths with `*` and a comma between them (`up_blocks.1.*.attn2, mid_block`), or re: and a regular expression."""
     conv_rank: Annotated[int, Field(ge=-1, le=512)] = -1
     """Rank of the convolutions larger than 1 x 1 (kohya's conv_dim), where the targets have any. -1: as the others; 0: none of them."""
     conv_alpha: Annotated[float, Field(ge=0, le=1024)] = 0.0
