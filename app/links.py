@@ -19,6 +19,13 @@ import gradio as gr
 from app.messages import handler
 
 _UNSEEN_SECONDS = 15.0
+# The handlers of a tab run one after the other, so this one may come when another tab has been opened since.
+_WIND = """async () => {
+    const table = %s;
+    await new Promise(done => setTimeout(done, 30));
+    const isOpen = id => document.getElementById(id + "-button")?.getAttribute("aria-selected") === "true";
+    return table[Object.keys(table).find(isOpen) ?? %s];
+}"""
 
 
 class Letter(NamedTuple):
@@ -97,11 +104,16 @@ def send(content: Any, tab: str) -> tuple[Letter, dict[str, Any]]:
 def wind_clocks(links: Links) -> None:
     """Let the clocks of the tab that is opened tick, and all others seldom. Once, when all tabs are built."""
     timers = [timer for _, timer, _ in links.clocks]
-    for opened in links.tabs.children:
-        if isinstance(opened, gr.Tab):
-            values = [seconds if tab is opened else _UNSEEN_SECONDS for tab, _, seconds in links.clocks]
-            # In the browser alone: an answer of the server would cost as much as the ticks that are saved.
-            opened.select(None, None, timers, js=f"() => {json.dumps(values)}", show_progress="hidden")
+    tabs = [tab for tab in links.tabs.children if isinstance(tab, gr.Tab)]
+    table = {
+        str(opened.elem_id): [seconds if tab is opened else _UNSEEN_SECONDS for tab, _, seconds in links.clocks]
+        for opened in tabs
+    }
+    for opened in tabs:
+        # In the browser alone: an answer of the server would cost as much as the ticks that are saved.
+        opened.select(
+            None, None, timers, js=_WIND % (json.dumps(table), json.dumps(opened.elem_id)), show_progress="hidden"
+        )
 
 
 def make_links(page: gr.Blocks, tabs: gr.Tabs) -> Links:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -115,7 +116,7 @@ class CaptionSection:
 
     def _wire(self) -> None:
         form, choice = self._form, self._shared.choice
-        given = {self._marked, choice, *form.inputs()}
+        given = [self._marked, choice]
         marks = [self._problems, self._marked, *form.outputs()]
         self._captioner.input(
             handler(self._choose),
@@ -128,16 +129,11 @@ class CaptionSection:
             field.change if isinstance(field, gr.Textbox) else getattr(field, "input")  # noqa: B009 - not all components have it
             for field in form.outputs()
         ]
-        gr.on(typed, handler(self._check), given, marks, trigger_mode="always_last", **_QUIET)
+        form.send(partial(gr.on, typed), self._check, given, marks, trigger_mode="always_last", **_QUIET)
         followed = [self._run, self._clock, self._cancel, self._status, self._result, self._seen]
         for button, preview in ((self._try, True), (self._start, False)):
-            button.click(
-                handler(lambda raw, preview=preview: self._begin(raw, preview=preview)),
-                given,
-                [*marks, *followed],
-                trigger_mode="once",
-                show_progress="hidden",
-            )
+            begin = partial(self._begin, preview=preview)
+            form.send(button.click, begin, given, [*marks, *followed], trigger_mode="once", show_progress="hidden")
         self._fetch.click(handler(self._download), [self._captioner, self._model], followed, **_QUIET)
         self._cancel.click(handler(self._stop), self._run, None, **_QUIET)
         poll = [self._clock, self._cancel, self._status, self._result, self._seen, self._model, self._shared.changed]

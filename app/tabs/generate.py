@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +131,17 @@ class GenerateTab:
 
     def _wire(self) -> None:
         form, links, stack = self._form, self._links, self._stack
-        checked: dict[str, Any] = {
-            "inputs": {self._marked, stack.rows, *form.inputs()},
-            "outputs": [self._problems, self._marked, *form.outputs()],
-            "trigger_mode": "always_last",
-            **_QUIET,
-        }
+        given = [self._marked, stack.rows]
+        marks = [self._problems, self._marked, *form.outputs()]
+
+        def check(trigger: Callable[..., Any]) -> None:
+            form.send(trigger, self._check, given, marks, trigger_mode="always_last", **_QUIET)
+
         stack.connect(form.widgets["num_inference_steps"])
         self._row_settings.wire()
         self._saved.wire()
-        check = handler(self._check)
-        gr.on([*form.events(), stack.rows.change], check, **checked)
-        self._start_picture.wire(check, checked)
+        check(partial(gr.on, [*form.events(), stack.rows.change]))
+        self._start_picture.wire(check)
         poll: dict[str, Any] = {
             "inputs": [self._chosen, self._seen],
             "outputs": [self._seen, self._status, self._preview, self._cancel, self._gallery, self._paths],
@@ -150,27 +151,22 @@ class GenerateTab:
         timer.tick(handler(self._poll), **poll)
         self._conflicts.wire(self._base, timer)
         self._grid.wire(
-            {stack.rows, *form.inputs()},
+            form,
+            stack.rows,
             lambda raw: (self._values(raw), raw[stack.rows]),
             timer,
             self._choose,
             [self._recipe, self._recipe_settings, self._back],
         )
         links.page.load(handler(self._poll), **poll)
-        start: dict[str, Any] = {
-            "inputs": checked["inputs"],
-            "outputs": [*checked["outputs"], self._chosen],
-            "trigger_mode": "once",
-            **_QUIET,
-        }
-        gr.on([self._start.click, self._prompt.submit], handler(self._begin), **start).success(
+        starts = partial(gr.on, [self._start.click, self._prompt.submit])
+        form.send(starts, self._begin, given, [*marks, self._chosen], trigger_mode="once", **_QUIET).success(
             handler(self._poll), **poll
         )
         self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET).success(handler(self._poll), **poll)
-        self._base.input(handler(self._fill_base), self._base, form.outputs(), **_QUIET).success(check, **checked)
-        links.base_for_generate.change(
-            handler(self._receive_base), links.base_for_generate, form.outputs(), **_QUIET
-        ).success(check, **checked)
+        check(self._base.input(handler(self._fill_base), self._base, form.outputs(), **_QUIET).success)
+        letter = links.base_for_generate
+        check(letter.change(handler(self._receive_base), letter, form.outputs(), **_QUIET).success)
         refill = [*form.outputs(), stack.rows, stack.version, self._start_picture.start]
         links.page.load(handler(self._fill_draft), {stack.version}, refill, **_QUIET)
         links.on_show(self._refresh, None, [self._base, stack.picker, self._saved.picker])

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from app import render
+from app.form import Form
 from app.messages import handler, note
 from app.services.context import Services
 from app.services.generation import GenerationService
@@ -72,7 +73,8 @@ class GridPanel:
 
     def wire(
         self,
-        form: set[Any],
+        form: Form,
+        rows: gr.State,
         read: Callable[[dict[Any, Any]], tuple[dict[str, Any], list[Row]]],
         timer: gr.Timer,
         choose: Callable[[list[str], gr.SelectData], Any],
@@ -81,7 +83,7 @@ class GridPanel:
         """Connect the panel.
 
         Args:
-            form: the components that the settings are in.
+            form, rows: the components that the settings and the stack are in.
             read: their values and the stack.
             timer: ticks while something may happen.
             choose: shows the recipe of the picture that is chosen of a list, in `shown`.
@@ -100,8 +102,8 @@ class GridPanel:
         def begin_each(raw: dict[Any, Any]) -> Any:
             return self._begin(*read(raw), {"x": EACH_LORA})
 
-        self._start.click(handler(begin), {*form, *axes}, **begun).success(handler(self._poll), **poll)
-        self._each.click(handler(begin_each), form, **begun).success(handler(self._poll), **poll)
+        form.send(self._start.click, begin, [rows, *axes], **begun).success(handler(self._poll), **poll)
+        form.send(self._each.click, begin_each, [rows], **begun).success(handler(self._poll), **poll)
         self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET).success(handler(self._poll), **poll)
         timer.tick(handler(self._poll), **poll)
         self._gallery.select(handler(choose), self._paths, shown, **_QUIET)

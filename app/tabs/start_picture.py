@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,16 @@ class StartPicture:
                 for path in paths:
                     self._form.place(path, min_width=150)
 
-    def wire(self, check: Any, checked: dict[str, Any]) -> None:
-        """Let what is drawn fill the fields; `check` and `checked` are the form's handler and its inputs and outputs."""
+    def wire(self, check: Callable[[Callable[..., Any]], None]) -> None:
+        """Let what is drawn fill the fields; `check` lets an event check the form."""
         widgets = self._form.widgets
         outputs = [widgets["init_image"], widgets["mask"], widgets["masked_area"]]
         # An editor with a listener, or as the input of one (gradio 6.31), uploads itself over and over: the browser passes on
         # what it uploaded when the button was clicked.
-        self._use.click(None, self._editor, self._drawn, js="drawn => drawn", **_QUIET).then(
-            handler(self._keep), [self._drawn, widgets["masked_area"]], outputs, **_QUIET
-        ).success(check, **checked)
-        self._drop.click(lambda: (None, "", "", "whole picture"), None, [self._editor, *outputs], **_QUIET).success(
-            check, **checked
-        )
+        used = self._use.click(None, self._editor, self._drawn, js="drawn => drawn", **_QUIET)
+        check(used.then(handler(self._keep), [self._drawn, widgets["masked_area"]], outputs, **_QUIET).success)
+        nothing = (None, "", "", "whole picture")
+        check(self._drop.click(lambda: nothing, None, [self._editor, *outputs], **_QUIET).success)
 
     def _keep(self, drawn: dict[str, Any] | None, area: str) -> tuple[str, str, str]:
         background = _uploaded((drawn or {}).get("background"))

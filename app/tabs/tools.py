@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -72,10 +73,10 @@ class ToolForm:
             )
             self.choices[spec.names].append(self.form.adopt(spec.path, field))
 
-    def inputs(self) -> set[Any]:
-        """What a handler is given."""
-        rows = {self.stack.rows} if self.stack else set()
-        return {self.marked, *self.form.inputs(), *rows}
+    @property
+    def kept(self) -> list[Any]:
+        """What a handler is given beside the form."""
+        return [self.marked, *([self.stack.rows] if self.stack else [])]
 
     def outputs(self) -> list[Any]:
         """What `show` updates."""
@@ -155,14 +156,11 @@ class ToolsTab:
             return {**form.show([], raw), **self._view.choose(run_id)}
 
         changes = [*form.form.events(), *([form.stack.rows.change] if form.stack else [])]
-        gr.on(changes, handler(check), form.inputs(), form.outputs(), trigger_mode="always_last", **_QUIET)
-        form.start.click(
-            handler(begin),
-            form.inputs(),
-            [*form.outputs(), self._view.chosen, self._view.picker],
-            trigger_mode="once",
-            **_QUIET,
-        ).success(handler(self._view.poll), self._view.poll_inputs, self._view.poll_outputs, **_QUIET)
+        send, begun = form.form.send, [*form.outputs(), self._view.chosen, self._view.picker]
+        send(partial(gr.on, changes), check, form.kept, form.outputs(), trigger_mode="always_last", **_QUIET)
+        send(form.start.click, begin, form.kept, begun, trigger_mode="once", **_QUIET).success(
+            handler(self._view.poll), self._view.poll_inputs, self._view.poll_outputs, **_QUIET
+        )
 
     def _refresh(self) -> dict[Any, Any]:
         choices = {"lora": self._service.loras(), "model": self._service.models()}

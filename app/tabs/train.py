@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,45 +124,33 @@ class TrainTab:
     def _wire(self) -> None:
         form, links = self._form, self._links
         results = [self._plan, self._problems, self._marked, self._timesteps, *form.outputs()]
-        checked: dict[str, Any] = {
-            "inputs": {self._marked, *form.inputs()},
-            "outputs": results,
-            "queue": False,
-            "show_progress": "hidden",
-            "trigger_mode": "always_last",
-        }
-        check = handler(self._check)
-        gr.on(form.events(), check, **checked)
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+
+        def check(trigger: Callable[..., Any]) -> None:
+            form.send(trigger, self._check, [self._marked], results, trigger_mode="always_last", **quiet)
+
+        check(partial(gr.on, form.events()))
         widgets = form.outputs()
-        self._preset.input(handler(self._fill_preset), self._preset, widgets, **quiet).success(check, **checked)
-        self._dataset.input(handler(self._fill_dataset), self._dataset, widgets, **quiet).success(check, **checked)
-        self._base.input(handler(self._fill_base), self._base, widgets, **quiet).success(check, **checked)
+        check(self._preset.input(handler(self._fill_preset), self._preset, widgets, **quiet).success)
+        check(self._dataset.input(handler(self._fill_dataset), self._dataset, widgets, **quiet).success)
+        check(self._base.input(handler(self._fill_base), self._base, widgets, **quiet).success)
         concepts = form.widgets["data.concepts"]
-        self._more.input(handler(self._add_concept), [self._more, concepts], [self._more, concepts], **quiet).success(
-            check, **checked
-        )
-        self._fewer.click(handler(self._remove_concept), concepts, concepts, **quiet).success(check, **checked)
-        links.dataset_for_train.change(
-            handler(self._receive_dataset), links.dataset_for_train, widgets, **quiet
-        ).success(check, **checked)
-        links.recipe_for_train.change(
-            handler(self._receive_recipe), links.recipe_for_train, [self._preset, *widgets], **quiet
-        ).success(check, **checked)
-        links.base_for_train.change(handler(self._receive_base), links.base_for_train, widgets, **quiet).success(
-            check, **checked
-        )
+        more = [self._more, concepts]
+        check(self._more.input(handler(self._add_concept), more, more, **quiet).success)
+        check(self._fewer.click(handler(self._remove_concept), concepts, concepts, **quiet).success)
+        for letter, receive, filled in (
+            (links.dataset_for_train, self._receive_dataset, widgets),
+            (links.recipe_for_train, self._receive_recipe, [self._preset, *widgets]),
+            (links.base_for_train, self._receive_base, widgets),
+        ):
+            check(letter.change(handler(receive), letter, filled, **quiet).success)
         links.on_show(self._refresh, None, [self._preset, self._base, self._dataset, self._more])
         # The draft first, so that a reload does not lose what was typed; then what is wrong with it.
-        links.page.load(handler(self._fill_draft), None, widgets, **quiet).success(check, **checked)
-        self._start.click(
-            handler(self._begin),
-            {self._marked, *form.inputs()},
-            [*results, self._view.chosen, self._view.picker],
-            queue=False,
-            show_progress="hidden",
-            trigger_mode="once",
-        ).success(handler(self._view.poll_now), self._view.poll_inputs, self._view.poll_outputs, **quiet)
+        check(links.page.load(handler(self._fill_draft), None, widgets, **quiet).success)
+        begun = [*results, self._view.chosen, self._view.picker]
+        form.send(self._start.click, self._begin, [self._marked], begun, trigger_mode="once", **quiet).success(
+            handler(self._view.poll_now), self._view.poll_inputs, self._view.poll_outputs, **quiet
+        )
 
     def _refresh(self) -> tuple[Any, ...]:
         presets = [(preset.title, preset.name) for preset in self._service.presets()]

@@ -64,7 +64,6 @@ def test_from_a_zip_to_a_training(page: Page, app: App, tmp_path: Path) -> None:
     page.locator("#dataset-train").click()
     expect(page.locator("#train-plan")).to_contain_text("4 pictures")
     fill_number(page, "train-training-steps", "2")
-    fill_number(page, "train-preview-every", "0")
     page.locator("#train-start").click()
     expect(page.locator("#run-result")).to_contain_text("LoRA file", timeout=120_000)
     run = next(run for run in list_runs(DataFolder(app.data)) if run.info().kind == "train")
