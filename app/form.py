@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.components.dataframe import DataframeData
 
 from app.messages import handler
 from trainer.config.base import Level
@@ -423,7 +424,7 @@ class Form:
 def _received(widget: Component, value: Any) -> Any:
     """What a widget's handler would be given for what the browser holds: a table comes in gradio's own form."""
     if isinstance(widget, gr.Dataframe) and isinstance(value, dict):
-        return widget.preprocess(widget.data_model.model_validate(value))
+        return widget.preprocess(DataframeData.model_validate(value))
     return value
 
 
