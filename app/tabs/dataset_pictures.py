@@ -11,6 +11,7 @@ from app.services.context import Services
 from app.services.datasets import DatasetService, DatasetView, PictureView
 from app.tabs import dataset_html
 from app.tabs.dataset_page import DatasetPage, news
+from app.tabs.galleries import tile_gallery
 
 TITLE = "Pictures"
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
@@ -31,18 +32,7 @@ class PicturesSection:
         self._wire_pictures()
 
     def _lay_out_pictures(self) -> None:
-        self._gallery = gr.Gallery(
-            label="Pictures",
-            show_label=False,
-            columns=5,
-            height="auto",
-            object_fit="cover",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="dataset-gallery",
-            elem_classes="picture-grid",
-        )
+        self._gallery = tile_gallery("dataset-gallery", "Pictures", 5)
         self._page = gr.State(0)
         with gr.Row(visible=False, elem_id="dataset-pager") as self._pager:
             self._page_back = gr.Button("← Page", elem_id="dataset-page-back", **_SMALL)

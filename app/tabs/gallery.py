@@ -12,6 +12,7 @@ from app.messages import handler, note
 from app.recipe_view import found_recipe
 from app.services.context import Services
 from app.services.gallery import GalleryPage, GalleryService
+from app.tabs.galleries import tile_gallery
 from trainer.errors import ConfigError
 from trainer.gallery import PictureInfo
 
@@ -55,18 +56,7 @@ class GalleryTab:
                 False, label="★ only", elem_id="gallery-favourites", container=False, min_width=120, scale=1
             )
         self._summary = gr.HTML("", elem_id="gallery-summary", padding=False)
-        self._grid = gr.Gallery(
-            label="Pictures",
-            show_label=False,
-            columns=5,
-            height="auto",
-            object_fit="cover",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="gallery-grid",
-            elem_classes="picture-grid",
-        )
+        self._grid = tile_gallery("gallery-grid", "Pictures", 5)
         self._page = gr.State(0)
         self._ids = gr.State([])
         with gr.Row(visible=False, elem_id="gallery-pager") as self._pager:

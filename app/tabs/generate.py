@@ -18,6 +18,7 @@ from app.recipe_view import found_recipe
 from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.jobs import JobRow
+from app.tabs.galleries import made_gallery
 from app.tabs.grid import GridPanel
 from app.tabs.lora_settings import RowSettings
 from app.tabs.lora_stack import LoraStackEditor, Row, new_row
@@ -107,16 +108,7 @@ class GenerateTab:
         self._status = gr.HTML("", elem_id="gen-status", padding=False)
         self._preview = gr.HTML("", elem_id="gen-preview", padding=False)
         self._cancel = gr.Button("Cancel", elem_id="gen-cancel", visible=False, size="sm")
-        self._gallery = gr.Gallery(
-            label="Pictures",
-            elem_id="gen-gallery",
-            columns=4,
-            height="auto",
-            object_fit="contain",
-            interactive=False,
-            buttons=["download", "fullscreen"],
-            format="png",
-        )
+        self._gallery = made_gallery("gen-gallery", "Pictures")
         self._recipe = gr.HTML(
             '<div class="hint">Choose a picture to see how it was made.</div>', elem_id="gen-recipe", padding=False
         )

@@ -16,6 +16,7 @@ from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.grids import EACH_LORA, GridService
 from app.services.stack_rows import Row
+from app.tabs.galleries import made_gallery
 from trainer.config.fields import describe
 from trainer.config.grid import AXIS_NAMES, GridAxes
 from trainer.errors import ConfigError
@@ -60,16 +61,7 @@ class GridPanel:
             self._status = gr.HTML("", elem_id="grid-status", padding=False)
             self._cancel = gr.Button("Cancel the grid", elem_id="grid-cancel", visible=False, size="sm")
             self._preview = gr.HTML("", elem_id="grid-preview", padding=False)
-            self._gallery = gr.Gallery(
-                label="Grid and its pictures",
-                elem_id="grid-gallery",
-                columns=4,
-                height="auto",
-                object_fit="contain",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                format="png",
-            )
+            self._gallery = made_gallery("grid-gallery", "Grid and its pictures")
 
     def wire(
         self,

@@ -12,6 +12,7 @@ from app.links import Letter, Links, send
 from app.messages import handler, note
 from app.services.context import Services
 from app.services.library import LibraryService, facts
+from app.tabs.galleries import tile_gallery
 from trainer.library import LibraryEntry
 from trainer.lora_recipe import training_settings
 from trainer.units import size
@@ -46,18 +47,7 @@ class LorasTab:
             container=False,
         )
         self._summary = gr.HTML("", elem_id="lora-summary", padding=False)
-        self._grid = gr.Gallery(
-            label="LoRAs",
-            show_label=False,
-            columns=4,
-            height="auto",
-            object_fit="cover",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="lora-grid",
-            elem_classes="picture-grid",
-        )
+        self._grid = tile_gallery("lora-grid", "LoRAs", 4)
         self._names = gr.State([])
 
     def _lay_out_import(self) -> None:

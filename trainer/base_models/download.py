@@ -17,6 +17,9 @@ from trainer.paths import DataFolder
 from trainer.progress import StageProgress
 from trainer.runs import Run, create_run
 
+_WANTED = {**{name: needs.wanted() for name, needs in NEEDS.items()}, "segmentation": CUTTER}
+"""What is fetched, by the purpose of what is no base model."""
+
 
 def start_download(data: DataFolder, model_id: str, variant: str, purpose: str = "base_model") -> Run:
     """Begin to fetch a model as a job of its own; `purpose` as in DownloadConfig. Raises ConfigError: it is no id."""
@@ -38,6 +41,5 @@ def download(context: JobContext) -> dict[str, Any]:
     if config.purpose == "base_model":
         folder = download_model(config.model_id, variant=config.variant, progress=progress)
     else:
-        wanted = CUTTER if config.purpose == "segmentation" else NEEDS[config.purpose].wanted()
-        folder = download_files(config.model_id, wanted, progress)
+        folder = download_files(config.model_id, _WANTED[config.purpose], progress)
     return {"model": config.model_id, "folder": str(folder)}

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from trainer.config.base import BASIC, Settings
 
+Purpose = Literal["base_model", "tagger", "blip", "florence2", "segmentation"]
+
 
 class DownloadConfig(Settings):
     """A model to be fetched."""
@@ -16,5 +18,5 @@ class DownloadConfig(Settings):
     """Its Hugging Face id, owner/name. A base model must be in diffusers' format."""
     variant: Annotated[Literal["", "fp16", "bf16"], BASIC] = ""
     """Fetch only the files of this number format, where the model has such: half of the bytes. Empty: the full ones."""
-    purpose: Annotated[Literal["base_model", "tagger", "blip", "florence2", "segmentation"], BASIC] = "base_model"
+    purpose: Annotated[Purpose, BASIC] = "base_model"
     """What it is to be used as: a base model, the model of a captioner, or one that makes masks (ONNX)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from trainer.base_models import FAMILY_FACTS, BaseModelInfo, describe_base, list_base_models
 from trainer.base_models.download import start_download
@@ -18,6 +18,7 @@ from trainer.base_models.scan import (
     scan_models,
 )
 from trainer.cli.output import ProgressPrinter, follow, print_json, print_table
+from trainer.config.download import Purpose
 from trainer.errors import ConfigError
 from trainer.paths import DataFolder, data_folder
 
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="purpose",
         default="base_model",
-        choices=["base_model", "tagger", "blip", "florence2", "segmentation"],
+        choices=get_args(Purpose),
         help="download: what it is to be used as: a base model, the model of a captioner, or one that makes masks",
     )
 
