@@ -163,4 +163,4 @@ def counts(report: Report) -> list[tuple[Verdict, int]]:
 
 def _label(facts: PictureFacts, finding: Finding) -> str:
     best = "best · " if facts.name == finding.keep else ""
-    return f"{best}{facts.width}×{facts.height} · {facts.name}"
+    return f"{best}{facts.name} · {facts.width}×{facts.height}"

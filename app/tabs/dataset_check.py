@@ -89,6 +89,7 @@ class CheckSection:
                     max_height=420,
                     visible=False,
                     elem_id="check-list",
+                    elem_classes="row-table",
                 )
             with gr.Column(scale=3, min_width=280, visible=False) as self._panel:
                 self._message = gr.HTML("", elem_id="check-message", padding=False)

@@ -42,6 +42,7 @@ def test_a_set_is_captioned_and_undone(page: Page, app: App, picture_zip: Path) 
     expect(page.locator("#caption-result")).to_contain_text("6 pictures captioned")
     assert all(str(facts.caption).startswith("zsy: picture") for facts in store.scan("Striped").pictures)
     page.locator("#dataset-sections").get_by_role("tab", name="Pictures").click()
+    expect(page.locator("#dataset-caption textarea")).to_be_visible()
     expect(page.locator("#dataset-caption textarea")).to_have_value(re.compile(r"^zsy: picture"))
 
     page.locator("#dataset-undo").click()

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.prepare_pictures import make_pictures
 from tests.tiny_model import make_tiny_model
@@ -18,7 +20,7 @@ from trainer.data.masks import MaskCache
 from trainer.data.tensor_store import TensorStore
 from trainer.data.variants import PLAIN, Variant
 from trainer.dataset.cuts import cuts_of
-from trainer.dataset.preparing import set_backgrounds, set_crops
+from trainer.dataset.preparing import set_backgrounds, set_crops, turn_pictures
 from trainer.dataset.store import DatasetStore
 from trainer.models.components import Components, load_components
 from trainer.paths import DataFolder
@@ -68,7 +70,10 @@ def test_the_preview_is_what_the_vae_is_fed_to_the_pixel(
     store: DatasetStore, components: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     config = CONFIG.model_copy(update=change)
-    set_crops(store, "pictures", {"tall.png": (3, 40, 80, 200), "turned.jpg": (0, 10, 70, 141)})
+    turn_pictures(store, "pictures", ["wide.png"], 90)
+    turn_pictures(store, "pictures", ["clear.png", "turned.jpg"], 180)
+    crops = {"tall.png": (3, 40, 80, 200), "turned.jpg": (0, 10, 70, 141), "wide.png": (0, 30, 95, 190)}
+    set_crops(store, "pictures", crops)
     set_backgrounds(store, "pictures", ["wide.png"], "grey")
     pictures = store.scan("pictures").usable
     examples = at_all_resolutions(make_examples(pictures, config, ""), config)
@@ -123,3 +128,42 @@ def test_latents_masks_and_identity_follow_from_the_crop(
     assert len({latents.key(example) for example in (left, white, wide())}) == 3
     said = [changes_between(identity(one), identity(white))[0].message for one in (left, wide())]
     assert said == ["its background was changed"] * 2
+
+
+def test_a_turned_picture_is_fed_with_its_crop_and_mask_turned_along(
+    store: DatasetStore, components: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against numpy's own turn of the file, and of the tensors that are fed without a turn."""
+    config = CONFIG.model_copy(update={"resolutions": []})
+    set_crops(store, "pictures", {"wide.png": (72, 4, 136, 68), "clear.png": (10, 20, 74, 84)})
+    names = ["wide.png", "clear.png"]
+    masks = MaskCache(TensorStore(tmp_path / "masks"), 8)
+    latents = LatentCache(TensorStore(tmp_path / "latents"), components, "vae")
+
+    def all_of(cache: str) -> tuple[dict[Any, Any], dict[str, Example]]:
+        examples = [e for e in make_examples(store.scan("pictures").usable, config, "") if e.name in names]
+        masks.prepare([(example, PLAIN) for example in examples], lambda done, total: None)
+        pixels = fed(components, examples, tmp_path / cache, monkeypatch)
+        return {name: image for (name, _), image in pixels.items()}, {example.name: example for example in examples}
+
+    plain, before = all_of("plain")
+    file = np.asarray(Image.open(before["wide.png"].path))[4:68, 72:136]
+    assert torch.equal(plain["wide.png"], to_pixels(Image.fromarray(file)))
+    for degrees in (90, 180, 270):
+        turn_pictures(store, "pictures", names, 90)
+        pixels, now = all_of(str(degrees))
+        for name in names:
+            quarters = -degrees // 90  # numpy turns the other way round
+            assert torch.equal(pixels[name], torch.rot90(plain[name], quarters, (1, 2)))
+            mask = masks.get(now[name], PLAIN)
+            assert torch.equal(mask, torch.rot90(masks.get(before[name], PLAIN), quarters, (1, 2)))
+            assert 0 < mask.mean() < 1
+            assert latents.key(now[name]) != latents.key(before[name])
+        facts = {name: _facts(example) for name, example in now.items()}
+        said = changes_between(
+            {"settings": {}, "noise": [], "base": {}, "pictures": {n: _facts(e) for n, e in before.items()}},
+            {"settings": {}, "noise": [], "base": {}, "pictures": facts},
+        )
+        assert [finding.message for finding in said] == ["it was turned"] * 2
+    turn_pictures(store, "pictures", names, 90)
+    assert all_of("again")[1] == before

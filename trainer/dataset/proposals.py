@@ -24,7 +24,7 @@ _LEAST_LOST, _LEAST_SHIFT = 0.01, 0.02
 
 @dataclass(frozen=True)
 class Proposal:
-    """A crop for a picture, in px of the upright picture, and what was seen in it."""
+    """A crop for a picture, in px of the picture as it lies, and what was seen in it."""
 
     picture: str
     box: Box
@@ -38,7 +38,7 @@ def propose(
 
     Args:
         facts: of the picture.
-        image: the whole picture, upright; it may be a small view of it.
+        image: the whole picture, as it lies; it may be a small view of it.
         find: looks for the subject.
         config: for which training; the crop has the shape of a bucket, so that nothing more is cut off it.
         close: closer to the subject, as long as that need not be enlarged; else as much of the picture as can be.
@@ -46,7 +46,7 @@ def propose(
     Returns: None where no subject is seen, or where what is trained without a crop is as good.
     """
     whole = facts.whole_size
-    plain = cut_of(facts.as_in_file, config, config.resolution)
+    plain = cut_of(facts.uncut, config, config.resolution)
     if not close and plain.lost < _LEAST_LOST:
         return None
     subject = find(image)
@@ -108,7 +108,7 @@ def propose_all(
             yield None
             continue
         try:
-            with Image.open(view(facts.as_in_file)) as image:
+            with Image.open(view(facts.uncut)) as image:
                 yield propose(facts, image.convert("RGB"), find, config, close=close)
         except DatasetError:
             yield None  # the next scan says why

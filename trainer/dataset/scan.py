@@ -15,13 +15,15 @@ from PIL import Image
 from trainer.dataset.backgrounds import Background
 from trainer.dataset.caption_sources import CaptionTables, read_tables
 from trainer.dataset.captions import ReadCaption, caption_of_texts, read_caption
-from trainer.dataset.crops import Crop
+from trainer.dataset.crops import Box, Crop
 from trainer.dataset.embedded import embedded_caption
 from trainer.dataset.listing import Listing, Remembered, list_folder
 from trainer.dataset.masks import MaskFacts, shape_problem
 from trainer.dataset.pictures import UnusablePicture, read_picture
+from trainer.dataset.preparation import Preparation
 from trainer.dataset.problems import Problem, error, warning
 from trainer.dataset.scan_cache import FileFacts, load_cache, save_cache
+from trainer.dataset.turns import back, turned_box
 from trainer.dataset.walk import Stamp, name_below
 from trainer.errors import DatasetError, Finding
 from trainer.files import file_sha256
@@ -37,7 +39,8 @@ EMBEDDED = "the picture itself"
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What is known of a picture. `name` is its path below the folder with `/`; sizes are those after EXIF orientation.
+    """What is known of a picture. `name` is its path below the folder with `/`; sizes are those after EXIF orientation
+    and the turn that the user gave it.
 
     `caption` is one line; `captions` are all that its file holds, one a line or an entry of a list. `mask` is the usable
     mask file beside it.
@@ -58,21 +61,43 @@ class PictureFacts:
     """The part of it that counts, where the user set one; `width` and `height` are those of the part."""
     background: Background | None = None
     """What it is filled with where the mask says that no subject is, if the user wants that."""
+    turn: int = 0
+    """By how many degrees the user turned it, clockwise."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """What the user did to its pixels."""
+        return Preparation(self.turn, self.background, self.crop)
 
     @property
     def content(self) -> str:
-        """Names what is seen: the SHA-256 of the file, the part of it that counts, and its background where that is filled."""
-        part = "" if self.crop is None else f"-{'-'.join(map(str, self.crop.box))}"
-        return f"{self.sha256}{part}" + ("" if self.background is None else f"-{self.background.content}")
+        """Names what is seen: the SHA-256 of the file, and what was done to it."""
+        return f"{self.sha256}{self.preparation.content}"
+
+    def open(self) -> Image.Image:
+        """The picture exactly as it is trained before it is cut to its bucket. Raises DatasetError: it cannot be read any more."""
+        return self.preparation.open(self.path)
+
+    def kept_box(self, box: Box) -> Box:
+        """A box in px of the whole picture as it lies, in px of the picture as its file has it: as the record keeps crops."""
+        left, top, right, bottom = map(round, turned_box(box, self.whole_size, back(self.turn)))
+        return left, top, right, bottom
+
+    def kept_part(self, box: Box) -> Box:
+        """`kept_box` of a box in px of what is seen of it: of its crop, where it has one."""
+        if self.crop is None:
+            return self.kept_box(box)
+        left, top, right, bottom = map(round, self.crop.widen(box))
+        return self.kept_box((left, top, right, bottom))
 
     @property
     def whole_size(self) -> tuple[int, int]:
-        """Width and height of the upright picture without its crop, in px."""
+        """Width and height of the picture as it lies without its crop, in px."""
         return self.crop.whole if self.crop is not None else (self.width, self.height)
 
     @property
-    def as_in_file(self) -> PictureFacts:
-        """The same picture with all of it and its own background."""
+    def uncut(self) -> PictureFacts:
+        """The same picture, as it lies, with all of it and its own background."""
         width, height = self.whole_size
         return replace(self, crop=None, background=None, width=width, height=height)
 
