@@ -47,7 +47,7 @@ class ProposalPanel:
                 self._service.finders(),
                 value=self._service.finders()[0][1],
                 label="Look for",
-                info="Guesses that keep the subject in what is trained: look at them before you accept. "
+                info="Guesses that keep the subject in what is trained: look at them before you accept. Where there is a mask, it says what the subject is. "
                 + self._service.finder_hints(),
                 elem_id="prepare-way",
                 interactive=True,

@@ -131,7 +131,7 @@ _STYLE = """
 .prepare-tools { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin-bottom: 6px; line-height: 1.4; }
 .prepare-tools button { padding: 2px 10px; border: 1px solid var(--border-color-primary); border-radius: 6px; background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color); }
 .prepare-tools, .prepare-tools button, .prepare-tools select { font-size: .82rem; font-weight: 500; }
-.prepare-tools select { padding: 2px 4px; border: 1px solid var(--border-color-primary); border-radius: 6px; background: var(--input-background-fill); color: var(--body-text-color); }
+.prepare-tools select { padding: 2px 4px; border: 1px solid var(--border-color-primary); border-radius: 6px; background: var(--input-background-fill); color: var(--body-text-color); appearance: auto; width: auto; }
 .prepare-tools label { display: inline-flex; gap: 4px; align-items: center; } .prepare-tools input { width: 90px; }
 .prepare-tools .unsaved { color: #8a6100; } .dark .prepare-tools .unsaved { color: #e0b04a; }
 .prepare-tools button[aria-pressed=true] { border-color: #ffb000; box-shadow: inset 0 0 0 1px #ffb000; }

@@ -30,8 +30,10 @@ def test_a_set_is_captioned_and_undone(page: Page, app: App, picture_zip: Path) 
     page.locator("#caption-wording > button").first.click()
     template = page.locator("#caption-wording-template textarea, #caption-wording-template input").first
     template.fill("nothing")
+    template.blur()  # a text that is pasted is looked at when it is left
     expect(page.locator("#caption-problems")).to_contain_text("needs {caption}")
     template.fill("{trigger}: {caption}")
+    template.blur()
     expect(page.locator("#caption-problems")).not_to_contain_text("needs {caption}")
 
     page.locator("#caption-try").click()

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from app.services.captions import CaptionQuery, CaptionService
-from tests.prepare_pictures import make_pictures
 from trainer.cli.main import main
 from trainer.dataset.doctor.diagnosis import check_dataset, fix, of_check
 from trainer.dataset.doctor.settings import CheckSettings
@@ -25,15 +24,8 @@ from trainer.errors import DatasetError
 from trainer.paths import DataFolder
 
 
-@pytest.fixture
-def store(data: DataFolder, tmp_path: Path) -> DatasetStore:
-    store = DatasetStore(data)
-    store.link(make_pictures(tmp_path / "pictures"))
-    return store
-
-
-def facts_of(store: DatasetStore, name: str, dataset: str = "pictures") -> PictureFacts:
-    return next(facts for facts in store.scan(dataset).pictures if facts.name == name)
+def facts_of(linked: DatasetStore, name: str, dataset: str = "pictures") -> PictureFacts:
+    return next(facts for facts in linked.scan(dataset).pictures if facts.name == name)
 
 
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
@@ -48,12 +40,12 @@ def test_a_box_turns_with_its_pixels_and_back(turn: int) -> None:
     assert turned_box(there, whole.size, back(turn)) == box
 
 
-def test_a_turn_is_one_change_that_takes_crop_and_mask_along_and_no_file_is_touched(store: DatasetStore) -> None:
-    set_crops(store, "pictures", {"wide.png": (20, 10, 180, 100)})
-    before = facts_of(store, "wide.png")
+def test_a_turn_is_one_change_that_takes_crop_and_mask_along_and_no_file_is_touched(linked: DatasetStore) -> None:
+    set_crops(linked, "pictures", {"wide.png": (20, 10, 180, 100)})
+    before = facts_of(linked, "wide.png")
     file, pixels = before.path.read_bytes(), np.asarray(before.open())
-    assert turn_pictures(store, "pictures", ["wide.png", "turned.jpg"], 90)
-    now = facts_of(store, "wide.png")
+    assert turn_pictures(linked, "pictures", ["wide.png", "turned.jpg"], 90)
+    now = facts_of(linked, "wide.png")
     # (x, y) of 200×100 px lies at (100 - y, x) of 100×200.
     assert (now.width, now.height, now.whole_size, now.turn) == (90, 160, (100, 200), 90)
     assert now.crop is not None
@@ -61,60 +53,60 @@ def test_a_turn_is_one_change_that_takes_crop_and_mask_along_and_no_file_is_touc
     assert np.array_equal(np.asarray(now.open()), np.rot90(pixels, -1))
     assert now.mask is not None
     assert (now.mask.width, now.mask.height) == (50, 100)
-    assert facts_of(store, "turned.jpg").whole_size == (160, 80)  # what its camera said is turned on
+    assert facts_of(linked, "turned.jpg").whole_size == (160, 80)  # what its camera said is turned on
     assert now.content != before.content
     assert now.path.read_bytes() == file
-    with Image.open(store.thumbnail(now.uncut)) as small:
+    with Image.open(linked.thumbnail(now.uncut)) as small:
         assert small.size == (100, 200)
-    changes, _ = store.history("pictures")
+    changes, _ = linked.history("pictures")
     assert changes[-1].title == "Turned 2 pictures by 90° clockwise"
-    store.undo("pictures")
-    assert facts_of(store, "wide.png") == before
-    store.redo("pictures")
+    linked.undo("pictures")
+    assert facts_of(linked, "wide.png") == before
+    linked.redo("pictures")
     # Turned once more, it is upside down; three quarters more bring it back, and nothing stays in the record.
-    turn_pictures(store, "pictures", ["wide.png", "turned.jpg"], 90)
-    assert facts_of(store, "wide.png").turn == 180
-    turn_pictures(store, "pictures", ["wide.png"], -180)
-    turn_pictures(store, "pictures", ["turned.jpg"], None)
-    record = store.get("pictures").record
+    turn_pictures(linked, "pictures", ["wide.png", "turned.jpg"], 90)
+    assert facts_of(linked, "wide.png").turn == 180
+    turn_pictures(linked, "pictures", ["wide.png"], -180)
+    turn_pictures(linked, "pictures", ["turned.jpg"], None)
+    record = linked.get("pictures").record
     assert record is not None
     assert load_state(record)[TURNS] == {} == load_record(record).turns
-    assert facts_of(store, "wide.png") == before
+    assert facts_of(linked, "wide.png") == before
 
 
-def test_what_is_drawn_on_a_turned_picture_lies_where_it_was_drawn(store: DatasetStore) -> None:
-    turn_pictures(store, "pictures", ["wide.png", "odd.jpg"], 270)
-    set_crops(store, "pictures", {"wide.png": (0, 0, 100, 64)})
-    assert facts_of(store, "wide.png").whole_size == (100, 200)
-    crop = facts_of(store, "wide.png").crop
+def test_what_is_drawn_on_a_turned_picture_lies_where_it_was_drawn(linked: DatasetStore) -> None:
+    turn_pictures(linked, "pictures", ["wide.png", "odd.jpg"], 270)
+    set_crops(linked, "pictures", {"wide.png": (0, 0, 100, 64)})
+    assert facts_of(linked, "wide.png").whole_size == (100, 200)
+    crop = facts_of(linked, "wide.png").crop
     assert crop is not None
     assert crop.box == (0, 0, 100, 64)
     with pytest.raises(DatasetError, match=r"does not lie inside 100×200 px"):
-        set_crops(store, "pictures", {"wide.png": (0, 0, 128, 64)})
+        set_crops(linked, "pictures", {"wide.png": (0, 0, 128, 64)})
     painted = Image.new("L", (77, 123), 0)
     painted.paste(255, (0, 0, 77, 40))  # the upper third, as it was painted
-    set_mask(store, "pictures", "odd.jpg", painted)
-    set_backgrounds(store, "pictures", ["odd.jpg"], "white")
-    seen = np.asarray(facts_of(store, "odd.jpg").open())
+    set_mask(linked, "pictures", "odd.jpg", painted)
+    set_backgrounds(linked, "pictures", ["odd.jpg"], "white")
+    seen = np.asarray(facts_of(linked, "odd.jpg").open())
     assert (seen[45:] == 255).all()
     assert not (seen[:38] == 255).all(-1).any()
     # Turned back, the subject is on the right, where it had been in the file.
-    turn_pictures(store, "pictures", ["odd.jpg"], 90)
-    seen = np.asarray(facts_of(store, "odd.jpg").open())
+    turn_pictures(linked, "pictures", ["odd.jpg"], 90)
+    seen = np.asarray(facts_of(linked, "odd.jpg").open())
     assert (seen[:, :78] == 255).all()
     assert not (seen[:, 85:] == 255).all(-1).any()
 
 
-def test_runs_and_copies_know_of_turns_and_captions_show_them(store: DatasetStore, data: DataFolder) -> None:
-    before = current_version(store, "pictures")
-    turn_pictures(store, "pictures", ["wide.png"], 90)
-    set_crops(store, "pictures", {"wide.png": (0, 0, 100, 64)})
-    now = current_version(store, "pictures")
+def test_runs_and_copies_know_of_turns_and_captions_show_them(linked: DatasetStore, data: DataFolder) -> None:
+    before = current_version(linked, "pictures")
+    turn_pictures(linked, "pictures", ["wide.png"], 90)
+    set_crops(linked, "pictures", {"wide.png": (0, 0, 100, 64)})
+    now = current_version(linked, "pictures")
     assert now.sha256 != before.sha256
-    assert "wide.png (turns): it was empty, is '90'" in [str(one) for one in differences(before, now)]
-    restore_as_new(store, data, now, "Copy")
-    copy = facts_of(store, "wide.png", "Copy")
-    assert np.array_equal(np.asarray(copy.open()), np.asarray(facts_of(store, "wide.png").open()))
+    assert "wide.png: its turn was empty, is '90° clockwise'" in [str(one) for one in differences(before, now)]
+    restore_as_new(linked, data, now, "Copy")
+    copy = facts_of(linked, "wide.png", "Copy")
+    assert np.array_equal(np.asarray(copy.open()), np.asarray(facts_of(linked, "wide.png").open()))
     captions = CaptionService(data)
     row = next(row for row in captions.page("pictures", CaptionQuery(), "").rows if row.picture.name == "wide.png")
     thumbnail = captions.thumbnail(row.picture)
@@ -132,15 +124,15 @@ def test_the_check_crops_the_bars_of_a_turned_picture_where_they_are(data: DataF
         noise = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         image.paste(noise.resize((320, 180), Image.Resampling.BICUBIC), (0, 60))  # a bar of 60 px above
         image.save(folder / f"{index}.png")
-    store = DatasetStore(data)
-    store.link(folder)
-    turn_pictures(store, "boxed", ["0.png"], 90)
+    linked = DatasetStore(data)
+    linked.link(folder)
+    turn_pictures(linked, "boxed", ["0.png"], 90)
     found = of_check(check_dataset(data, "boxed", CheckSettings(resolution=64)), "borders")
     messages = {finding.pictures[0]: finding.message for finding in found}
     assert messages["0.png"].startswith("has plain bars: right ")
     assert "top" in messages["1.png"]
-    fix(store, "boxed", found)
-    turned_facts, plain = facts_of(store, "0.png", "boxed"), facts_of(store, "1.png", "boxed")
+    fix(linked, "boxed", found)
+    turned_facts, plain = facts_of(linked, "0.png", "boxed"), facts_of(linked, "1.png", "boxed")
     assert turned_facts.crop is not None
     assert turned_facts.crop.box[0] == 0
     assert turned_facts.crop.size == (plain.height, plain.width)
@@ -148,7 +140,7 @@ def test_the_check_crops_the_bars_of_a_turned_picture_where_they_are(data: DataF
 
 
 def test_the_command_turns_lists_and_refuses(
-    store: DatasetStore, data: DataFolder, capsys: pytest.CaptureFixture[str]
+    linked: DatasetStore, data: DataFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*words: str) -> tuple[int, str, str]:
         code = main(["dataset", "turns", "pictures", *words, "--data-dir", str(data.root)])
