@@ -33,6 +33,7 @@ class HistorySection:
                     datatype="str",
                     column_widths=["18%", "52%", "30%"],
                     interactive=False,
+                    wrap=True,
                     max_height=320,
                     label="Changes: choose one to see what differs since",
                     elem_id="dataset-history-table",

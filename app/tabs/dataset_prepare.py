@@ -68,7 +68,8 @@ class PrepareSection:
                     self._sides = [
                         gr.Number(
                             None,
-                            label=f"{side} (px)",
+                            label=side,
+                            placeholder="px",
                             precision=0,
                             minimum=0,
                             min_width=70,

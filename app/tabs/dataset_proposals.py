@@ -50,6 +50,7 @@ class ProposalPanel:
                 info="Guesses that keep the subject in what is trained: look at them before you accept. Where there is a mask, it says what the subject is. "
                 + self._service.finder_hints(),
                 elem_id="prepare-way",
+                min_width=260,
                 interactive=True,
                 scale=3,
             )
@@ -58,6 +59,7 @@ class ProposalPanel:
                 label="Close to the subject",
                 info="Off: as much of the picture as can be.",
                 elem_id="prepare-close",
+                min_width=200,
                 interactive=True,
                 scale=2,
             )

@@ -86,4 +86,4 @@ def test_a_run_writes_its_crops_down(linked: DatasetStore) -> None:
     set_crops(linked, "pictures", {"wide.png": (20, 10, 180, 100)})
     after = current_version(linked, "pictures")
     assert before.sha256 != after.sha256
-    assert [str(one) for one in differences(before, after)] == ["wide.png: its crop was empty, is '20, 10, 180, 100'"]
+    assert [str(one) for one in differences(before, after)] == ["wide.png: its crop was none, is 20, 10, 180, 100"]

@@ -103,7 +103,7 @@ def test_runs_and_copies_know_of_turns_and_captions_show_them(linked: DatasetSto
     set_crops(linked, "pictures", {"wide.png": (0, 0, 100, 64)})
     now = current_version(linked, "pictures")
     assert now.sha256 != before.sha256
-    assert "wide.png: its turn was empty, is '90° clockwise'" in [str(one) for one in differences(before, now)]
+    assert "wide.png: its turn was none, is 90° clockwise" in [str(one) for one in differences(before, now)]
     restore_as_new(linked, data, now, "Copy")
     copy = facts_of(linked, "wide.png", "Copy")
     assert np.array_equal(np.asarray(copy.open()), np.asarray(facts_of(linked, "wide.png").open()))

@@ -157,7 +157,9 @@ class Difference:
                 return f"{self.name}: the picture was changed"
             case "mask":
                 return f"{self.name}: its mask was changed"
-        what = {"caption": "its caption"}.get(self.kind, self.what or "it")
+        if self.kind == "edit":
+            return f"{self.name}: {self.what} was {self.before or 'none'}, is {self.after or 'none'}"
+        what = {"caption": "its caption"}.get(self.kind, "it")
         return f"{self.name}: {what} was {_quoted(self.before)}, is {_quoted(self.after)}"
 
 
