@@ -40,6 +40,7 @@ from trainer.library import resolve_lora
 from trainer.lora_lookup import with_tagged_loras
 from trainer.paths import DataFolder
 from trainer.runs import create_run
+from trainer.upscalers import check_upscaler
 
 Model = TypeVar("Model", bound=BaseModel)
 _TOOL_PREFIX = "tool:"
@@ -84,6 +85,7 @@ def start_job(data: DataFolder, kind: str, settings: Mapping[str, Any]) -> str:
 def _generate(data: DataFolder, settings: Mapping[str, Any]) -> str:
     config = with_kept_pictures(with_tagged_loras(build_generate_config(settings), data), data)
     resolve_base(config.base, data)
+    check_upscaler(config, data)
     for lora in config.loras:
         resolve_lora(data, lora.file)
     return _queue(data, "generate", config.prompt[:60] or "pictures", config)

@@ -161,7 +161,8 @@ class GenerateTab:
         check(letter.change(handler(self._receive_base), letter, form.outputs(), **_QUIET).success)
         refill = [*form.outputs(), stack.rows, stack.version, self._start_picture.start]
         links.page.load(handler(self._fill_draft), {stack.version}, refill, **_QUIET)
-        links.on_show(self._refresh, None, [self._base, stack.picker, self._saved.picker])
+        pickers = [self._base, stack.picker, self._saved.picker, self._start_picture.upscaler]
+        links.on_show(self._refresh, None, pickers)
         self._gallery.select(
             handler(self._choose), self._paths, [self._recipe, self._recipe_settings, self._back], **_QUIET
         )
@@ -184,11 +185,12 @@ class GenerateTab:
             return gr.skip()
         return self._form.fill(self._service.base_values(str(Letter(*letter).content)))
 
-    def _refresh(self) -> tuple[Any, Any, Any]:
+    def _refresh(self) -> tuple[Any, Any, Any, Any]:
         bases = [
             (f"{base.label}{' (cannot be used)' if base.problem else ''}", base.name) for base in self._service.bases()
         ]
-        return gr.update(choices=bases), self._stack.choices(), self._saved.choices()
+        upscalers = self._start_picture.upscalers()
+        return gr.update(choices=bases), self._stack.choices(), self._saved.choices(), upscalers
 
     def _values(self, raw: dict[Any, Any]) -> dict[str, Any]:
         return self._form.read(raw)

@@ -154,7 +154,7 @@ class TrainTab:
 
     def _refresh(self) -> tuple[Any, ...]:
         presets = [(preset.title, preset.name) for preset in self._service.presets()]
-        bases = [(_with_problem(base.label, base.problem), base.name) for base in self._service.bases()]
+        bases = [(_with_problem(base.label, base.training_problem), base.name) for base in self._service.bases()]
         datasets = [(_dataset_label(item), item.name) for item in self._service.datasets()]
         return gr.update(choices=presets), gr.update(choices=bases), *[gr.update(choices=datasets)] * 2
 

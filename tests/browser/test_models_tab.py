@@ -51,9 +51,10 @@ def test_models_of_another_program_are_told_apart_and_used(page: Page, app: App,
     page.locator("#model-folder-add").click()
     expect(page.locator("#model-table")).to_contain_text("velocity (v), zero terminal SNR")
 
-    choose(page, "cannot be used")
-    expect(page.locator("#model-about")).to_contain_text("inpainting")
+    choose(page, "Stable Diffusion XL, inpainting")
+    expect(page.locator("#model-about")).to_contain_text("cannot be trained here")
     expect(page.locator("#model-train")).to_be_disabled()
+    expect(page.locator("#model-generate")).to_be_enabled()
     choose(page, NAME)
     expect(page.locator("#model-about")).to_contain_text("1024 pixels a side")
     page.locator("#model-hash").click()
