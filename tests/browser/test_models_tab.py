@@ -56,6 +56,7 @@ def test_models_of_another_program_are_told_apart_and_used(page: Page, app: App,
     expect(page.locator("#model-train")).to_be_disabled()
     expect(page.locator("#model-generate")).to_be_enabled()
     choose(page, NAME)
+    expect(page.locator("#model-about")).to_contain_text("velocity (v)")
     expect(page.locator("#model-about")).to_contain_text("1024 pixels a side")
     page.locator("#model-hash").click()
     expect(page.locator("#model-about")).to_contain_text("SHA-256")
