@@ -14,6 +14,7 @@ from app import render
 from app.form import Form, element_id, info, label
 from app.links import Letter, Links
 from app.messages import handler, note
+from app.polling import Poll
 from app.recipe_view import found_recipe
 from app.services.context import Services
 from app.services.generation import GenerationService
@@ -134,28 +135,24 @@ class GenerateTab:
         self._saved.wire()
         check(partial(gr.on, [*form.events(), stack.rows.change]))
         self._start_picture.wire(check)
-        poll: dict[str, Any] = {
-            "inputs": [self._chosen, self._seen],
-            "outputs": [self._seen, self._status, self._preview, self._cancel, self._gallery, self._paths],
-            **_QUIET,
-        }
+        shown = [self._seen, self._status, self._preview, self._cancel, self._gallery, self._paths]
         timer = self._links.clock(_POLL_SECONDS)
-        timer.tick(handler(self._poll), **poll)
+        poll = Poll(links.page, timer, self._poll, [self._chosen, self._seen], shown)
         self._conflicts.wire(self._base, timer)
         self._grid.wire(
             form,
             stack.rows,
             lambda raw: (self._values(raw), raw[stack.rows]),
+            links.page,
             timer,
             self._choose,
             [self._recipe, self._recipe_settings, self._back],
         )
-        links.page.load(handler(self._poll), **poll)
         starts = partial(gr.on, [self._start.click, self._prompt.submit])
-        form.send(starts, self._begin, given, [*marks, self._chosen], trigger_mode="once", **_QUIET).success(
-            handler(self._poll), **poll
+        poll.after(
+            form.send(starts, self._begin, given, [*marks, self._chosen], trigger_mode="once", **_QUIET),
+            self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET),
         )
-        self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET).success(handler(self._poll), **poll)
         check(self._base.input(handler(self._fill_base), self._base, form.outputs(), **_QUIET).success)
         letter = links.base_for_generate
         check(letter.change(handler(self._receive_base), letter, form.outputs(), **_QUIET).success)

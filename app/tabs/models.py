@@ -11,6 +11,7 @@ import gradio as gr
 from app import render
 from app.links import Links, send
 from app.messages import handler, note
+from app.polling import Poll
 from app.services.context import Services
 from app.services.models import ModelService, Place, predicts
 from trainer.base_models import BaseModelInfo
@@ -146,18 +147,12 @@ class ModelsTab:
                 **hidden,
             )
         self._forget.click(handler(self._forget_folder), [self._place, self._search], listed, **hidden)
-        poll: dict[str, Any] = {
-            "inputs": [self._job, self._seen, self._search],
-            "outputs": [self._job, self._seen, self._status, self._cancel, *listed],
-            **_QUIET,
-        }
-        self._links.clock(_POLL_SECONDS).tick(handler(self._poll), **poll)
-        self._links.page.load(handler(self._poll), **poll)
+        inputs = [self._job, self._seen, self._search]
+        shown = [self._job, self._seen, self._status, self._cancel, *listed]
+        poll = Poll(self._links.page, self._links.clock(_POLL_SECONDS), self._poll, inputs, shown)
         for event in (self._fetch.click, self._id.submit):
-            event(handler(self._download), [self._id, self._variant], self._job, **hidden).success(
-                handler(self._poll), **poll
-            )
-        self._cancel.click(handler(self._stop), self._job, None, **_QUIET).success(handler(self._poll), **poll)
+            poll.after(event(handler(self._download), [self._id, self._variant], self._job, **hidden))
+        poll.after(self._cancel.click(handler(self._stop), self._job, None, **_QUIET))
 
     # --- what the user does --------------------------------------------------------------------------------------
 

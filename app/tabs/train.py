@@ -148,8 +148,8 @@ class TrainTab:
         # The draft first, so that a reload does not lose what was typed; then what is wrong with it.
         check(links.page.load(handler(self._fill_draft), None, widgets, **quiet).success)
         begun = [*results, self._view.chosen, self._view.picker]
-        form.send(self._start.click, self._begin, [self._marked], begun, trigger_mode="once", **quiet).success(
-            handler(self._view.poll_now), self._view.poll_inputs, self._view.poll_outputs, **quiet
+        self._view.poll.after(
+            form.send(self._start.click, self._begin, [self._marked], begun, trigger_mode="once", **quiet)
         )
 
     def _refresh(self) -> tuple[Any, ...]:
