@@ -6,7 +6,7 @@ LoRAs are matched by their hash, then by name; base models likewise. What cannot
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -20,7 +20,7 @@ from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError
 from trainer.found_loras import FoundLora, civitai_resources, tagged_loras
 from trainer.infotext import MAX_CHARACTERS, Infotext, parse_infotext
-from trainer.infotext_options import SIZE, find_upscaler, read_options
+from trainer.infotext_options import SIZE, FindUpscaler, find_upscaler, read_options
 from trainer.library import list_loras
 from trainer.lora_lookup import match_lora
 from trainer.paths import DataFolder
@@ -118,7 +118,7 @@ def _own(data: DataFolder, config: GenerateConfig, hashes: Mapping[str, Any]) ->
     notes += _without_lost_files(data, values)
     upscaler = str(values["hires_upscaler"])
     if upscaler not in BUILT_IN:
-        values["hires_upscaler"], note = find_upscaler(upscaler, _knows_upscaler(data))
+        values["hires_upscaler"], note = find_upscaler(upscaler, _upscaling_model(data))
         notes += [note] if note else []
     return _fitted(data, "Inkwash", {**values, **found}, loras, notes)
 
@@ -138,7 +138,7 @@ def _from_infotext(data: DataFolder, text: Infotext) -> FoundRecipe:
         name, note = find_sampler(sampler, text.get("Schedule type"))
         values |= {"sampler": name} if name else {}
         notes += [note] if note else []
-    options = read_options(text, values.get("sampler", ""), _knows_upscaler(data))
+    options = read_options(text, values.get("sampler", ""), _upscaling_model(data))
     values |= options.values
     notes += options.notes
     values |= _rounded(values, notes)
@@ -168,7 +168,7 @@ def _from_comfy(data: DataFolder, graph: str) -> FoundRecipe:
         values |= {"sampler": name} if name else {}
         notes += [note] if note else []
     if recipe.upscaler:
-        values["hires_upscaler"], note = find_upscaler(recipe.upscaler, _knows_upscaler(data))
+        values["hires_upscaler"], note = find_upscaler(recipe.upscaler, _upscaling_model(data))
         notes += [note] if note else []
     loras = [
         FoundLora(_stem(name), {"unet_weight": unet, "text_encoder_weight": text}) for name, unet, text in recipe.loras
@@ -201,8 +201,12 @@ def _fitted(
     return FoundRecipe(source, {**settings, "loras": stack}, tuple(dict.fromkeys(missing)), tuple(all_notes))
 
 
-def _knows_upscaler(data: DataFolder) -> Callable[[str], bool]:
-    return lambda name: match_upscaler(data, name) is not None
+def _upscaling_model(data: DataFolder) -> FindUpscaler:
+    def find(name: str) -> str:
+        found = match_upscaler(data, name)
+        return found.name if found else ""
+
+    return find
 
 
 def _without_lost_files(data: DataFolder, values: dict[str, Any]) -> list[str]:

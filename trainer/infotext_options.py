@@ -22,7 +22,8 @@ _UPSCALERS: Mapping[UpscalerName, str] = {
 # "None" leaves the enlarging to the resize behind it, which is Lanczos.
 _SAME_UPSCALER: Mapping[str, UpscalerName] = {"none": "lanczos"}
 _SAME_SHAPE = 0.02
-IsUpscaler = Callable[[str], bool]
+FindUpscaler = Callable[[str], str]
+"""The name here of the upscaling model that another program calls so; empty where there is none."""
 _NUMBERS: Mapping[str, tuple[str, Callable[[str], int | float]]] = {
     "Hires upscale": ("hires_scale", float),
     "Hires steps": ("hires_steps", int),
@@ -79,17 +80,17 @@ def upscaler_title(name: str) -> str:
     return next((last[: -len(suffix)] for suffix in (".safetensors", ".pth") if last.casefold().endswith(suffix)), last)
 
 
-def read_options(text: Infotext, sampler: str, is_upscaler: IsUpscaler = lambda name: False) -> ReadOptions:
+def read_options(text: Infotext, sampler: str, find_model: FindUpscaler = lambda name: "") -> ReadOptions:
     """The same of an infotext, ours or another's, for pictures of this sampler of ours. Never raises.
 
-    `is_upscaler` says whether there is an upscaling model of that name here.
+    `find_model` finds upscaling models.
     """
     found = ReadOptions()
     for name, (key, kind) in _NUMBERS.items():
         if (value := _number(text.get(name), kind)) is not None:
             found.values[key] = value
             found.read.add(name.casefold())
-    _hires(text, found, is_upscaler)
+    _hires(text, found, find_model)
     _strength(text, found)
     _eta(text, sampler, found)
     if (tiling := text.get("Tiling").casefold()) in ("true", "false"):
@@ -106,7 +107,7 @@ def read_options(text: Infotext, sampler: str, is_upscaler: IsUpscaler = lambda 
     return found
 
 
-def _hires(text: Infotext, found: ReadOptions, is_upscaler: IsUpscaler) -> None:
+def _hires(text: Infotext, found: ReadOptions, find_model: FindUpscaler) -> None:
     size = SIZE.fullmatch(text.get("Size"))
     first, second = SIZE.fullmatch(text.get("First pass size")), SIZE.fullmatch(text.get("Hires resize"))
     if size and first and (scale := _scale(first, size)):
@@ -117,13 +118,13 @@ def _hires(text: Infotext, found: ReadOptions, is_upscaler: IsUpscaler) -> None:
         found.values["hires_scale"] = scale
         found.read.add("hires resize")
     if "hires_scale" in found.values and (upscaler := text.get("Hires upscaler")):
-        name, note = find_upscaler(upscaler, is_upscaler)
+        name, note = find_upscaler(upscaler, find_model)
         found.values["hires_upscaler"] = name
         found.notes += [note] if note else []
         found.read.add("hires upscaler")
 
 
-def find_upscaler(name: str, is_upscaler: IsUpscaler = lambda name: False) -> tuple[str, str]:
+def find_upscaler(name: str, find_model: FindUpscaler = lambda name: "") -> tuple[str, str]:
     """Our upscaler for another program's name, and a sentence where it is only the nearest."""
     wanted = name.strip().casefold()
     for ours, theirs in _UPSCALERS.items():
@@ -131,8 +132,8 @@ def find_upscaler(name: str, is_upscaler: IsUpscaler = lambda name: False) -> tu
             return ours, ""
     if wanted in _SAME_UPSCALER:
         return _SAME_UPSCALER[wanted], ""
-    if is_upscaler(name):
-        return name.strip(), ""
+    if model := find_model(name):
+        return model, ""
     near: UpscalerName = "lanczos"
     if wanted.startswith("latent"):
         near = "latent bicubic" if "bicubic" in wanted else "latent nearest" if "nearest" in wanted else "latent"

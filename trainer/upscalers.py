@@ -6,6 +6,7 @@ They are found in the data folder's `upscalers/`, and in the folders of other pr
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,15 @@ _PLACES = (
     "models/ESRGAN", "models/RealESRGAN", "models/SwinIR", "models/DAT", "models/HAT", "models/ScuNET",
     "models/upscale_models",
 )  # fmt: skip
+# What A1111 and Forge call the published files of Real-ESRGAN.
+_FILES = {
+    "r-esrgan 4x+": "realesrgan_x4plus",
+    "r-esrgan 4x+ anime6b": "realesrgan_x4plus_anime_6b",
+    "r-esrgan 2x+": "realesrgan_x2plus",
+    "r-esrgan general 4xv3": "realesr-general-x4v3",
+    "r-esrgan general wdn 4xv3": "realesr-general-wdn-x4v3",
+    "r-esrgan animevideo": "realesr-animevideov3",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def match_upscaler(data: DataFolder, name: str) -> UpscalerFile | None:
     for entry in listed:
         if name in (entry.name, str(entry.path)):
             return entry
-    wanted = _plain(name)
+    wanted = _plain(name)  # also by the name that A1111 and Forge show
     return next((entry for entry in listed if _plain(entry.name) == wanted), None)
 
 
@@ -109,6 +119,7 @@ def _files_below(root: Path) -> Iterator[Path]:
 
 
 def _plain(name: str) -> str:
-    """A name as two programs have in common: `R-ESRGAN/4x-UltraSharp.pth` is `4x-ultrasharp`."""
+    """A name as two programs have in common: `ESRGAN/4x-UltraSharp.pth` is `4x ultrasharp`."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1].strip().casefold()
-    return next((last.removesuffix(suffix) for suffix in SUFFIXES if last.endswith(suffix)), last)
+    last = next((last.removesuffix(suffix) for suffix in SUFFIXES if last.endswith(suffix)), last)
+    return re.sub(r"[\s_-]+", " ", _FILES.get(last, last))

@@ -224,6 +224,11 @@ def test_they_are_found_where_they_lie_and_meant_by_their_names(data: DataFolder
     )
     assert [cell.config.hires_upscaler for cell in plan.cells] == ["lanczos", "2x nice"]
     assert find_upscaler("4x-UltraSharp")[0] == "lanczos"
+    for name, called in (("RealESRGAN_x4plus_anime_6B", "R-ESRGAN 4x+ Anime6B"), ("DAT_x4", "DAT x4")):
+        write(data.upscalers / f"{name}.pth", network(4))
+        assert resolve_upscaler(data, called) == data.upscalers / f"{name}.pth"
+    with pytest.raises(ConfigError, match="no upscaler"):
+        resolve_upscaler(data, "R-ESRGAN 4x+")
 
 
 def test_without_the_library_it_says_how_to_get_it(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
