@@ -1,4 +1,4 @@
-"""Upscaling models of the hires fix, as files: where they lie, and which one a name means. No torch.
+"""Upscaling models, as files: where they lie, and which one a name means; and starting a job that uses one alone. No torch.
 
 They are found in the data folder's `upscalers/`, and in the folders of other programs that the user added for their base models.
 """
@@ -14,9 +14,12 @@ from typing import get_args
 
 from trainer.base_models.scan import model_folders
 from trainer.config.generate import GenerateConfig, UpscalerName
-from trainer.errors import ConfigError, ResourceError
+from trainer.config.upscale import UpscaleConfig
+from trainer.errors import ConfigError, Finding, ResourceError
 from trainer.files import TEMPORARY_PREFIX
+from trainer.jobs import enqueue
 from trainer.paths import DataFolder
+from trainer.runs import Run, create_run
 
 BUILT_IN: tuple[str, ...] = get_args(UpscalerName)
 """The ways to enlarge a picture that need no file."""
@@ -75,8 +78,8 @@ def match_upscaler(data: DataFolder, name: str) -> UpscalerFile | None:
     return next((entry for entry in listed if _plain(entry.name) == wanted), None)
 
 
-def resolve_upscaler(data: DataFolder, name: str) -> Path | None:
-    """The file of an upscaler, by its name in the list or its path; None for the built-in ones. Raises ConfigError."""
+def resolve_upscaler(data: DataFolder, name: str, where: str = "hires_upscaler") -> Path | None:
+    """The file of an upscaler, by its name in the list or its path; None for the built-in ones. Raises ConfigError, at the field `where`."""
     if name in BUILT_IN:
         return None
     path = Path(name).expanduser()
@@ -87,7 +90,7 @@ def resolve_upscaler(data: DataFolder, name: str) -> Path | None:
     names = ", ".join([*BUILT_IN, *(entry.name for entry in list_upscalers(data))])
     raise ConfigError(
         f"There is no upscaler '{name}'.",
-        where="hires_upscaler",
+        where=where,
         fix=f"Choose one of: {names}; or put its file (.safetensors or .pth) into {data.upscalers}.",
     )
 
@@ -100,13 +103,45 @@ def check_upscaler(config: GenerateConfig, data: DataFolder) -> Path | None:
     if config.hires_scale == 1:
         return None
     path = resolve_upscaler(data, config.hires_upscaler)
-    if path is not None and importlib.util.find_spec("spandrel") is None:
+    if path is not None:
+        _require_library("hires_upscaler", f", or choose one of: {', '.join(BUILT_IN)}")
+    return path
+
+
+def require_upscaler(data: DataFolder, name: str) -> Path:
+    """The file of an upscaling model. Raises as `check_upscaler`, also for the ways to enlarge that are none."""
+    path = resolve_upscaler(data, name, "upscaler")
+    if path is None:
+        names = ", ".join(entry.name for entry in list_upscalers(data)) or f"none yet; put one into {data.upscalers}"
+        raise ConfigError(f"'{name}' is no upscaling model.", where="upscaler", fix=f"Choose one of: {names}.")
+    _require_library("upscaler")
+    return path
+
+
+def start_upscaling(data: DataFolder, config: UpscaleConfig) -> Run:
+    """Put the enlarging of pictures into the queue.
+
+    Raises: ConfigError: a picture or the model is not there. ResourceError: the library that runs it is not installed.
+    """
+    require_upscaler(data, config.upscaler)
+    paths = [Path(picture).expanduser().absolute() for picture in config.pictures]
+    missing = [Finding("pictures", f"there is no file {path}") for path in paths if not path.is_file()]
+    if missing:
+        raise ConfigError("Some pictures are not there.", where="pictures", findings=missing)
+    kept = config.model_copy(update={"pictures": [str(path) for path in paths]})
+    title = paths[0].name if len(paths) == 1 else f"{len(paths)} pictures"
+    run = create_run(data, "upscale", f"{title} by {config.upscaler}"[:60], kept.model_dump(mode="json"))
+    enqueue(run, data)
+    return run
+
+
+def _require_library(where: str, otherwise: str = "") -> None:
+    if importlib.util.find_spec("spandrel") is None:
         raise ResourceError(
             "Upscaling models need the library spandrel, which is not installed.",
-            where="hires_upscaler",
-            fix=f"Install it with `{EXTRA}`, or choose one of: {', '.join(BUILT_IN)}.",
+            where=where,
+            fix=f"Install it with `{EXTRA}`{otherwise}.",
         )
-    return path
 
 
 def _files_below(root: Path) -> Iterator[Path]:

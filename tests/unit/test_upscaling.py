@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from app.services.starting import start_job
 from tests.tiny_model import make_tiny_model
 from trainer.base_models.scan import add_model_folder
 from trainer.config.generate import GenerateConfig
 from trainer.config.grid import GridConfig
 from trainer.errors import Cancelled, ConfigError, ModelFileError, ResourceError
-from trainer.events import Event, Stage, Warned
+from trainer.events import Event, Picture, Stage, Warned
 from trainer.found_recipe import read_any_recipe
 from trainer.grid.plan import plan_grid
 from trainer.infotext_options import find_upscaler
@@ -30,8 +32,9 @@ from trainer.jobs import JobContext
 from trainer.models.upscaler import load_upscaler
 from trainer.paths import DataFolder
 from trainer.picture_texts import INFOTEXT_KEY
-from trainer.runs import create_run
+from trainer.runs import Run, create_run
 from trainer.sampling import job
+from trainer.sampling.enlarging import upscale
 from trainer.sampling.upscaling import ModelUpscaler, Upscaling
 from trainer.upscalers import check_upscaler, list_upscalers, resolve_upscaler
 
@@ -240,6 +243,40 @@ def test_without_the_library_it_says_how_to_get_it(data: DataFolder, monkeypatch
     assert "--extra upscale" in caught.value.fix
 
 
+def test_pictures_that_there_are_are_enlarged(
+    data: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.jobs.start_next", lambda data: None)
+    write(data.upscalers / "4x-tiny.pth", network(4))
+    info = PngInfo()
+    info.add_text(INFOTEXT_KEY, "a red house\nSteps: 3, Seed: 1")
+    source = Image.fromarray((noise(40, 56).permute(1, 2, 0).numpy() * 255).astype(np.uint8))
+    source.save(tmp_path / "house.png", pnginfo=info)
+    Image.new("RGB", (48, 32), "red").save(tmp_path / "red.jpg")
+    pictures = [str(tmp_path / "house.png"), str(tmp_path / "red.jpg")]
+    events: list[Event] = []
+
+    def enlarged(**more: Any) -> list[Image.Image]:
+        run = start_job(data, "upscale", {"pictures": pictures, "upscaler": "4x-tiny", "device": "cpu", **more})
+        return [Image.open(path) for path in upscale(JobContext(Run(data.runs / run), events.append))["pictures"]]
+
+    house, red = enlarged()
+    assert (house.size, red.size) == ((224, 160), (192, 128))
+    assert house.info[INFOTEXT_KEY].startswith("a red house")
+    expected = Upscaling(load_upscaler(data.upscalers / "4x-tiny.pth"), CPU).picture(source, (224, 160))
+    assert house.tobytes() == expected.tobytes()
+    smaller = enlarged(scale=1.5, output_format="webp")
+    assert [(picture.size, picture.format) for picture in smaller] == [((84, 60), "WEBP"), ((72, 48), "WEBP")]
+    assert sum(isinstance(event, Picture) for event in events) == 4
+    for settings, words in (
+        ({"upscaler": "lanczos"}, "no upscaling model"),
+        ({"pictures": [str(tmp_path / "gone.png")]}, "not there"),
+        ({"pictures": []}, "cannot be used"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            enlarged(**settings)
+
+
 def test_nothing_is_left_that_looks_like_torchvision(folder: Path) -> None:
     load_upscaler(write(folder / "any.safetensors", network(2)))
     assert importlib.util.find_spec("torchvision") is not None or "torchvision" not in sys.modules
@@ -278,8 +315,6 @@ def test_a_generation_with_one_and_back_from_its_picture(model: DataFolder) -> N
     assert (found.settings["hires_upscaler"], found.notes) == ("4x-tiny", ())
     with Image.open(by_model) as picture:
         texts = dict(picture.info)
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_text(INFOTEXT_KEY, texts[INFOTEXT_KEY])
     bare.save(model.root / "of another program.png", pnginfo=info)

@@ -61,8 +61,11 @@ class ModelUpscaler:
 def model_upscaler(config: GenerateConfig, data: DataFolder, context: JobContext) -> ModelUpscaler | None:
     """What enlarges the pictures of a job, telling it how far it is; None where no model does. Raises as `check_upscaler`."""
     path = check_upscaler(config, data)
-    if path is None:
-        return None
+    return job_upscaler(path, context) if path else None
+
+
+def job_upscaler(path: Path, context: JobContext) -> ModelUpscaler:
+    """A model that tells a job how far it is, and stops when the job is to stop."""
 
     def on_tile(done: int, total: int) -> None:
         context.check_stop()
@@ -96,6 +99,11 @@ class Upscaling:
     ) -> None:
         self._model, self._device, self._on_tile, self._on_shortage = model, device, on_tile, on_shortage
         self._tile = tile or (_CPU_TILE if device.type == "cpu" else _TILE)
+
+    @property
+    def scale(self) -> int:
+        """The model's own."""
+        return self._model.scale
 
     def picture(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
         """An RGB picture at `size` (width and height): through the model until it is no smaller, then resized by Lanczos.
