@@ -157,7 +157,7 @@ def measure(row: Row, work: Path, steps: int) -> dict[str, Any]:
             overrides["adapter"]["unet"] = {"targets": "attention+mlp"}
         if row.method == PIVOTAL:
             overrides["data"]["trigger_word"] = STYLES[row.dataset]
-            overrides["embedding"] = {"num_vectors": 2}
+            overrides["adapter"]["embedding"] = {"num_vectors": 2}
         size = equal_size(preset, overrides, data)
         config = build_config(preset, overrides, {"adapter": size})
         run = create_run(data, "train", "quality", config.model_dump(mode="json"))
