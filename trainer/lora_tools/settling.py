@@ -25,6 +25,8 @@ DROWNED = 0.05
 """A share of the change below this is a warning: the others are more than four times as strong together."""
 _LEAST, _MOST = 0.25, 1.5
 _STEP = 0.05
+_LOWERED = 0.1
+"""What lowers a LoRA by less in a block is not worth a number."""
 _BETTER = 0.02
 """By how much less disturbed the stack must be for another LoRA to be lowered."""
 
@@ -167,7 +169,8 @@ def _lowered(index: int, settled: Settled, names: Mapping[str, Sums]) -> Settled
         if not _fights(sums.weighted, index):
             continue
         factors = torch.tensor([blocks.get(name, 1.0) for blocks in settled.blocks], dtype=torch.float64)
-        if (factor := _least_disturbing(sums.weighted, factors, index)) < factors[index]:
+        factor = _least_disturbing(sums.weighted, factors, index)
+        if factor <= float(factors[index]) - _LOWERED:
             lowered[name] = factor
     blocks = tuple(lowered if place == index else other for place, other in enumerate(settled.blocks))
     return Settled(settled.unet, settled.text, blocks)
