@@ -82,7 +82,8 @@ class StackConflicts:
             }
         found = self._service.figures(history.run)
         has_suggestion = any(line.startswith("suggestion: ") for line in found.lines)
-        shown = render.figures(found.lines, found.tables)
+        drawn = f'<div class="figure-picture">{found.picture}</div>' if found.picture else ""
+        shown = render.figures(found.lines, ()) + drawn + render.figures((), found.tables)
         return {self._seen: now, self._found: shown, self._apply: gr.update(visible=has_suggestion)}
 
     def _use(self, run_id: str | None, version: int, rows: list[Row], prompt: str, steps: Any = None) -> Any:
