@@ -36,6 +36,7 @@ class HistorySection:
                     max_height=320,
                     label="Changes: choose one to see what differs since",
                     elem_id="dataset-history-table",
+                    elem_classes="row-table",
                 )
                 self._go = gr.Button("Go to this state", interactive=False, elem_id="dataset-history-go", **_SMALL)
             with gr.Column(scale=3, min_width=280):
