@@ -138,7 +138,7 @@ class GenerateTab:
         shown = [self._seen, self._status, self._preview, self._cancel, self._gallery, self._paths]
         timer = self._links.clock(_POLL_SECONDS)
         poll = Poll(links.page, timer, self._poll, [self._chosen, self._seen], shown)
-        self._conflicts.wire(self._base, timer)
+        self._conflicts.wire(links.page, self._base, timer)
         self._grid.wire(
             form,
             stack.rows,
