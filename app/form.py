@@ -362,9 +362,8 @@ class Form:
 
     def events(self) -> list[Any]:
         """The events of a user changing any field."""
-        typed = [getattr(widget, "input", None) or widget.change for widget in self.widgets.values()]  # type: ignore[attr-defined]
-        # A text (gradio 6.31) says nothing of what is pasted or cut until it is left.
-        return [*typed, *(widget.blur for widget in self.widgets.values() if isinstance(widget, gr.Textbox))]
+        # Of a text also what is pasted, cut or rubbed out: `app.texts` sees to it.
+        return [getattr(widget, "input", None) or widget.change for widget in self.widgets.values()]  # type: ignore[attr-defined]
 
     def read(self, raw: Mapping[Component, Any]) -> dict[str, Any]:
         """The settings, nested and not yet validated, out of what a handler was given."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.services.generation import GenerationService
@@ -37,7 +37,9 @@ class ConflictService:
         if len(used) < 2:
             raise ConfigError("One LoRA has nothing to fight with.", fix="Put two or more on the stack.")
         loras = [{"file": row["name"], "unet_weight": row["unet"], "text_encoder_weight": row["text"]} for row in used]
-        return self._tools.start(_TOOL, {"loras": loras, "base": base})
+        # A row has one set of block weights: what the user chose is not replaced by a suggestion.
+        by_block = not any(row.get("blocks") for row in used)
+        return self._tools.start(_TOOL, {"loras": loras, "base": base, "by_block": by_block})
 
     def figures(self, run: Run) -> Figures:
         """What a finished run found."""
@@ -49,26 +51,28 @@ class ConflictService:
         measured = sorted((name, *old) for name, old, _ in found)
         if not found or measured != sorted((row["name"], row["unet"], row["text"]) for row in rows if row["on"]):
             return None
-        wanted = {name: weights for name, _, weights in found}
-        return [
-            {**row, "unet": wanted[row["name"]][0], "text": wanted[row["name"]][1]}
-            if row["on"] and row["name"] in wanted
-            else row
-            for row in rows
-        ]
+        wanted = {name: new for name, _, new in found}
+        if any("blocks" in new for new in wanted.values()) and any(row["on"] and row.get("blocks") for row in rows):
+            return None  # chosen since it was measured
+        return [{**row, **wanted[row["name"]]} if row["on"] and row["name"] in wanted else row for row in rows]
 
-    def _suggestions(self, run: Run) -> list[tuple[str, tuple[float, float], tuple[float, float]]]:
-        """The library's name of each LoRA, its weights as they were measured, and the suggested ones."""
+    def _suggestions(self, run: Run) -> list[tuple[str, tuple[float, float], dict[str, Any]]]:
+        """The library's name of each LoRA, its weights as they were measured, and what its row is to have."""
         try:
             report: dict[str, Any] = json.loads((run.folder / REPORT_NAME).read_text(encoding="utf-8"))
             return [
                 (
                     self._generation.find_lora(item["file"]) or "",
                     (item["unet_weight"], item["text_encoder_weight"]),
-                    (item["new_unet_weight"], item["new_text_encoder_weight"]),
+                    _row_values(item),
                 )
                 for item in report["suggestion"]
             ]
         except (OSError, ValueError, KeyError, TypeError):
             log.warning("The figures of %s cannot be read", run.id, exc_info=True)
             return []
+
+
+def _row_values(item: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {"unet": item["new_unet_weight"], "text": item["new_text_encoder_weight"]}
+    return {**values, "blocks": item["new_blocks"]} if item.get("new_blocks") else values

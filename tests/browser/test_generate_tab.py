@@ -80,7 +80,19 @@ def test_a_dropped_picture_fills_the_form_and_its_stack_is_moved_and_thinned(pag
     page.locator("#lora-remove-0").click()
     expect_stack(page, ("second", "0.7", "0.8"))
     page.locator("#lora-word-0-0").click()
-    expect(page.locator("#gen-prompt textarea")).to_have_value("second word, a blue boat, first word")
+    prompt = page.locator("#gen-prompt textarea")
+    expect(prompt).to_have_value("second word, a blue boat, first word")
+    # Pasted at once, then typed to the end of a tag, then rubbed out: the rows follow each.
+    prompt.fill("a boat <lora:first:0.5> <lora:second:0.7:0.4>")
+    expect_stack(page, ("second", "0.7", "0.4"), ("first", "0.5", "0.5"))
+    prompt.fill("a boat ")
+    expect_stack(page, ("second", "0.7", "0.4"))
+    prompt.press("End")
+    page.keyboard.type("<lora:first:0.6>")
+    expect_stack(page, ("second", "0.7", "0.4"), ("first", "0.6", "0.6"))
+    for _ in "<lora:first:0.6>":
+        page.keyboard.press("Backspace")
+    expect_stack(page, ("second", "0.7", "0.4"))
 
 
 def test_a_picture_without_a_recipe_is_refused_with_a_sentence(page: Page, tmp_path: Path) -> None:

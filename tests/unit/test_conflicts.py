@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from trainer.blocks import parse_blocks
 from trainer.config.loading import build_tool_settings
 from trainer.errors import ConfigError, LoraFileError
 from trainer.lora_files.file import LoraModule
-from trainer.lora_tools.conflicts import StackedFile, find_conflicts, settled_weights
+from trainer.lora_tools.conflict_picture import conflicts_svg
+from trainer.lora_tools.conflicts import StackedFile, find_conflicts
 from trainer.lora_tools.names import block_of
+from trainer.lora_tools.settling import block_text, settled_weights
 from trainer.paths import DataFolder
 from trainer.tools.result import ToolContext, run_tool
 
@@ -132,6 +136,55 @@ def test_unrelated_loras_stay_and_a_weak_one_is_drowned(tmp_path: Path) -> None:
     assert drowned.warnings[0].startswith("Of 'a' and 'b' one has less than 5% of the change as a whole")
 
 
+def with_common(seed: int, names: Sequence[str]) -> dict[str, LoraModule]:
+    """Changes of its own, but in these layers those that all such LoRAs have."""
+    return {**modules(seed), **{name: modules(7)[name] for name in names}}
+
+
+def test_a_lora_that_fights_in_one_block_is_lowered_there_and_only_there(tmp_path: Path) -> None:
+    made = [with_common(1, [CONV]), with_common(2, [CONV])]
+    stack = [StackedFile(write(tmp_path / f"{index}.safetensors", part), 0.8, 0.8) for index, part in enumerate(made)]
+    report = find_conflicts(stack)
+    lowered = [suggestion.new_blocks for suggestion in report.suggestion]
+    assert sorted(lowered) == ["", "OUT03:0"]
+    assert {(s.new_unet_weight, s.new_text_encoder_weight) for s in report.suggestion} == {(0.8, 0.8)}
+    # What the whole stack does along each LoRA's change in each block, by dense sums.
+    table = [parse_blocks(text).table(12) for text in lowered]
+    blocks = {block_of(name): "OUT03" if name == CONV else "IN04" if name in (Q, K) else "BASE" for name in SHAPES}
+    off = []
+    for mine in made:
+        changes = {block: [dense(part, block, 0.8, 0.8) for part in made] for block in blocks}
+        own = {block: dense(mine, block, 0.8, 0.8) for block in blocks}
+        total = {b: sum(t[blocks[b]] * c for t, c in zip(table, changes[b], strict=True)) for b in blocks}
+        whole = sum(float(own[b] @ own[b]) for b in blocks)
+        off.append(sum(abs(float((total[b] - own[b]) @ own[b])) for b in blocks) / whole)
+    assert report.off_after == pytest.approx(off, rel=1e-4)
+    # Better for both than one number for all blocks.
+    one_number = find_conflicts(stack, by_block=False)
+    assert {suggestion.new_blocks for suggestion in one_number.suggestion} == {""}
+    assert all(after < other for after, other in zip(report.off_after, one_number.off_after, strict=True))
+    assert max(report.off_after) < 0.1 < min(report.off)
+
+
+def test_blocks_are_written_as_the_stack_reads_them() -> None:
+    weights = {"OUT04": 0.5, "OUT03": 0.5, "MID": 0.25, "BASE": 0.0, "IN04": 0.5, "OUT06": 0.5}
+    text = block_text(weights)
+    assert text == "BASE:0,IN04:0.5,MID:0.25,OUT03-OUT04:0.5,OUT06:0.5"
+    assert parse_blocks(text).table(12) == {**dict.fromkeys(parse_blocks("").table(12), 1.0), **weights}
+
+
+def test_the_picture_has_a_cell_for_each_pair_and_block(tmp_path: Path) -> None:
+    made = [modules(1), turned(modules(1), -1.0), modules(3)]
+    stack = [StackedFile(write(tmp_path / f"{index}.safetensors", part)) for index, part in enumerate(made)]
+    report = find_conflicts(stack)
+    root = ElementTree.fromstring(conflicts_svg(report.pairs, ["a <b>", "c", "d"]))
+    titles = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == len(report.pairs) == 3 * (len({block_of(name) for name in SHAPES}) + 1)
+    assert titles[0] == "down_blocks.1.attentions.0: -100% and -100%, against each other"
+    assert any(text.text == "a <b> and c" for text in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert conflicts_svg([], []) == ""
+
+
 def test_settled_weights_leave_each_change_what_it_does_alone() -> None:
     generator = torch.Generator().manual_seed(3)
     changes = torch.randn((3, 8), generator=generator, dtype=torch.float64) + 0.5
@@ -150,7 +203,11 @@ def test_the_tool_says_what_it_found_as_tags_for_the_prompt(tmp_path: Path) -> N
     settings = build_tool_settings("conflicts", {"loras": [{"file": "ink"}, {"file": "wash"}]})
     result = run_tool(settings, ToolContext(data))
     assert result.lines[-1] == "suggestion: <lora:ink:0.5> <lora:wash:0.5>"
-    assert result.lines[1] == "ink: on the stack it is 2.00 times as strong as alone; with the suggested weights 1.00"
+    assert result.lines[1] == (
+        "ink: on the stack it is 2.00 times as strong as alone, its blocks 100% off; "
+        "with the suggested weights 1.00 times, 0% off"
+    )
+    assert result.picture.startswith("<svg")
     assert result.tables[-1].rows[-1] == ("all", "50%", "50%")
     with pytest.raises(ConfigError, match="loras"):
         build_tool_settings("conflicts", {"loras": [{"file": "ink"}]})
@@ -185,5 +242,19 @@ def test_the_app_puts_the_suggested_weights_on_the_stack(tmp_path: Path, monkeyp
         ("ink", 0.5, 0.5, True), ("other", 1.0, 1.0, False), ("wash", 0.5, 0.5, True),
     ]  # fmt: skip
     assert service.suggested(run, new) is None  # measured at other weights
+    for index in (1, 2):
+        write(data.loras / f"part{index}.safetensors", with_common(index, [CONV]))
+    parts = [new_row("part1"), new_row("part2")]
+    other = Run(data.runs / service.start(parts, ""))
+    work(JobContext(other, lambda event: None))
+    lowered = service.suggested(other, parts)
+    assert lowered is not None
+    assert sorted(row["blocks"] for row in lowered) == ["", "OUT03:0"]
+    assert {(row["unet"], row["text"]) for row in lowered} == {(1.0, 1.0)}
+    # Block weights that the user chose are not replaced.
+    chosen = [with_value(parts, row["id"], "blocks", "MIDD") for row in parts]
+    assert [service.suggested(other, rows) for rows in chosen] == [None, None]
+    third = Run(data.runs / service.start(chosen[0], ""))
+    assert third.config()["settings"]["by_block"] is False
     moved = with_value(rows, rows[0]["id"], "unet", 0.9)
     assert service.suggested(run, moved) is None

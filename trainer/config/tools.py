@@ -91,13 +91,17 @@ class ConflictSettings(ToolSettings):
 
     implementation: ClassVar[str] = "trainer.tools.conflicts:run"
     title: ClassVar[str] = "Conflicts"
+    draws: ClassVar[bool] = True
     examples: ClassVar[tuple[str, ...]] = (
         "conflicts ink-wash:0.8 robot:0.5",
+        "conflicts ink-wash robot --picture fights.svg",
         "conflicts ink-wash robot castle --json",
     )
 
     loras: Annotated[list[WeightedLora], Hint(Level.BASIC, names="lora"), Field(min_length=2, max_length=16)]
     """Of the library, each with its weights on the stack; two or more."""
+    by_block: Annotated[bool, BASIC] = True
+    """Suggest that a LoRA is lowered only in the blocks where it fights, where that disturbs the stack less than one number for all."""
     base: Annotated[str, BASE_MODEL] = ""
     """Needed where a file has layers of these kinds: their changes depend on the weights that they are for."""
 

@@ -7,43 +7,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor
 
 from trainer.errors import LoraFileError
-from trainer.lora_tools.changes import Change
-from trainer.lora_tools.checkpoints import Checkpoint
-from trainer.lora_tools.compare import compare_changes
 from trainer.lora_tools.figures import Progress, no_progress
-from trainer.lora_tools.inputs import Lora, matrix_names, open_lora, require_same_architecture
-from trainer.lora_tools.names import block_of, in_model_order
+from trainer.lora_tools.overlaps import Overlaps, StackedFile, Sums, measure_overlaps
+from trainer.lora_tools.settling import (
+    DROWNED,
+    Effect,
+    Settled,
+    Verdict,
+    as_is,
+    block_text,
+    by_blocks,
+    effect,
+    overall,
+    verdict,
+)
 
-AGAINST = -0.2
-"""An effect on another LoRA below this is a warning: a fifth of what the other does is taken away."""
-DOUBLED = 0.25
-"""An effect on another LoRA above this is a warning: a quarter of what the other does is added once more."""
-DROWNED = 0.05
-"""A share of the change below this is a warning: the others are more than four times as strong together."""
+__all__ = ["ConflictReport", "StackedFile", "find_conflicts"]
 _DISTURBED = 0.1
-_LEAST, _MOST = 0.25, 1.5
-_STEP = 0.05
-
-Verdict = Literal["", "against each other", "the same twice", "drowned"]
-
-
-@dataclass(frozen=True)
-class StackedFile:
-    """A LoRA of the stack, with its weights as on the stack."""
-
-    path: Path
-    unet_weight: float = 1.0
-    text_encoder_weight: float = 1.0
-
-    def weight(self, name: str) -> float:
-        """Its weight in a layer of this common name."""
-        return self.unet_weight if name.startswith("lora_unet_") else self.text_encoder_weight
+_BETTER = 0.02
+"""By how much less disturbed weights of blocks must leave the stack, to be suggested in place of one number for all blocks."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +69,18 @@ class BlockShares:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A LoRA's weights, as they are and as they would settle the conflicts."""
+    """A LoRA's weights, as they are and as they would settle the conflicts.
+
+    Attributes:
+        new_blocks: weights of single blocks, as `trainer.blocks` reads them; empty for all alike.
+    """
 
     file: str
     unet_weight: float
     text_encoder_weight: float
     new_unet_weight: float
     new_text_encoder_weight: float
+    new_blocks: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +90,8 @@ class ConflictReport:
     Attributes:
         kept: for each LoRA what the whole stack does along its change, as a share of what it does alone: 1 is undisturbed.
         kept_after: the same with the suggested weights, as a share of what it does alone at its present ones.
+        off: for each LoRA how far its blocks are from undisturbed, on average by their share of its change.
+        off_after: the same with the suggested weights.
         suggestion: empty where there is nothing to settle.
     """
 
@@ -108,38 +101,25 @@ class ConflictReport:
     warnings: tuple[str, ...]
     kept: tuple[float, ...]
     kept_after: tuple[float, ...]
+    off: tuple[float, ...]
+    off_after: tuple[float, ...]
     suggestion: tuple[Suggestion, ...]
     seconds: float
 
 
-@dataclass
-class _Sums:
-    """What is summed over layers: inner products of all changes at weight 1, and of the weighted ones; overlaps of pairs."""
-
-    plain: Tensor
-    weighted: Tensor
-    overlaps: dict[tuple[int, int], list[tuple[float, float]]]
-
-    @classmethod
-    def empty(cls, count: int) -> _Sums:
-        zeros = torch.zeros(count, count, dtype=torch.float64)
-        return cls(zeros, zeros.clone(), {})
-
-    def add(self, other: _Sums) -> None:
-        self.plain += other.plain
-        self.weighted += other.weighted
-        for pair, values in other.overlaps.items():
-            self.overlaps.setdefault(pair, []).extend(values)
-
-
 def find_conflicts(
-    stack: Sequence[StackedFile], *, base: Path | None = None, progress: Progress = no_progress
+    stack: Sequence[StackedFile],
+    *,
+    base: Path | None = None,
+    by_block: bool = True,
+    progress: Progress = no_progress,
 ) -> ConflictReport:
     """Measure a stack, layer by layer, from the factors: no dense product where the changes are of low rank.
 
     Args:
         stack: two files or more, of any kinds and ranks.
         base: the checkpoint for modules that depend on the base model's weights.
+        by_block: whether weights of single blocks may be suggested.
         progress: called for every layer; what it raises ends the work.
 
     Raises: LoraFileError: a file cannot be used, or they are for different models.
@@ -147,116 +127,57 @@ def find_conflicts(
     started = time.monotonic()
     if len(stack) < 2:
         raise LoraFileError("One LoRA has nothing to fight with.", fix="Name two or more.")
-    progress("Reading the files", 0, 1)
-    checkpoint = Checkpoint(base) if base else None
-    try:
-        loras = [open_lora(item.path, checkpoint) for item in stack]
-        require_same_architecture(loras)
-        names = [set(matrix_names(lora)) for lora in loras]
-        layers = in_model_order(set.union(*names))
-        blocks: dict[str, _Sums] = {}
-        parts = {"unet": _Sums.empty(len(stack)), "text": _Sums.empty(len(stack))}
-        for done, name in enumerate(layers, 1):
-            sums = _layer(name, loras, names, [item.weight(name) for item in stack])
-            blocks.setdefault(block_of(name), _Sums.empty(len(stack))).add(sums)
-            parts["unet" if name.startswith("lora_unet_") else "text"].add(sums)
-            progress("Comparing the layers", done, len(layers))
-    finally:
-        if checkpoint:
-            checkpoint.close()
-    total = _Sums.empty(len(stack))
-    for sums in parts.values():
-        total.add(sums)
-    rows = {**blocks, "all": total}
-    pairs = tuple(
-        found
-        for block, sums in rows.items()
-        for pair in combinations(range(len(stack)), 2)
-        if (found := _pair(block, pair, sums)) is not None
-    )
-    new = [
-        _settled(parts["unet"].plain, [item.unet_weight for item in stack]),
-        _settled(parts["text"].plain, [item.text_encoder_weight for item in stack]),
-    ]
-    titles = [item.path.stem for item in stack]
-    suggestion = tuple(
-        _suggest(item, float(parts["text"].plain[index, index]), new[0][index], new[1][index])
-        for index, item in enumerate(stack)
-    )
-    kept = _kept(parts, stack, [[s.unet_weight, s.text_encoder_weight] for s in suggestion])
-    is_new = any(abs(share - 1) > _DISTURBED for share in kept) and any(
-        (s.unet_weight, s.text_encoder_weight) != (s.new_unet_weight, s.new_text_encoder_weight) for s in suggestion
-    )
-    after = _kept(parts, stack, [[s.new_unet_weight, s.new_text_encoder_weight] for s in suggestion])
+    overlaps = measure_overlaps(stack, base=base, progress=progress)
+    rows = {**overlaps.by_block(), "all": overlaps.whole()}
+    pairs = _pairs(rows, len(stack))
+    now = effect(overlaps, as_is(overlaps))
+    settled = _suggested(overlaps, now, by_block=by_block)
+    after = effect(overlaps, settled) if settled else now
     return ConflictReport(
         files=tuple(str(item.path) for item in stack),
         pairs=pairs,
         shares=tuple(_shares(block, sums) for block, sums in rows.items()),
-        warnings=_warnings(pairs, titles),
-        kept=kept,
-        kept_after=after if is_new else kept,
-        suggestion=suggestion if is_new else (),
+        warnings=_warnings(pairs, [item.path.stem for item in stack]),
+        kept=now.kept,
+        kept_after=after.kept,
+        off=now.off,
+        off_after=after.off,
+        suggestion=_suggestions(stack, settled) if settled else (),
         seconds=time.monotonic() - started,
     )
 
 
-def settled_weights(products: Tensor, weights: Sequence[float]) -> list[float]:
-    """Weights with which the sum does along each change just what that change does alone at its present weight.
-
-    With changes D and their inner products G = <D_i, D_j>, these are the a of G a = diag(G) w: each change's component
-    along another is taken off. Of several solutions (two equal changes) the smallest is taken.
-
-    Args:
-        products: G, `(n, n)`, float64.
-        weights: w.
-    """
-    diagonal = torch.diagonal(products)
-    sizes = diagonal.sqrt()
-    used = sizes > 0
-    new = torch.tensor(weights, dtype=torch.float64)
-    if int(used.sum()) > 1:
-        # In units of each change's own size, so that a small one counts like a large one.
-        scaled = products[used][:, used] / sizes[used][:, None] / sizes[used][None]
-        target = new[used] * sizes[used]
-        new[used] = (torch.linalg.pinv(scaled, rtol=1e-6, hermitian=True) @ target) / sizes[used]
-    return new.tolist()
+def _suggested(overlaps: Overlaps, now: Effect, *, by_block: bool) -> Settled | None:
+    """The weights that leave the stack least disturbed; None where they would be the present ones, or nothing is wrong."""
+    best, found = None, now
+    if any(abs(share - 1) > _DISTURBED for share in now.kept) and (new := overall(overlaps)) != as_is(overlaps):
+        best, found = new, effect(overlaps, new)
+    if by_block and any(off > _DISTURBED for off in now.off):
+        new = by_blocks(overlaps)
+        then = effect(overlaps, new)
+        is_no_worse = all(mine <= other + _BETTER for mine, other in zip(then.off, found.off, strict=True))
+        if is_no_worse and then.mean_off < found.mean_off - _BETTER:
+            best = new
+    return best
 
 
-def _settled(products: Tensor, weights: list[float]) -> list[float]:
-    """The settled weights as they can be suggested: of the same sign, a quarter to one and a half of what they were, in steps."""
-    found: list[float] = []
-    for old, new in zip(weights, settled_weights(products, weights), strict=True):
-        share = min(_MOST, max(_LEAST, new / old)) if old else 0.0
-        rounded = round(round(old * share / _STEP) * _STEP, 2)
-        found.append(old if abs(rounded - old) <= _STEP / 2 else rounded)
-    return found
+def _suggestions(stack: Sequence[StackedFile], settled: Settled) -> tuple[Suggestion, ...]:
+    return tuple(
+        Suggestion(str(item.path), item.unet_weight, item.text_encoder_weight, unet, text, block_text(blocks))
+        for item, unet, text, blocks in zip(stack, settled.unet, settled.text, settled.blocks, strict=True)
+    )
 
 
-def _suggest(item: StackedFile, text_energy: float, unet: float, text: float) -> Suggestion:
-    """The weight of a text encoder that it does not change stays that of the UNet, where it was."""
-    if not text_energy and item.text_encoder_weight == item.unet_weight:
-        text = unet
-    return Suggestion(str(item.path), item.unet_weight, item.text_encoder_weight, unet, text)
+def _pairs(rows: dict[str, Sums], count: int) -> tuple[PairBlock, ...]:
+    return tuple(
+        found
+        for block, sums in rows.items()
+        for pair in combinations(range(count), 2)
+        if (found := _pair(block, pair, sums)) is not None
+    )
 
 
-def _layer(name: str, loras: Sequence[Lora], names: Sequence[set[str]], weights: Sequence[float]) -> _Sums:
-    changes: dict[int, Change] = {
-        index: lora.change(name) for index, (lora, known) in enumerate(zip(loras, names, strict=True)) if name in known
-    }
-    sums = _Sums.empty(len(loras))
-    for index, change in changes.items():
-        sums.plain[index, index] = change.norm() ** 2
-    for first, second in combinations(changes, 2):
-        compared = compare_changes(name, changes[first], changes[second])
-        sums.plain[first, second] = sums.plain[second, first] = compared.product
-        overlap = (compared.overlap_out + compared.overlap_in) / 2
-        sums.overlaps[first, second] = [(overlap, compared.chance)]
-    factors = torch.tensor(weights, dtype=torch.float64)
-    sums.weighted = sums.plain * factors[:, None] * factors[None]
-    return sums
-
-
-def _pair(block: str, pair: tuple[int, int], sums: _Sums) -> PairBlock | None:
+def _pair(block: str, pair: tuple[int, int], sums: Sums) -> PairBlock | None:
     """Two LoRAs in a block; None where they have no layer in common, or one of them does nothing."""
     first, second = pair
     overlaps = sums.overlaps.get(pair)
@@ -264,15 +185,6 @@ def _pair(block: str, pair: tuple[int, int], sums: _Sums) -> PairBlock | None:
     if not overlaps or not all(squares):
         return None
     product = float(sums.weighted[first, second])
-    on = product / squares[0], product / squares[1]
-    verdict: Verdict = ""
-    if min(squares) / sum(squares) < DROWNED:
-        # First: beside one that is much stronger, the least likeness is large for the weak one.
-        verdict = "drowned"
-    elif min(on) < AGAINST:
-        verdict = "against each other"
-    elif max(on) > DOUBLED and min(on) > DOUBLED / 2:
-        verdict = "the same twice"
     return PairBlock(
         first,
         second,
@@ -281,33 +193,17 @@ def _pair(block: str, pair: tuple[int, int], sums: _Sums) -> PairBlock | None:
         max(-1.0, min(1.0, product / (squares[0] * squares[1]) ** 0.5)),
         sum(overlap for overlap, _ in overlaps) / len(overlaps),
         sum(chance for _, chance in overlaps) / len(overlaps),
-        *on,
-        verdict,
+        product / squares[0],
+        product / squares[1],
+        verdict(sums.weighted, first, second),
     )
 
 
-def _shares(block: str, sums: _Sums) -> BlockShares:
+def _shares(block: str, sums: Sums) -> BlockShares:
     squares = torch.diagonal(sums.weighted)
     total = float(squares.sum())
     shares = tuple(float(value) / total if total else 0.0 for value in squares)
     return BlockShares(block, tuple(float(value) ** 0.5 for value in squares), shares)
-
-
-def _kept(
-    parts: dict[str, _Sums], stack: Sequence[StackedFile], weights: Sequence[Sequence[float]]
-) -> tuple[float, ...]:
-    """What a stack of these weights does along each LoRA's change, by what that does alone at its present weights."""
-    found: list[float] = []
-    for index, item in enumerate(stack):
-        own = along = 0.0
-        for part, (sums, old) in enumerate(
-            ((parts["unet"], item.unet_weight), (parts["text"], item.text_encoder_weight))
-        ):
-            own += old * old * float(sums.plain[index, index])
-            new = torch.tensor([pair[part] for pair in weights], dtype=torch.float64)
-            along += old * float(sums.plain[index] @ new)
-        found.append(along / own if own else 1.0)
-    return tuple(found)
 
 
 def _warnings(pairs: Sequence[PairBlock], titles: Sequence[str]) -> tuple[str, ...]:
@@ -317,14 +213,14 @@ def _warnings(pairs: Sequence[PairBlock], titles: Sequence[str]) -> tuple[str, .
         if pair.verdict:
             places.setdefault((pair.first, pair.second, pair.verdict), []).append(pair.block)
     told: list[str] = []
-    for (first, second, verdict), blocks in places.items():
+    for (first, second, found), blocks in places.items():
         where = "as a whole" if "all" in blocks else f"in {', '.join(blocks[:6])}{' …' if len(blocks) > 6 else ''}"
         names = f"'{titles[first]}' and '{titles[second]}'"
-        if verdict == "drowned":
+        if found == "drowned":
             told.append(
                 f"Of {names} one has less than {DROWNED:.0%} of the change {where}: it will hardly be seen there."
             )
-        elif verdict == "the same twice":
+        elif found == "the same twice":
             told.append(f"{names} do much the same {where}: together it is too strong.")
         else:
             told.append(f"{names} work against each other {where}: one takes away what the other does.")

@@ -233,13 +233,21 @@ class LayerSum:
         rows, columns = up.shape[0], self._down.shape[1]
         # In pieces that stay in the processor's cache: up to a third faster.
         step = max(1, _CACHED_NUMBERS // columns) if weight.device.type == "cpu" else rows
-        flat, origin = weight.view(rows, columns), start.reshape(rows, columns)
-        for first in range(0, rows, step):
-            piece = slice(first, first + step)
-            if weight.dtype == torch.float32:
-                torch.addmm(origin[piece], up[piece], self._down, alpha=alpha, out=flat[piece])
-            else:
-                flat[piece] = torch.addmm(origin[piece].float(), up[piece], self._down, alpha=alpha)
+        pieces = zip(
+            weight.view(rows, columns).split(step),
+            start.reshape(rows, columns).split(step),
+            up.split(step),
+            strict=True,
+        )
+        if weight.dtype == torch.float32:
+            for new, old, factor in pieces:
+                torch.addmm(old, factor, self._down, alpha=alpha, out=new)
+            return
+        # One buffer for all: memory that is fresh for each piece costs a quarter of the time.
+        buffer = torch.empty((min(step, rows), columns), device=weight.device)
+        for new, old, factor in pieces:
+            total = buffer[: len(old)].copy_(old)
+            new.copy_(total.addmm_(factor, self._down, alpha=alpha))
 
 
 def _bounded(known: dict[_Stamp, Match], used: dict[_Stamp, Match]) -> dict[_Stamp, Match]:

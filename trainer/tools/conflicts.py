@@ -6,6 +6,7 @@ from dataclasses import asdict
 from itertools import combinations
 
 from trainer.config.tools import ConflictSettings
+from trainer.lora_tools.conflict_picture import conflicts_svg
 from trainer.lora_tools.conflicts import ConflictReport, StackedFile, Suggestion, find_conflicts
 from trainer.tools.result import Table, ToolContext, ToolResult
 
@@ -15,17 +16,20 @@ _HEADER = ("block", "layers", "cosine", "overlap", "by chance", "on first", "on 
 def run(settings: ConflictSettings, context: ToolContext) -> ToolResult:
     """Measure. Raises: as `find_conflicts`."""
     stack = [StackedFile(context.lora(x.file), x.unet_weight, x.text_encoder_weight) for x in settings.loras]
-    report = find_conflicts(stack, base=context.base(settings.base), progress=context.progress)
+    report = find_conflicts(
+        stack, base=context.base(settings.base), by_block=settings.by_block, progress=context.progress
+    )
     titles = [item.path.stem for item in stack]
-    return ToolResult(asdict(report), tuple(_lines(report, titles)), tuple(_tables(report, titles)))
+    picture = conflicts_svg(report.pairs, titles)
+    return ToolResult(asdict(report), tuple(_lines(report, titles)), tuple(_tables(report, titles)), picture=picture)
 
 
 def _lines(report: ConflictReport, titles: list[str]) -> list[str]:
     lines = list(report.warnings) or ["These LoRAs do not disturb each other."]
-    after = report.kept_after if report.suggestion else ()
-    for index, (title, kept) in enumerate(zip(titles, report.kept, strict=True)):
-        then = f"; with the suggested weights {after[index]:.2f}" if after else ""
-        lines.append(f"{title}: on the stack it is {kept:.2f} times as strong as alone{then}")
+    for index, title in enumerate(titles):
+        now = f"{report.kept[index]:.2f} times as strong as alone, its blocks {report.off[index]:.0%} off"
+        then = f"; with the suggested weights {report.kept_after[index]:.2f} times, {report.off_after[index]:.0%} off"
+        lines.append(f"{title}: on the stack it is {now}{then if report.suggestion else ''}")
     if report.suggestion:
         lines.append("suggestion: " + " ".join(_tag(titles[i], s) for i, s in enumerate(report.suggestion)))
     return lines
@@ -33,7 +37,9 @@ def _lines(report: ConflictReport, titles: list[str]) -> list[str]:
 
 def _tag(title: str, suggestion: Suggestion) -> str:
     unet, text = suggestion.new_unet_weight, suggestion.new_text_encoder_weight
-    return f"<lora:{title}:{unet:g}>" if unet == text else f"<lora:{title}:{unet:g}:{text:g}>"
+    weights = f"{unet:g}" if unet == text else f"{unet:g}:{text:g}"
+    blocks = f":blocks={suggestion.new_blocks}" if suggestion.new_blocks else ""
+    return f"<lora:{title}:{weights}{blocks}>"
 
 
 def _tables(report: ConflictReport, titles: list[str]) -> list[Table]:
