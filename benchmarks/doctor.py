@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import resource
 import sys
 import tempfile
@@ -76,10 +77,7 @@ def time_it(count: int, side: int) -> None:
         folder.mkdir()
         base = [leaves(seed, 192).resize((side, side), Image.Resampling.BICUBIC) for seed in range(20)]
         for index in range(count):
-            # Of another part and size each, so that none is a copy of another's file.
-            left = (index * 37) % (side // 4)
-            cut = base[index % 20].crop((left, (index * 53) % (side // 4), side, side))
-            cut.save(folder / f"{index}.jpg", quality=88)
+            _mosaic(base, index).save(folder / f"{index}.jpg", quality=88)
         threads = os.cpu_count() or 1
         alone = _seconds(lambda: _decode_all(folder, threads))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -89,6 +87,17 @@ def time_it(count: int, side: int) -> None:
         again = _seconds(lambda: diagnose(data, str(folder), CheckSettings()))
     print(f"\n{count} JPEGs of {side} px, {threads} threads: decoding alone {alone}, the check {checked}")
     print(f"judging {judged}, again {again}; peak memory {before >> 10} MB -> {after >> 10} MB")
+
+
+def _mosaic(base: list[Image.Image], seed: int) -> Image.Image:
+    """A picture of 16 parts of others, so that none shows the same as another: copies are measured once, and slow to judge."""
+    draw, made = random.Random(seed), base[0].copy()
+    part = made.width // 4
+    for place in range(16):
+        left, top = draw.randrange(3 * part), draw.randrange(3 * part)
+        piece = draw.choice(base).crop((left, top, left + part, top + part))
+        made.paste(piece, (part * (place % 4), part * (place // 4)))
+    return made
 
 
 def _decode_all(folder: Path, threads: int) -> None:

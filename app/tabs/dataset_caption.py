@@ -126,7 +126,7 @@ class CaptionSection:
         for button, preview in ((self._try, True), (self._start, False)):
             begin = partial(self._begin, preview=preview)
             form.send(button.click, begin, given, [*marks, *followed], trigger_mode="once", show_progress="hidden")
-        self._fetch.click(handler(self._download), [self._captioner, self._model], followed, **_QUIET)
+        self._fetch.click(handler(self._download), [self._captioner, self._model], followed, show_progress="hidden")
         self._job.wire(self._ended, [self._captioner], [self._result, self._model, self._shared.changed])
         self._shared.on_show(self._show, [self._job.run], followed)
 

@@ -17,7 +17,6 @@ from trainer.dataset.cutout_job import MasksRequest, start_masks
 from trainer.errors import ConfigError
 
 _SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}
-_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
 class CutoutPanel:
@@ -47,7 +46,7 @@ class CutoutPanel:
             trigger_mode="once",
             show_progress="hidden",
         )
-        self._fetch.click(handler(self._download), self._model, self._job.parts, **_QUIET)
+        self._fetch.click(handler(self._download), self._model, self._job.parts, show_progress="hidden")
         self._job.wire(lambda row, history: {page.changed: news()}, outputs=[page.changed])
 
     def _begin(self, name: str | None, model: str) -> dict[Any, Any]:
