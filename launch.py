@@ -199,6 +199,7 @@ class Project:
         self.dependencies = list(self.table.get("dependencies", []))
         self.extras = {name: list(items) for name, items in self.table.get("optional-dependencies", {}).items()}
         self.overrides = list(data.get("tool", {}).get("uv", {}).get("override-dependencies", []))
+        self.alone = list(data.get("tool", {}).get("inkwash", {}).get("without-dependencies", []))
         with open(self.constraints_path, encoding="utf-8") as file:
             self.constraints = [line.strip() for line in file if line.strip() and not line.startswith("#")]
         self.torch = next((item for item in self.dependencies if _name(item) == "torch"), "torch")
@@ -940,8 +941,12 @@ class Launcher:
         pinned = os.path.join(self.venv, "inkwash-constraints.txt")
         with open(pinned, "w", encoding="utf-8") as file:
             file.write("\n".join(pins) + "\n")
-        if requirements:
-            self._pip("install", "--constraint", pinned, *requirements)
+        usual = [item for item in requirements if _name(item) not in self.project.alone]
+        alone = [item for item in requirements if _name(item) in self.project.alone]
+        if usual:
+            self._pip("install", "--constraint", pinned, *usual)
+        if alone:
+            self._pip("install", "--no-deps", *alone)
 
     def _try_out(self):
         code, output = self._run(

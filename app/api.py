@@ -34,6 +34,7 @@ from trainer.library import list_loras
 from trainer.picture_texts import SUFFIXES
 from trainer.runs import Run
 from trainer.stacks import list_stacks, load_stack
+from trainer.upscalers import list_upscalers
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.3
@@ -77,8 +78,22 @@ class Api:
 
     def models(self) -> list[dict[str, Any]]:
         """The base models; `problem` says why one cannot be used."""
-        names = ("name", "title", "family", "resolution", "default_steps", "default_guidance", "size_bytes", "problem")
+        names = (
+            "name",
+            "title",
+            "family",
+            "resolution",
+            "default_steps",
+            "default_guidance",
+            "size_bytes",
+            "problem",
+            "training_problem",
+        )
         return [{name: getattr(model, name) for name in names} for model in list_base_models(self._data)]
+
+    def upscalers(self) -> list[dict[str, Any]]:
+        """The upscaling models for the hires fix; a generation takes them by name."""
+        return [{"name": entry.name, "size_bytes": entry.size_bytes} for entry in list_upscalers(self._data)]
 
     def loras(self, search: str = "") -> list[dict[str, Any]]:
         """The library, newest first."""
@@ -266,6 +281,7 @@ def build_api(services: Services, token: str) -> ASGIApp:
         ("GET", "/kinds", api.kinds),
         ("GET", "/kinds/{kind}", api.kind),
         ("GET", "/models", api.models),
+        ("GET", "/upscalers", api.upscalers),
         ("GET", "/loras", api.loras),
         ("GET", "/datasets", api.datasets),
         ("GET", "/stacks", api.stacks),

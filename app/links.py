@@ -24,7 +24,13 @@ _WIND = """async () => {
     const table = %s;
     await new Promise(done => setTimeout(done, 30));
     const isOpen = id => document.getElementById(id + "-button")?.getAttribute("aria-selected") === "true";
-    return table[Object.keys(table).find(isOpen) ?? %s];
+    const open = Object.keys(table).find(isOpen) ?? %s;
+    sessionStorage.setItem("inkwash-tab", open);
+    return table[open];
+}"""
+# A page that was reloaded, by the user or by gradio after a lost connection, opens where it was.
+_REOPEN = """() => {
+    document.getElementById(sessionStorage.getItem("inkwash-tab") + "-button")?.click();
 }"""
 
 
@@ -102,7 +108,7 @@ def send(content: Any, tab: str) -> tuple[Letter, dict[str, Any]]:
 
 
 def wind_clocks(links: Links) -> None:
-    """Let the clocks of the tab that is opened tick, and all others seldom. Once, when all tabs are built."""
+    """Let the clocks of the tab that is opened tick, and all others seldom; a reload opens that tab again. Once, when all tabs are built."""
     timers = [timer for _, timer, _ in links.clocks]
     tabs = [tab for tab in links.tabs.children if isinstance(tab, gr.Tab)]
     table = {
@@ -114,6 +120,7 @@ def wind_clocks(links: Links) -> None:
         opened.select(
             None, None, timers, js=_WIND % (json.dumps(table), json.dumps(opened.elem_id)), show_progress="hidden"
         )
+    links.page.load(None, None, None, js=_REOPEN, show_progress="hidden")
 
 
 def make_links(page: gr.Blocks, tabs: gr.Tabs) -> Links:

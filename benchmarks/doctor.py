@@ -81,23 +81,26 @@ def time_it(count: int, side: int) -> None:
             cut = base[index % 20].crop((left, (index * 53) % (side // 4), side, side))
             cut.save(folder / f"{index}.jpg", quality=88)
         threads = os.cpu_count() or 1
-        started = time.perf_counter()
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda path: open_picture(path).size, folder.iterdir()))
-        alone = time.perf_counter() - started
+        alone = _seconds(lambda: _decode_all(folder, threads))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        started = time.perf_counter()
-        measure_dataset(data, str(folder))
-        checked = time.perf_counter() - started
+        checked = _seconds(lambda: measure_dataset(data, str(folder)))
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        started = time.perf_counter()
-        diagnose(data, str(folder), CheckSettings())
-        judged = time.perf_counter() - started
-        started = time.perf_counter()
-        diagnose(data, str(folder), CheckSettings())
-        again = time.perf_counter() - started
-    print(f"\n{count} JPEGs of {side} px, {threads} threads: decoding alone {alone:.1f} s, the check {checked:.1f} s")
-    print(f"judging {judged:.1f} s, again {again:.1f} s; peak memory {before >> 10} MB -> {after >> 10} MB")
+        judged = _seconds(lambda: diagnose(data, str(folder), CheckSettings()))
+        again = _seconds(lambda: diagnose(data, str(folder), CheckSettings()))
+    print(f"\n{count} JPEGs of {side} px, {threads} threads: decoding alone {alone}, the check {checked}")
+    print(f"judging {judged}, again {again}; peak memory {before >> 10} MB -> {after >> 10} MB")
+
+
+def _decode_all(folder: Path, threads: int) -> None:
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda path: open_picture(path).size, folder.iterdir()))
+
+
+def _seconds(work: Callable[[], object]) -> str:
+    """How long it takes, and how long the processors work for it: what else a machine does changes only the first."""
+    started, busy = time.perf_counter(), time.process_time()
+    work()
+    return f"{time.perf_counter() - started:.1f} s ({time.process_time() - busy:.1f} s of processors)"
 
 
 def main() -> None:

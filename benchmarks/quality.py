@@ -44,6 +44,8 @@ PRESET = "embedded-quick"
 STYLES = {"ink-wash": "ink wash style", "blueprint": "blueprint style"}
 METHODS = ("lora", "rslora", "loraplus", "dora", "adalora", "loha", "lokr", "oft", "boft", "ia3")
 INITS = ("orthogonal", "pissa", "olora")
+PIVOTAL = "pivotal"
+"""Plain LoRA and two vectors for the style's name, which are learned with it."""
 RATE_FACTORS = {"rslora": 0.3, "loraplus": 0.3, "lokr": 3.0, "oft": 0.3, "boft": 0.3}
 """What suits a method instead of the preset's learning rate, as a factor: found with `--rates`, one seed."""
 _PROMPTS, _SIDE = 24, 16
@@ -61,6 +63,8 @@ class Row:
 
     def settings(self) -> dict[str, Any]:
         """The adapter's settings, but the rank."""
+        if self.method == PIVOTAL:
+            return {}
         return {"init": self.method} if self.method in INITS else {"method": self.method}
 
 
@@ -70,7 +74,7 @@ def main() -> int:
     parser.add_argument(
         "--work", type=Path, required=True, help="folder for the rows and the judge; outside the repository"
     )
-    parser.add_argument("--methods", default=",".join((*METHODS, *INITS)))
+    parser.add_argument("--methods", default=",".join((*METHODS, *INITS, PIVOTAL)))
     parser.add_argument("--datasets", default="ink-wash")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument(
@@ -151,6 +155,9 @@ def measure(row: Row, work: Path, steps: int) -> dict[str, Any]:
         }
         if row.method == "ia3":
             overrides["adapter"]["unet"] = {"targets": "attention+mlp"}
+        if row.method == PIVOTAL:
+            overrides["data"]["trigger_word"] = STYLES[row.dataset]
+            overrides["adapter"]["embedding"] = {"num_vectors": 2}
         size = equal_size(preset, overrides, data)
         config = build_config(preset, overrides, {"adapter": size})
         run = create_run(data, "train", "quality", config.model_dump(mode="json"))

@@ -17,13 +17,16 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
+_BOFT_RANK = 16
 
 
 def build(options: dict[str, Any]) -> Any:
     """Our settings for a row."""
     from trainer.config.loading import build_config, merge
 
-    lora = {"rank": options["rank"], "alpha": float(options["rank"]), "targets": "attention"}
+    # A rank of 8 is below BOFT's smallest block for layers of 320 channels, whose number of blocks must be a power of two.
+    rank = max(options["rank"], _BOFT_RANK) if options["method"] == "boft" else options["rank"]
+    lora = {"rank": rank, "alpha": float(rank), "targets": "attention"}
     has_unet, has_text = options["parts"] != "text", options["parts"] != "unet"
     settings = {
         "model": {"base": options["base"]},

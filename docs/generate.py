@@ -25,6 +25,7 @@ from trainer.config.grid import GridAxes  # noqa: E402
 from trainer.config.loading import list_presets  # noqa: E402
 from trainer.config.run import RunConfig  # noqa: E402
 from trainer.config.tools import TOOLS, summary  # noqa: E402
+from trainer.config.upscale import UpscaleConfig  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
 MADE = "<!-- Made by docs/generate.py from the code; do not edit by hand. -->\n"
@@ -72,6 +73,7 @@ def settings_page() -> str:
         f"## Presets\n\n{presets}\n## Training\n\n{_settings_of(RunConfig)}\n"
         f"### Each further concept (`data.concepts`)\n\n{_settings_of(ConceptConfig)}\n## Generation\n\n{_settings_of(GenerateConfig)}\n"
         f"### Each LoRA of a stack\n\n{_settings_of(StackedLora)}\n### The axes of a grid\n\n{_settings_of(GridAxes)}\n## Before and after\n\n{_settings_of(CompareConfig)}"
+        f"\n## Enlarging pictures\n\n{_settings_of(UpscaleConfig)}"
         f"\n## Captions\n\n{_settings_of(CaptionConfig)}\n{_tools()}"
     )
 

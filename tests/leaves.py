@@ -67,7 +67,7 @@ COPIES: dict[str, Change] = {
 BLURS: dict[str, Change] = {
     "Gauss 2 px": lambda image: image.filter(ImageFilter.GaussianBlur(2)),
     "Gauss 3 px, JPEG 85": lambda image: compressed(image.filter(ImageFilter.GaussianBlur(3)), 85),
-    "box 5 px": lambda image: image.filter(ImageFilter.BoxBlur(4)),
+    "box 9 px": lambda image: image.filter(ImageFilter.BoxBlur(4)),
 }
 ENLARGEMENTS: dict[str, Change] = {
     "2 times, bicubic": resized(2),

@@ -21,6 +21,7 @@ def make_tiny_model(
     sample_size: int = 16,
     family: str = "sd1",
     scheduler: dict[str, Any] | None = None,
+    in_channels: int = 4,
 ) -> Path:
     """Save a random-weight model in `folder` and return it.
 
@@ -31,6 +32,7 @@ def make_tiny_model(
         sample_size: side of the UNet's latents; the model's own resolution is this times the VAE's factor.
         family: "sd1", "sd2" or "sdxl": the component classes and what tells them apart.
         scheduler: changes of the scheduler's configuration, such as its prediction type.
+        in_channels: of the UNet; 9 makes an inpainting model.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -52,6 +54,7 @@ def make_tiny_model(
             scaling_factor=0.5,
         )
         unet = UNet2DConditionModel(
+            in_channels=in_channels,
             sample_size=sample_size,
             block_out_channels=(16, 32),
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),

@@ -44,7 +44,10 @@ OPTIONAL_PARTS = {
     "jxl": ("pillow_jxl", "JPEG XL pictures cannot be read"),
     "faces": ("cv2", "no crops are proposed by faces"),
     "tagger": ("onnxruntime", "no WD14-family taggers for captions"),
+    "upscale": ("spandrel", "no upscaling models for the hires fix"),
 }
+# What tries a part out where importing it is not enough, or is done in another way.
+_TRIALS = {"spandrel": "from trainer.models.upscaler import require_spandrel; require_spandrel()"}
 
 
 @dataclass(frozen=True)
@@ -343,7 +346,7 @@ def _importable(module: str) -> str | None:
     if not installed_version(module.replace("_", "-")):
         return None
     try:
-        done = _quietly([sys.executable, "-P", "-c", f"import {module}"], IMPORT_TIMEOUT_S)
+        done = _quietly([sys.executable, "-P", "-c", _TRIALS.get(module, f"import {module}")], IMPORT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return "importing it takes too long"
     return "" if done.returncode == 0 else _reason(done)

@@ -20,13 +20,14 @@ from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError
 from trainer.found_loras import FoundLora, civitai_resources, tagged_loras
 from trainer.infotext import MAX_CHARACTERS, Infotext, parse_infotext
-from trainer.infotext_options import SIZE, find_upscaler, read_options
+from trainer.infotext_options import SIZE, FindUpscaler, find_upscaler, read_options
 from trainer.library import list_loras
 from trainer.lora_lookup import match_lora
 from trainer.paths import DataFolder
 from trainer.picture_texts import INFOTEXT_KEY, RECIPE_KEY, read_picture_texts
 from trainer.recipe import VERSION_PREFIX, own_recipe
 from trainer.sampler_names import find_comfy_sampler, find_sampler
+from trainer.upscalers import BUILT_IN, match_upscaler
 
 COMFY_KEY = "prompt"
 _MAX_LORAS = 100
@@ -115,6 +116,10 @@ def _own(data: DataFolder, config: GenerateConfig, hashes: Mapping[str, Any]) ->
     values = config.model_dump(mode="json", exclude={"loras", "device", "precision", "output_format", "quality"})
     found, notes = _base(data, values.pop("base"), str(hashes.get("model", "")))
     notes += _without_lost_files(data, values)
+    upscaler = str(values["hires_upscaler"])
+    if upscaler not in BUILT_IN:
+        values["hires_upscaler"], note = find_upscaler(upscaler, _upscaling_model(data))
+        notes += [note] if note else []
     return _fitted(data, "Inkwash", {**values, **found}, loras, notes)
 
 
@@ -133,7 +138,7 @@ def _from_infotext(data: DataFolder, text: Infotext) -> FoundRecipe:
         name, note = find_sampler(sampler, text.get("Schedule type"))
         values |= {"sampler": name} if name else {}
         notes += [note] if note else []
-    options = read_options(text, values.get("sampler", ""))
+    options = read_options(text, values.get("sampler", ""), _upscaling_model(data))
     values |= options.values
     notes += options.notes
     values |= _rounded(values, notes)
@@ -163,7 +168,7 @@ def _from_comfy(data: DataFolder, graph: str) -> FoundRecipe:
         values |= {"sampler": name} if name else {}
         notes += [note] if note else []
     if recipe.upscaler:
-        values["hires_upscaler"], note = find_upscaler(recipe.upscaler)
+        values["hires_upscaler"], note = find_upscaler(recipe.upscaler, _upscaling_model(data))
         notes += [note] if note else []
     loras = [
         FoundLora(_stem(name), {"unet_weight": unet, "text_encoder_weight": text}) for name, unet, text in recipe.loras
@@ -194,6 +199,14 @@ def _fitted(
     if len(loras) > _MAX_LORAS:
         all_notes.append(f"{len(loras) - _MAX_LORAS} further LoRAs were left off.")
     return FoundRecipe(source, {**settings, "loras": stack}, tuple(dict.fromkeys(missing)), tuple(all_notes))
+
+
+def _upscaling_model(data: DataFolder) -> FindUpscaler:
+    def find(name: str) -> str:
+        found = match_upscaler(data, name)
+        return found.name if found else ""
+
+    return find
 
 
 def _without_lost_files(data: DataFolder, values: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
 from typing import Any
 
 from trainer.config.generate import GenerateConfig, UpscalerName
@@ -21,6 +22,8 @@ _UPSCALERS: Mapping[UpscalerName, str] = {
 # "None" leaves the enlarging to the resize behind it, which is Lanczos.
 _SAME_UPSCALER: Mapping[str, UpscalerName] = {"none": "lanczos"}
 _SAME_SHAPE = 0.02
+FindUpscaler = Callable[[str], str]
+"""The name here of the upscaling model that another program calls so; empty where there is none."""
 _NUMBERS: Mapping[str, tuple[str, Callable[[str], int | float]]] = {
     "Hires upscale": ("hires_scale", float),
     "Hires steps": ("hires_steps", int),
@@ -58,7 +61,10 @@ def write_options(config: GenerateConfig) -> dict[str, Any]:
     if config.hires_scale > 1:
         values |= {"Denoising strength": f"{config.hires_strength:g}", "Hires upscale": f"{config.hires_scale:g}"}
         values |= {"Hires steps": config.hires_steps} if config.hires_steps else {}
-        values["Hires upscaler"] = _UPSCALERS[config.hires_upscaler]
+        name = config.hires_upscaler
+        values["Hires upscaler"] = next(
+            (theirs for ours, theirs in _UPSCALERS.items() if ours == name), ""
+        ) or upscaler_title(name)
     if config.eta >= 0 and (name := eta_name(config.sampler)):
         values[name] = f"{config.eta:g}"
     if config.guidance_rescale:
@@ -68,14 +74,23 @@ def write_options(config: GenerateConfig) -> dict[str, Any]:
     return values | ({"Tiling": True} if config.seamless else {})
 
 
-def read_options(text: Infotext, sampler: str) -> ReadOptions:
-    """The same of an infotext, ours or another's, for pictures of this sampler of ours. Never raises."""
+def upscaler_title(name: str) -> str:
+    """An upscaling model by its file's name, without folder and suffix, as other programs have it; built-in ones as they are."""
+    last = PureWindowsPath(name).name
+    return next((last[: -len(suffix)] for suffix in (".safetensors", ".pth") if last.casefold().endswith(suffix)), last)
+
+
+def read_options(text: Infotext, sampler: str, find_model: FindUpscaler = lambda name: "") -> ReadOptions:
+    """The same of an infotext, ours or another's, for pictures of this sampler of ours. Never raises.
+
+    `find_model` finds upscaling models.
+    """
     found = ReadOptions()
     for name, (key, kind) in _NUMBERS.items():
         if (value := _number(text.get(name), kind)) is not None:
             found.values[key] = value
             found.read.add(name.casefold())
-    _hires(text, found)
+    _hires(text, found, find_model)
     _strength(text, found)
     _eta(text, sampler, found)
     if (tiling := text.get("Tiling").casefold()) in ("true", "false"):
@@ -92,7 +107,7 @@ def read_options(text: Infotext, sampler: str) -> ReadOptions:
     return found
 
 
-def _hires(text: Infotext, found: ReadOptions) -> None:
+def _hires(text: Infotext, found: ReadOptions, find_model: FindUpscaler) -> None:
     size = SIZE.fullmatch(text.get("Size"))
     first, second = SIZE.fullmatch(text.get("First pass size")), SIZE.fullmatch(text.get("Hires resize"))
     if size and first and (scale := _scale(first, size)):
@@ -103,13 +118,13 @@ def _hires(text: Infotext, found: ReadOptions) -> None:
         found.values["hires_scale"] = scale
         found.read.add("hires resize")
     if "hires_scale" in found.values and (upscaler := text.get("Hires upscaler")):
-        name, note = find_upscaler(upscaler)
+        name, note = find_upscaler(upscaler, find_model)
         found.values["hires_upscaler"] = name
         found.notes += [note] if note else []
         found.read.add("hires upscaler")
 
 
-def find_upscaler(name: str) -> tuple[UpscalerName, str]:
+def find_upscaler(name: str, find_model: FindUpscaler = lambda name: "") -> tuple[str, str]:
     """Our upscaler for another program's name, and a sentence where it is only the nearest."""
     wanted = name.strip().casefold()
     for ours, theirs in _UPSCALERS.items():
@@ -117,6 +132,8 @@ def find_upscaler(name: str) -> tuple[UpscalerName, str]:
             return ours, ""
     if wanted in _SAME_UPSCALER:
         return _SAME_UPSCALER[wanted], ""
+    if model := find_model(name):
+        return model, ""
     near: UpscalerName = "lanczos"
     if wanted.startswith("latent"):
         near = "latent bicubic" if "bicubic" in wanted else "latent nearest" if "nearest" in wanted else "latent"

@@ -46,6 +46,7 @@ JOBS: dict[str, JobKind] = {
     "compare": JobKind("trainer.sampling.compare:compare", "Before and after"),
     "generate": JobKind("trainer.sampling.job:generate", "Generation", stays_warm=True),
     "grid": JobKind("trainer.sampling.grid:make_grid", "Grid", stays_warm=True, is_resumable=True),
+    "upscale": JobKind("trainer.sampling.enlarging:upscale", "Enlarging"),
     "tool": JobKind("trainer.tools.job:work", "LoRA tool", needs_device=False),
     "check": JobKind("trainer.dataset.doctor.job:check", "Data set check", needs_device=False),
     "masks": JobKind("trainer.dataset.cutout_job:cut", "Masks by a model", needs_device=False),

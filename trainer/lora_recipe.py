@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainer.base_models import resolve_base
+from trainer.base_models import resolve_trainable
 from trainer.config.run import RunConfig
 from trainer.dataset.catalog import DatasetCatalog
 from trainer.errors import ConfigError, Finding, InkwashError
@@ -39,7 +39,7 @@ def require_parts(config: RunConfig, data: DataFolder) -> None:
         except InkwashError as error:
             missing.append(Finding(path, error.message))
     try:
-        resolve_base(config.model.base, data)
+        resolve_trainable(config.model.base, data)
     except InkwashError as error:
         missing.append(Finding("model.base", error.message))
     if missing:

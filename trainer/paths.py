@@ -46,6 +46,11 @@ class DataFolder:
         return self.root / "models"
 
     @property
+    def upscalers(self) -> Path:
+        """Upscaling models for the hires fix (see `trainer.upscalers`)."""
+        return self.root / "upscalers"
+
+    @property
     def outputs(self) -> Path:
         """Generated pictures, a folder a day."""
         return self.root / "outputs"

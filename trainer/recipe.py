@@ -18,7 +18,7 @@ from trainer import __version__
 from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError
 from trainer.infotext import write_hashes, write_infotext
-from trainer.infotext_options import write_options
+from trainer.infotext_options import upscaler_title, write_options
 from trainer.picture_texts import INFOTEXT_KEY, RECIPE_KEY, PictureFile, read_picture_texts, write_picture
 from trainer.sampler_names import split_sampler
 
@@ -65,6 +65,7 @@ class Recipe:
         data |= {"seed": self.seed, "width": self.width, "height": self.height, "count": 1}
         data |= {field: PureWindowsPath(data[field]).name for field in ("init_image", "mask", "vae")}
         data["base"] = short_name(self.config.base)
+        data["hires_upscaler"] = upscaler_title(self.config.hires_upscaler)
         data["loras"] = [{**lora, "file": short_name(lora["file"])} for lora in data["loras"] if lora["is_on"]]
         return data
 

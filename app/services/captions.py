@@ -164,9 +164,9 @@ class CaptionService:
     def thumbnail(self, picture: CaptionedPicture) -> Path | None:
         """A small view of a picture; None where it cannot be read."""
         try:
-            return self.store.thumbnail(picture.path, THUMBNAIL)
+            return self.store.thumbnail(picture.facts, THUMBNAIL)
         except DatasetError:
-            log.warning("No thumbnail of %s", picture.path, exc_info=True)
+            log.warning("No thumbnail of %s", picture.facts.path, exc_info=True)
             return None
 
     def save(self, name: str, picture: str, text: str) -> tuple[str, ...] | None:

@@ -1,9 +1,8 @@
-"""The check of data sets as the Dataset tab sees it: starting one, following it, what it found. Knows no widgets."""
+"""The check of data sets as the Dataset tab sees it: starting one, what it found. Knows no widgets."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.base_models import list_base_models
@@ -16,25 +15,13 @@ from trainer.dataset.doctor.settings import CheckSettings
 from trainer.dataset.scan import PictureFacts
 from trainer.dataset.store import DatasetStore
 from trainer.errors import DatasetError, RunError
-from trainer.events import Failed, Stage
-from trainer.jobs import enqueue, stop_run
+from trainer.jobs import enqueue
 from trainer.paths import DataFolder
-from trainer.runs import Run, RunState, create_run, find_run, list_runs
+from trainer.runs import create_run, list_runs
 
 log = logging.getLogger(__name__)
 _SHOWN_PICTURES = 24
 _THUMBNAIL = 384
-
-
-@dataclass(frozen=True)
-class CheckProgress:
-    """How far a check is. `error` says why it failed, where it did."""
-
-    is_over: bool
-    stage: str = ""
-    done: int = 0
-    total: int = 0
-    error: str = ""
 
 
 class DatasetCheckService:
@@ -78,28 +65,6 @@ class DatasetCheckService:
             if is_check and not run.state().is_over:
                 return run.id
         return ""
-
-    def progress(self, run_id: str) -> CheckProgress:
-        """How far a check is. Raises RunError: it is gone."""
-        run = self._run(run_id)
-        stage = next((event for event in reversed(run.tail_events()) if isinstance(event, Stage)), None)
-        state = run.state()
-        if not state.is_over:
-            return CheckProgress(False, *((stage.name, stage.done, stage.total) if stage else ("Starting", 0, 0)))
-        final = run.final_event()
-        if isinstance(final, Failed):
-            return CheckProgress(True, error=str(final.error.get("message", "The check failed.")))
-        ended = "" if state in (RunState.FINISHED, RunState.STOPPED) else "The check ended without saying why."
-        return CheckProgress(True, error=ended)
-
-    def stop(self, run_id: str) -> None:
-        """Ask a check to stop; what it has measured stays."""
-        run = self._run(run_id)
-        if not run.state().is_over:
-            stop_run(run, self._data)
-
-    def _run(self, run_id: str) -> Run:
-        return find_run(self._data, Path(run_id).name)
 
     # --- what was found ------------------------------------------------------------------------------------------
 
@@ -163,4 +128,4 @@ def counts(report: Report) -> list[tuple[Verdict, int]]:
 
 def _label(facts: PictureFacts, finding: Finding) -> str:
     best = "best · " if facts.name == finding.keep else ""
-    return f"{best}{facts.width}×{facts.height} · {facts.name}"
+    return f"{best}{facts.name} · {facts.width}×{facts.height}"

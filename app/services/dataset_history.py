@@ -17,6 +17,7 @@ from trainer.dataset.versions import (
     Difference,
     current_version,
     differences,
+    edit_difference,
     read_versions,
 )
 from trainer.errors import DatasetError, RunError
@@ -120,7 +121,7 @@ def _document_differences(before: State, after: State) -> list[Difference]:
             elif document in kinds:
                 found.append(Difference(kinds[document], key, str(was.get(key) or ""), str(now.get(key) or "")))
             else:
-                found.append(Difference("edit", f"{key} ({document})", str(was.get(key)), str(now.get(key))))
+                found.append(edit_difference(document, key, was.get(key), now.get(key)))
     return found
 
 

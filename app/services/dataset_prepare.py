@@ -17,8 +17,7 @@ from trainer.config.loading import build_config, list_presets, load_preset
 from trainer.dataset.cuts import BucketRow, Cut, bucket_rows, cuts_of
 from trainer.dataset.flips import FLIP_VIEW_SIDE, advise_flips
 from trainer.dataset.painted import decode_painted, subject_share
-from trainer.dataset.pictures import open_coverage
-from trainer.dataset.preparing import set_backgrounds, set_crops, set_mask
+from trainer.dataset.preparing import set_backgrounds, set_crops, set_mask, turn_pictures, usable_pictures
 from trainer.dataset.proposals import VIEW_SIDE, Proposal, propose_all
 from trainer.dataset.scan import PictureFacts
 from trainer.dataset.store import DatasetStore
@@ -63,7 +62,7 @@ class Overview:
         pictures = "1 picture" if len(self.cuts) == 1 else f"{len(self.cuts):,} pictures"
         enlarged = sum(cut.scale > 1 for cut in self.cuts)
         blur = f" {enlarged:,} must be enlarged." if enlarged else ""
-        return f"{pictures} in {sizes}: {lost:.1%} of their area is cut off on the mean, {most:.0%} at most.{blur}"
+        return f"{pictures} in {sizes}: {lost:.1%} of their area is cut off on average, {most:.0%} at most.{blur}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class DatasetPrepareService:
         cut = cut or next(iter(overview.cuts), None)
         if cut is None:
             return None
-        whole = self.store.thumbnail(cut.facts.as_in_file, VIEW_SIDE)
+        whole = self.store.thumbnail(cut.facts.uncut, VIEW_SIDE)
         mask, subject = self._mask(cut.facts)
         return PreparedPicture(cut, whole, self._trained(cut), mask, subject)
 
@@ -127,8 +126,13 @@ class DatasetPrepareService:
         """A view of a picture's mask, opaque where the subject is, and the share that is subject."""
         if facts.mask is None:
             return None, 1.0
-        coverage = open_coverage(facts.mask.path).convert("L")
-        path = self._data.cache / "thumbnails" / facts.mask.sha256[:2] / f"{facts.mask.sha256}-mask.png"
+        coverage = facts.mask.coverage().convert("L")
+        path = (
+            self._data.cache
+            / "thumbnails"
+            / facts.mask.sha256[:2]
+            / f"{facts.mask.sha256}-mask{facts.mask.turn or ''}.png"
+        )
         if not path.exists():
             view = coverage.copy()
             view.thumbnail((VIEW_SIDE, VIEW_SIDE), Image.Resampling.BOX)
@@ -166,9 +170,21 @@ class DatasetPrepareService:
             raise DatasetError("The crop is not complete.", where=picture, fix="Fill in all four numbers, or draw it.")
         return set_crops(self.store, name, {picture: box})
 
+    def turn(self, overview: Overview, name: str, picture: str, find: str | None, degrees: int) -> int:
+        """Turn a picture as it lies now, or all pictures of an overview whose names hold the words `find`; returns how many.
+
+        Raises: DatasetError: there is no such picture, or the degrees are no quarters.
+        """
+        names = [picture] if find is None else [cut.facts.name for cut in matching(overview.cuts, find)]
+        return len(names) if turn_pictures(self.store, name, names, degrees) else 0
+
     def finders(self) -> list[tuple[str, str]]:
         """(title, name) of the ways to look for subjects."""
         return [(kind.title, name) for name, kind in FINDERS.items()]
+
+    def finder_hints(self) -> str:
+        """What each of them sees and does not, in a sentence or two."""
+        return " ".join(f"{kind.title.split(' (')[0]}: {kind.hint}" for kind in FINDERS.values())
 
     def propose(
         self, overview: Overview, pictures: Sequence[str], way: str, *, close: bool
@@ -194,10 +210,15 @@ class DatasetPrepareService:
         pictures = self.store.scan(name).usable
         return advise_flips(pictures, lambda facts: self.store.thumbnail(facts, FLIP_VIEW_SIDE)).sentence
 
-    def accept(self, name: str, boxes: Mapping[str, Sequence[int]]) -> int:
-        """Set proposed crops, as one change; returns how many. Raises DatasetError."""
-        if not boxes:
+    def accept(self, name: str, proposals: Mapping[str, tuple[Sequence[int], int]]) -> int:
+        """Set proposed crops, each with the turn that its picture had then, as one change; returns how many. Raises DatasetError."""
+        if not proposals:
             return 0
+        known = usable_pictures(self.store, name, list(proposals))
+        moved = [picture for picture, (_, turn) in proposals.items() if known[picture].turn != turn]
+        if moved:
+            raise DatasetError("The picture was turned since.", where=moved[0], fix="Let it look again.")
+        boxes = {picture: box for picture, (box, _) in proposals.items()}
         first = next(iter(boxes))
         title = f"Proposed crop of {first}" if len(boxes) == 1 else f"Proposed crops of {len(boxes)} pictures"
         set_crops(self.store, name, boxes, title)

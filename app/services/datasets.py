@@ -204,4 +204,4 @@ def _label(facts: PictureFacts) -> str:
     if not facts.is_usable:
         return f"✕ {facts.name}"
     mark = "⚠ " if facts.problems else ""
-    return f"{mark}{facts.width}×{facts.height} · {facts.name}"
+    return f"{mark}{facts.name} · {facts.width}×{facts.height}"

@@ -20,6 +20,7 @@ from trainer.lora_tags import read_tags
 from trainer.paths import DataFolder
 from trainer.runs import create_run
 from trainer.stacks import SavedStack, delete_stack, import_stack, list_stacks, load_stack, save_stack, stack_file
+from trainer.upscalers import BUILT_IN, check_upscaler, list_upscalers
 
 _USUAL_STEPS = 20
 
@@ -37,6 +38,10 @@ class GenerationService:
     def loras(self) -> list[LibraryEntry]:
         """The library's usable LoRAs, newest first."""
         return [entry for entry in list_loras(self._data) if entry.info is not None]
+
+    def upscalers(self) -> list[str]:
+        """Names of the ways to enlarge a picture: those that need no file, then the upscaling models there are."""
+        return [*BUILT_IN, *(entry.name for entry in list_upscalers(self._data))]
 
     def find_lora(self, file: str) -> str | None:
         """The library's name for what a recipe or another tab calls `file`: a name, or a path; None where it has none."""
@@ -84,6 +89,7 @@ class GenerationService:
         loras = [{**row_values(row), "file": str(get_lora(self._data, str(row["name"])).path)} for row in rows]
         words = read_tags(prompt).words
         config = build_generate_config({**values, "prompt": words, "loras": loras})
+        check_upscaler(config, self._data)
         return with_kept_pictures(with_tagged_loras(config, self._data), self._data)
 
     def keep_drawing(self, background: Path, layers: Sequence[Path]) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.base_models import FAMILY_FACTS, BaseModelInfo, list_base_models
+from trainer.base_models import BaseModelInfo, list_base_models
 from trainer.base_models.download import start_download
 from trainer.base_models.scan import (
     add_model_folder,
@@ -58,7 +58,7 @@ class ModelService:
     def facts(self, model: BaseModelInfo) -> list[tuple[str, str]]:
         """What is known of a model, for people."""
         rows = [
-            ("Family", "" if model.problem else FAMILY_FACTS[model.family].title),
+            ("Family", "" if model.problem else model.kind),
             ("Predicts", "" if model.problem else predicts(model)),
             ("Made for", "" if model.problem else f"{model.resolution} pixels a side"),
             ("Precision", model.precision),
@@ -102,5 +102,5 @@ def _count_below(folder: Path, models: list[BaseModelInfo]) -> int:
 
 
 def _has(model: BaseModelInfo, words: list[str]) -> bool:
-    text = f"{model.name} {model.title} {FAMILY_FACTS[model.family].title} {model.path}".casefold()
+    text = f"{model.name} {model.title} {model.kind} {model.path}".casefold()
     return all(word in text for word in words)

@@ -26,9 +26,11 @@ from trainer.config.loading import (
     build_fetch_config,
     build_generate_config,
     build_grid_config,
+    build_upscale_config,
 )
 from trainer.config.run import RunConfig
 from trainer.config.tools import TOOLS
+from trainer.config.upscale import UpscaleConfig
 from trainer.dataset.cutout_job import MasksRequest, start_masks
 from trainer.dataset.doctor.settings import CheckSettings
 from trainer.dataset.fetch_job import begin_fetch
@@ -40,6 +42,7 @@ from trainer.library import resolve_lora
 from trainer.lora_lookup import with_tagged_loras
 from trainer.paths import DataFolder
 from trainer.runs import create_run
+from trainer.upscalers import check_upscaler, start_upscaling
 
 Model = TypeVar("Model", bound=BaseModel)
 _TOOL_PREFIX = "tool:"
@@ -84,6 +87,7 @@ def start_job(data: DataFolder, kind: str, settings: Mapping[str, Any]) -> str:
 def _generate(data: DataFolder, settings: Mapping[str, Any]) -> str:
     config = with_kept_pictures(with_tagged_loras(build_generate_config(settings), data), data)
     resolve_base(config.base, data)
+    check_upscaler(config, data)
     for lora in config.loras:
         resolve_lora(data, lora.file)
     return _queue(data, "generate", config.prompt[:60] or "pictures", config)
@@ -93,6 +97,10 @@ def _grid(data: DataFolder, settings: Mapping[str, Any]) -> str:
     config, _ = prepare_grid(build_grid_config(settings), data)
     resolve_base(config.base, data)
     return _queue(data, "grid", grid_title(config), config)
+
+
+def _upscale(data: DataFolder, settings: Mapping[str, Any]) -> str:
+    return start_upscaling(data, build_upscale_config(settings)).id
 
 
 def _train(data: DataFolder, settings: Mapping[str, Any]) -> str:
@@ -149,6 +157,7 @@ def _tool(name: str) -> Callable[[DataFolder, Mapping[str, Any]], str]:
 STARTS: dict[str, JobStart] = {
     "generate": JobStart(GenerateConfig, _generate),
     "grid": JobStart(GridConfig, _grid),
+    "upscale": JobStart(UpscaleConfig, _upscale),
     "train": JobStart(RunConfig, _train),
     "compare": JobStart(CompareConfig, _compare),
     "caption": JobStart(CaptionConfig, _caption),

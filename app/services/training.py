@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.base_models import BaseModelInfo, list_base_models, resolve_base
+from trainer.base_models import BaseModelInfo, list_base_models, resolve_trainable
 from trainer.config.adapter import AdapterConfig
 from trainer.config.adapter_size import num_parameters
 from trainer.config.blocks import choose_layer, part_lora
@@ -141,9 +141,9 @@ class TrainingService:
     def _base_findings(self, config: RunConfig) -> list[Finding]:
         known = next((info for info in self.bases() if info.name == config.model.base), None)
         if known is not None:
-            return [Finding("model.base", known.problem)] if known.problem else []
+            return [Finding("model.base", known.training_problem)] if known.training_problem else []
         try:
-            resolve_base(config.model.base, self._data)
+            resolve_trainable(config.model.base, self._data)
         except ModelFileError as error:
             return [Finding("model.base", error.message)]
         return []

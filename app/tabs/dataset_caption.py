@@ -11,22 +11,22 @@ import gradio as gr
 
 from app import render
 from app.form import Form, element_id, info, make_widget
-from app.messages import handler, note
+from app.messages import handler
 from app.services.captioning import CaptioningService
 from app.services.context import Services
+from app.services.jobs import History, JobRow
 from app.tabs.dataset_page import DatasetPage, news
+from app.tabs.job_follower import JobFollower
 from trainer.config.base import Level
 from trainer.config.caption import CaptionConfig, groups_of
 from trainer.config.fields import describe
-from trainer.errors import ConfigError, Finding, RunError
+from trainer.errors import ConfigError, Finding
 from trainer.runs import RunState
 
 TITLE = "Auto-caption"
 _PREFIX = "caption"
-_POLL_SECONDS = 1.0
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}
-_LOOKED_AT = 20
 _GROUPS = ("tags", "tagger", "blip", "florence2", "server")
 
 
@@ -107,10 +107,7 @@ class CaptionSection:
         self._status = gr.HTML("", elem_id="caption-status", padding=False)
         self._result = gr.HTML("", elem_id="caption-result", padding=False)
         self._marked = gr.State([])
-        self._run = gr.State("")
-        self._seen = gr.State([])
-        # Ticks only while a run of this section is followed.
-        self._clock = gr.Timer(_POLL_SECONDS, active=False)
+        self._job = JobFollower(self._jobs, self._status, self._cancel, "It stops; what is captioned stays.")
 
     # --- wiring --------------------------------------------------------------------------------------------------
 
@@ -124,21 +121,14 @@ class CaptionSection:
             [self._model_row, self._model, self._fetch, self._more, *self._own],
             **_QUIET,
         )
-        # Gradio 6.31 tells of `input` in a text field at printable keys only, not of what is pasted or deleted.
-        typed = [
-            field.change if isinstance(field, gr.Textbox) else getattr(field, "input")  # noqa: B009 - not all components have it
-            for field in form.outputs()
-        ]
-        form.send(partial(gr.on, typed), self._check, given, marks, trigger_mode="always_last", **_QUIET)
-        followed = [self._run, self._clock, self._cancel, self._status, self._result, self._seen]
+        form.send(partial(gr.on, form.events()), self._check, given, marks, trigger_mode="always_last", **_QUIET)
+        followed = [*self._job.parts, self._result]
         for button, preview in ((self._try, True), (self._start, False)):
             begin = partial(self._begin, preview=preview)
             form.send(button.click, begin, given, [*marks, *followed], trigger_mode="once", show_progress="hidden")
         self._fetch.click(handler(self._download), [self._captioner, self._model], followed, **_QUIET)
-        self._cancel.click(handler(self._stop), self._run, None, **_QUIET)
-        poll = [self._clock, self._cancel, self._status, self._result, self._seen, self._model, self._shared.changed]
-        self._clock.tick(handler(self._poll), [self._run, self._seen, self._captioner], poll, show_progress="hidden")
-        self._shared.on_show(self._show, [self._run], followed)
+        self._job.wire(self._ended, [self._captioner], [self._result, self._model, self._shared.changed])
+        self._shared.on_show(self._show, [self._job.run], followed)
 
     def _choose(self, captioner: str) -> dict[Any, Any]:
         shown = groups_of(captioner)
@@ -174,55 +164,27 @@ class CaptionSection:
         return self._follow(self._service.download(captioner, (model or "").strip()))
 
     def _follow(self, run_id: str) -> dict[Any, Any]:
-        return {
-            self._run: run_id,
-            self._seen: [],
-            self._clock: gr.Timer(active=True),
-            self._cancel: gr.update(visible=True),
-            self._status: '<div class="hint">Waiting for its turn…</div>',
-            self._result: "",
-        }
-
-    def _stop(self, run_id: str) -> None:
-        self._jobs.stop(run_id)
-        note("It stops; what is captioned stays.")
+        return {**self._job.follow(run_id), self._result: ""}
 
     # --- showing -------------------------------------------------------------------------------------------------
 
     def _show(self, name: str, run_id: str) -> dict[Any, Any]:
         """Follow what works on this data set, also where another page or the command line began it."""
-        ids = self._jobs.ids("caption")[:_LOOKED_AT]
-        found = next(
-            (found for found in ids if self._is_about(found, name) and not self._jobs.row(found).state.is_over), ""
-        )
+        found = self._job.working("caption", name)
         if found and found != run_id:
             return self._follow(found)
-        if run_id and not self._is_about(run_id, name):
-            return {self._run: "", self._status: "", self._result: "", self._cancel: gr.update(visible=False)}
+        if run_id and not self._job.is_about(run_id, name):
+            return {**self._job.forget(), self._result: ""}
         return {self._status: gr.skip()}
 
-    def _is_about(self, run_id: str, name: str) -> bool:
-        try:
-            return self._jobs.run(run_id).config().get("dataset", name) == name
-        except RunError:
-            return False
-
-    def _poll(self, run_id: str, seen: list[Any], captioner: str) -> Any:
-        if not run_id:
-            return {self._clock: gr.Timer(active=False)}
-        row, history = self._jobs.row(run_id), self._jobs.history(run_id)
-        now = [run_id, row.state.value, history.num_events]
-        if now == seen:
-            return gr.skip()
-        updates: dict[Any, Any] = {self._seen: now, self._status: render.status(row, history)}
-        if row.state.is_over:
-            updates |= {self._clock: gr.Timer(active=False), self._cancel: gr.update(visible=False)}
-            if row.kind == "download":
-                updates[self._model] = gr.update(choices=self._service.models(captioner))
-            elif row.state is RunState.FINISHED:
-                updates[self._result] = self._said(history.result)
-            if row.kind == "caption" and (row.state is not RunState.FINISHED or history.result.get("captioned")):
-                updates[self._shared.changed] = news()
+    def _ended(self, row: JobRow, history: History, captioner: str) -> dict[Any, Any]:
+        updates: dict[Any, Any] = {}
+        if row.kind == "download":
+            updates[self._model] = gr.update(choices=self._service.models(captioner))
+        elif row.state is RunState.FINISHED:
+            updates[self._result] = self._said(history.result)
+        if row.kind == "caption" and (row.state is not RunState.FINISHED or history.result.get("captioned")):
+            updates[self._shared.changed] = news()
         return updates
 
     def _said(self, result: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from app.services.context import Services
 from app.services.datasets import DatasetService
 from app.tabs import captions_html
 from app.tabs.dataset_page import DatasetPage, news
+from app.tabs.pager import Pager
 from trainer.errors import InkwashError
 
 TITLE = "Captions"
@@ -99,10 +100,7 @@ class CaptionsSection:
             elem_id="captions-grid",
             padding=False,
         )
-        with gr.Row(visible=False, elem_id="captions-pager") as self._pager:
-            self._back = gr.Button("← Page", elem_id="captions-page-back", **_SMALL)
-            self._page_text = gr.HTML("", padding=False)
-            self._on = gr.Button("Page →", elem_id="captions-page-on", **_SMALL)
+        self._pager = Pager("captions")
         gr.HTML(
             '<div class="hint">One caption a line; a picture may have several. Saved when you leave the field or press Ctrl+S. '
             "PageDown and PageUp, or the arrow keys at the end and the beginning, go on to the next picture.</div>",
@@ -162,19 +160,18 @@ class CaptionsSection:
 
     @property
     def _parts(self) -> list[Any]:
-        return [self._query, self._grid, self._tags, self._found, self._pager, self._page_text]
+        return [self._query, self._grid, self._tags, self._found, *self._pager.parts]
 
     def _show(self, name: str, query: CaptionQuery, base: str) -> dict[Any, Any]:
         if not name:
-            return {self._grid: "", self._tags: "", self._found: "", self._pager: gr.update(visible=False)}
+            return {self._grid: "", self._tags: "", self._found: "", **self._pager.show(0, 1)}
         # Before the captions are read: the browser keeps what was saved later.
         stamp = time.time()
         page = self._service.page(name, query.on(name), base)
         return {
             self._query: page.query,
             self._grid: captions_html.rows(name, page, base, stamp, self._service),
-            self._pager: gr.update(visible=page.num_pages > 1),
-            self._page_text: f'<div class="page-text">{page.query.page + 1} of {page.num_pages}</div>',
+            **self._pager.show(page.query.page, page.num_pages),
             **self._show_tags(page),
         }
 
@@ -203,13 +200,7 @@ class CaptionsSection:
         )
         self._base.input(handler(self._show), inputs, self._parts, **shown)
         self._tags.pick(handler(self._pick), inputs, self._parts, **shown)
-        for button, step in ((self._back, -1), (self._on, 1)):
-            button.click(
-                handler(lambda name, query, base, step=step: self._turn(name, query, base, step)),
-                inputs,
-                self._parts,
-                **shown,
-            )
+        self._pager.wire(self._turn, inputs, self._parts, **shown)
         self._grid.turn(handler(self._turn_by_key), inputs, self._parts, **shown)
 
     def _filter(

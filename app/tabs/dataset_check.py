@@ -10,14 +10,16 @@ from app import render
 from app.messages import handler, note
 from app.services.context import Services
 from app.services.dataset_check import DatasetCheckService, counts, rows, shown_pictures
+from app.services.jobs import History, JobRow
 from app.tabs.dataset_page import DatasetPage, news
+from app.tabs.job_follower import JobFollower
 from trainer.dataset.doctor.diagnosis import CHECKS
 from trainer.dataset.doctor.findings import Finding, Report, Verdict
 from trainer.dataset.doctor.settings import CaptionTokens, CheckSettings
 from trainer.errors import DatasetError
+from trainer.runs import RunState
 
 TITLE = "Check"
-_POLL_SECONDS = 1.0
 _SHOWN_ROWS = 500
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}
@@ -28,7 +30,7 @@ class CheckSection:
     """What is chosen lives in the browser: a kind of finding, and the place of one in its list."""
 
     def __init__(self, services: Services, page: DatasetPage) -> None:
-        self._service = DatasetCheckService(services.data)
+        self._service, self._jobs = DatasetCheckService(services.data), services.jobs
         self._shared = page
         self._choice = page.choice
         self._lay_out_asking()
@@ -36,7 +38,7 @@ class CheckSection:
         asked = [self._base, self._resolution, self._tokens]
         self._asked = [self._choice, *asked, self._kind, self._place]
         self._found_parts = [self._status, self._kind, self._list, self._why, self._place, *self._detail]
-        self._shown = [self._run, self._timer, self._start, self._cancel, *self._found_parts]
+        self._shown = list(dict.fromkeys([*self._job.parts, self._start, *self._found_parts]))
         page.on_show(self._show, [*asked, self._kind, self._place], self._shown, show_progress_on=[self._status])
         self._wire()
 
@@ -69,9 +71,8 @@ class CheckSection:
         with gr.Row():
             self._start = gr.Button("Check", variant="primary", elem_id="check-start", **_SMALL)
             self._cancel = gr.Button("Cancel", visible=False, elem_id="check-cancel", **_SMALL)
-        self._run = gr.State("")
-        self._timer = gr.Timer(_POLL_SECONDS, active=False)
         self._status = gr.HTML(render.empty(_UNCHECKED), elem_id="check-status", padding=False)
+        self._job = JobFollower(self._jobs, self._status, self._cancel, "It stops; what was measured is kept.")
 
     def _lay_out_findings(self) -> None:
         self._kind = gr.Radio([], show_label=False, visible=False, elem_id="check-kind", interactive=True)
@@ -81,7 +82,7 @@ class CheckSection:
             with gr.Column(scale=3, min_width=280):
                 self._list = gr.Dataframe(
                     headers=["Picture", "Found", "Verdict"],
-                    column_widths=["32%", "50%", "18%"],
+                    column_widths=["30%", "46%", "24%"],
                     interactive=False,
                     wrap=True,
                     show_label=False,
@@ -89,6 +90,7 @@ class CheckSection:
                     max_height=420,
                     visible=False,
                     elem_id="check-list",
+                    elem_classes="row-table",
                 )
             with gr.Column(scale=3, min_width=280, visible=False) as self._panel:
                 self._message = gr.HTML("", elem_id="check-message", padding=False)
@@ -124,10 +126,9 @@ class CheckSection:
         changed = self._shared.changed
         hidden: dict[str, Any] = {"show_progress": "hidden"}
         self._start.click(
-            handler(self._begin), self._asked[:4], [self._run, *self._working], trigger_mode="once", **hidden
+            handler(self._begin), self._asked[:4], [*self._job.parts, self._start], trigger_mode="once", **hidden
         )
-        self._cancel.click(handler(self._stop), self._run, None, **_QUIET)
-        self._timer.tick(handler(self._poll), self._run, [self._run, *self._working, changed], **hidden)
+        self._job.wire(self._ended, outputs=[self._start, changed])
         self._base.input(handler(self._service.resolution_of), self._base, self._resolution, **_QUIET).success(
             handler(self._again), self._asked, self._found_parts, **hidden
         )
@@ -145,10 +146,6 @@ class CheckSection:
         ):
             button.click(handler(act), seen, changed, trigger_mode="once", **hidden)
 
-    @property
-    def _working(self) -> list[Any]:
-        return [self._timer, self._status, self._start, self._cancel]
-
     # --- the job -------------------------------------------------------------------------------------------------
 
     def _begin(self, name: str | None, base: str, resolution: float, tokens: int) -> dict[Any, Any]:
@@ -157,38 +154,18 @@ class CheckSection:
         return self._follow(self._service.start(name, _settings(base, resolution, tokens)))
 
     def _follow(self, run_id: str) -> dict[Any, Any]:
-        now = self._service.progress(run_id)
-        words = f"{now.stage} {now.done:,} of {now.total:,}" if now.total else f"{now.stage} …"
-        bar = render.bar(now.done, now.total) if now.total else ""
-        return {
-            self._run: run_id,
-            self._timer: gr.update(active=True),
-            self._status: f'<div class="plan-line" role="status">{render.text(words)}</div>{bar}',
-            self._start: gr.update(interactive=False),
-            self._cancel: gr.update(visible=True),
-        }
+        return {**self._job.follow(run_id), self._start: gr.update(interactive=False)}
 
-    def _poll(self, run_id: str) -> Any:
-        if not run_id:
-            return {self._timer: gr.update(active=False)}
-        now = self._service.progress(run_id)
-        if not now.is_over:
-            return self._follow(run_id)
-        if now.error:
-            note(now.error)
-        return {**self._idle(), self._shared.changed: news()}
+    def _ended(self, row: JobRow, history: History) -> dict[Any, Any]:
+        if history.error:
+            note(str(history.error))
+        elif row.state is RunState.INTERRUPTED:
+            note("The check ended without saying why. Check again: it goes on where it was.")
+        # What was found is shown by the news.
+        return {self._job.run: "", self._start: gr.update(interactive=True), self._shared.changed: news()}
 
     def _idle(self) -> dict[Any, Any]:
-        return {
-            self._run: "",
-            self._timer: gr.update(active=False),
-            self._start: gr.update(interactive=True),
-            self._cancel: gr.update(visible=False),
-        }
-
-    def _stop(self, run_id: str) -> None:
-        if run_id:
-            self._service.stop(run_id)
+        return {**self._job.forget(), self._start: gr.update(interactive=True)}
 
     # --- what was found ------------------------------------------------------------------------------------------
 

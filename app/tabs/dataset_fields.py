@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -12,16 +11,15 @@ from app import render
 from app.messages import handler, note
 from app.services.context import Services
 from app.services.datasets import DatasetService
+from app.services.jobs import History, JobRow
 from app.tabs.dataset_page import news
+from app.tabs.job_follower import JobFollower
 from trainer.dataset.catalog import DatasetInfo
 from trainer.dataset.fetch_job import start_fetch
 from trainer.dataset.record import CLASS_PICTURES
-from trainer.errors import Cancelled, DatasetError, error_from_dict
-from trainer.events import Failed, Finished, Stage
-from trainer.jobs import stop_run
-from trainer.runs import find_run
+from trainer.errors import DatasetError
+from trainer.runs import RunState
 
-_POLL_SECONDS = 0.5
 _ROLES = [("Pictures to learn from", ""), ("Class pictures (regularisation)", CLASS_PICTURES)]
 
 
@@ -107,41 +105,32 @@ class FetchFields:
             )
             with gr.Row():
                 self._start = gr.Button("Fetch", variant="primary", elem_id="dataset-fetch", size="sm", min_width=90)
-                self._stop = gr.Button("Cancel", elem_id="dataset-fetch-stop", size="sm", min_width=90)
+                self._stop = gr.Button("Cancel", visible=False, elem_id="dataset-fetch-stop", size="sm", min_width=90)
             self._state = gr.HTML("", elem_id="dataset-fetch-state", padding=False)
-        self._run = gr.State("")
+        self._job = JobFollower(services.jobs, self._state, self._stop, "It stops; what was fetched is kept.")
 
     def wire(self, offer: Callable[[str], Any], choice: gr.Dropdown, changed: gr.State) -> None:
         """Connect the buttons; `offer(name)` gives the list of data sets with one of them chosen."""
-        quiet: dict[str, Any] = {"show_progress": "hidden"}
         self._start.click(
-            handler(self._begin), [self._name, self._addresses], [self._run, self._state], trigger_mode="once", **quiet
-        ).success(handler(self._follow), self._run, self._state, **quiet).success(
-            handler(lambda name: (offer(name.strip()), news())), self._name, [choice, changed], **quiet
+            handler(self._begin),
+            [self._name, self._addresses],
+            self._job.parts,
+            trigger_mode="once",
+            show_progress="hidden",
         )
-        self._stop.click(handler(self._cancel), self._run, None, queue=False, **quiet)
 
-    def _begin(self, name: str, addresses: str) -> tuple[str, str]:
+        def ended(row: JobRow, history: History) -> dict[Any, Any]:
+            if row.state is not RunState.FINISHED:
+                kept = "What was fetched is kept: fetch again to go on."
+                return {self._state: render.status(row, history) + f'<div class="hint">{kept}</div>'}
+            failed = f", {history.result['failed']} could not be had" if history.result["failed"] else ""
+            note(f"{history.result['added']} pictures added{failed}.")
+            return {choice: offer(str(history.result["dataset"])), changed: news()}
+
+        self._job.wire(ended, outputs=[choice, changed])
+
+    def _begin(self, name: str, addresses: str) -> dict[Any, Any]:
         lines = [line.strip() for line in addresses.splitlines() if line.strip()]
         if not name.strip() or not lines:
             raise DatasetError("Give a data set and at least one address.", fix="Type both, an address a line.")
-        return start_fetch(self._data, name.strip(), lines).id, "Fetching…"
-
-    def _follow(self, run_id: str) -> Iterator[str]:
-        run = find_run(self._data, run_id)
-        while not run.state().is_over:
-            stages = [event for event in run.tail_events() if isinstance(event, Stage)]
-            if stages:
-                yield f'<div role="status">{render.text(stages[-1].name)} {stages[-1].amount("/")}</div>'
-            time.sleep(_POLL_SECONDS)
-        final = run.final_event()
-        if isinstance(final, Failed):
-            raise error_from_dict(final.error)
-        if not isinstance(final, Finished):
-            raise Cancelled("Cancelled. What was fetched is kept: fetch again to go on.")
-        failed = f", {final.result['failed']} could not be had (see Jobs)" if final.result["failed"] else ""
-        yield f'<div role="status">{final.result["added"]} pictures added{failed}.</div>'
-
-    def _cancel(self, run_id: str) -> None:
-        if run_id:
-            stop_run(find_run(self._data, run_id), self._data)
+        return self._job.follow(start_fetch(self._data, name.strip(), lines).id)

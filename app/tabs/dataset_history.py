@@ -33,9 +33,11 @@ class HistorySection:
                     datatype="str",
                     column_widths=["18%", "52%", "30%"],
                     interactive=False,
+                    wrap=True,
                     max_height=320,
                     label="Changes: choose one to see what differs since",
                     elem_id="dataset-history-table",
+                    elem_classes="row-table",
                 )
                 self._go = gr.Button("Go to this state", interactive=False, elem_id="dataset-history-go", **_SMALL)
             with gr.Column(scale=3, min_width=280):

@@ -12,6 +12,7 @@ from app.services.datasets import DatasetService, DatasetView, PictureView
 from app.tabs import dataset_html
 from app.tabs.dataset_page import DatasetPage, news
 from app.tabs.galleries import tile_gallery
+from app.tabs.pager import Pager
 
 TITLE = "Pictures"
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
@@ -34,10 +35,7 @@ class PicturesSection:
     def _lay_out_pictures(self) -> None:
         self._gallery = tile_gallery("dataset-gallery", "Pictures", 5)
         self._page = gr.State(0)
-        with gr.Row(visible=False, elem_id="dataset-pager") as self._pager:
-            self._page_back = gr.Button("← Page", elem_id="dataset-page-back", **_SMALL)
-            self._page_text = gr.HTML("", padding=False)
-            self._page_on = gr.Button("Page →", elem_id="dataset-page-on", **_SMALL)
+        self._pager = Pager("dataset")
 
     def _lay_out_viewer(self) -> None:
         with gr.Row(visible=False, equal_height=False, elem_id="dataset-viewer") as self._viewer:
@@ -70,20 +68,19 @@ class PicturesSection:
 
     @property
     def _page_parts(self) -> list[Any]:
-        return [self._gallery, self._page, self._pager, self._page_text]
+        return [self._gallery, self._page, *self._pager.parts]
 
     @property
     def _viewer_parts(self) -> list[Any]:
         return [self._viewer, self._image, self._facts, self._picture, self._caption]
 
     def _wire_pictures(self) -> None:
-        for button, step in ((self._page_back, -1), (self._page_on, 1)):
-            button.click(
-                handler(lambda name, page, step=step: self._turn(name, page + step)),
-                [self._choice, self._page],
-                self._page_parts,
-                show_progress_on=[self._gallery],
-            )
+        self._pager.wire(
+            lambda name, page, step: self._turn(name, page + step),
+            [self._choice, self._page],
+            self._page_parts,
+            show_progress_on=[self._gallery],
+        )
         self._gallery.select(handler(self._look), [self._choice, self._page], self._viewer_parts, **_QUIET)
         written = [self._choice, self._picture, self._caption]
         for event in (self._caption.blur, self._caption.submit):
@@ -147,8 +144,7 @@ class PicturesSection:
         return {
             self._gallery: gr.update(value=self._service.tiles(view, page), selected_index=None),
             self._page: page,
-            self._pager: gr.update(visible=view.num_pages > 1),
-            self._page_text: f'<div class="page-text">{page + 1} of {view.num_pages}</div>',
+            **self._pager.show(page, view.num_pages),
         }
 
     def _show_picture(self, shown: PictureView | None) -> dict[Any, Any]:

@@ -11,11 +11,11 @@ SHOWN = 300
 """Pictures that the list shows at most."""
 
 
-def proposed(found: dict[str, tuple[list[int], str]], total: int) -> str:
-    """What was seen in how many pictures, of `total` that were looked at."""
+def proposed(found: list[str], total: int) -> str:
+    """What was seen, a text a proposal, in how many pictures, of `total` that were looked at."""
     if not found:
         return "Nothing is proposed: no subject is seen, there is a crop, or what is trained already holds the subject."
-    seen = Counter(what for _, what in found.values())
+    seen = Counter(found)
     return (
         f"Proposed for {len(found):,} of {total:,}: {', '.join(f'{what} ({number})' for what, number in seen.items())}."
     )

@@ -1,4 +1,4 @@
-"""The picture of the Prepare section on which one draws: what is trained lies bright on it, a crop is drawn and a mask is painted with the pointer.
+"""The picture of the Prepare section on which one draws: what is trained lies bright on it, it is turned, a crop is drawn and a mask is painted.
 
 A `gr.HTML` with a script of its own: gradio's ImageEditor would send the whole picture back and forth for each stroke.
 """
@@ -16,7 +16,9 @@ from trainer.config.data import MaskSource
 from trainer.dataset.proposals import VIEW_SIDE
 
 _SCRIPT = """
-let mode = 'crop', size = 6, from = null, drawn = null, isPainted = false;
+let mode = 'crop', size = 6, from = null, drawn = null, whom = 'one';
+// What was painted and not saved, by picture: it outlives a look at another one, a crop and a turn.
+const unsaved = new Map();
 const find = (name) => element.querySelector(name);
 const stage = () => find('.prepare-stage');
 const at = (event) => {
@@ -38,17 +40,36 @@ const stroke = (a, b) => {
   pen.moveTo(a[0] * canvas.width, a[1] * canvas.height);
   pen.lineTo(b[0] * canvas.width + .01, b[1] * canvas.height);
   pen.stroke();
-  isPainted = true;
+};
+const keep = () => {
+  const canvas = find('canvas'), copy = document.createElement('canvas');
+  copy.width = canvas.width;
+  copy.height = canvas.height;
+  copy.getContext('2d').drawImage(canvas, 0, 0);
+  unsaved.set(stage().dataset.picture, {copy, turn: Number(stage().dataset.turn)});
+  tellUnsaved();
+};
+const tellUnsaved = () => { find('.unsaved').hidden = !unsaved.has(stage().dataset.picture); };
+const putBack = (canvas, {copy, turn}) => {
+  const pen = canvas.getContext('2d'), by = Number(stage().dataset.turn) - turn;
+  pen.save();
+  pen.translate(canvas.width / 2, canvas.height / 2);
+  pen.rotate(by * Math.PI / 180);
+  pen.drawImage(copy, -copy.width / 2, -copy.height / 2);
+  pen.restore();
 };
 const load = () => {
-  isPainted = false;
   const canvas = find('canvas');
   if (!canvas) return;
   element.querySelectorAll('[data-mode]').forEach((each) => each.setAttribute('aria-pressed', each.dataset.mode === mode));
   find('[name=brush]').value = size;
-  if (!canvas.dataset.mask) return;
+  find('[name=whom]').value = whom;
+  tellUnsaved();
+  const kept = unsaved.get(stage().dataset.picture);
+  if (kept) putBack(canvas, kept);
+  if (kept || !canvas.dataset.mask) return;
   const image = new Image();
-  image.onload = () => { if (!isPainted) canvas.getContext('2d').drawImage(image, 0, 0, canvas.width, canvas.height); };
+  image.onload = () => { if (canvas.isConnected && !unsaved.has(stage().dataset.picture)) canvas.getContext('2d').drawImage(image, 0, 0, canvas.width, canvas.height); };
   image.src = canvas.dataset.mask;
 };
 watch('value', load);
@@ -60,12 +81,21 @@ element.addEventListener('click', (event) => {
     mode = button.dataset.mode;
     element.querySelectorAll('[data-mode]').forEach((each) => each.setAttribute('aria-pressed', each === button));
   } else if (button.dataset.act === 'save') {
+    unsaved.delete(stage().dataset.picture);
+    tellUnsaved();
     trigger('painted', {picture: stage().dataset.picture, mask: find('canvas').toDataURL('image/png')});
+  } else if (button.dataset.turn) {
+    trigger('turned', {picture: stage().dataset.picture, degrees: Number(button.dataset.turn), all: whom === 'all'});
   } else if (button.dataset.act === 'remove') {
+    unsaved.delete(stage().dataset.picture);
+    tellUnsaved();
     trigger('painted', {picture: stage().dataset.picture, mask: ''});
   }
 });
-element.addEventListener('input', (event) => { if (event.target.name === 'brush') size = Number(event.target.value); });
+element.addEventListener('input', (event) => {
+  if (event.target.name === 'brush') size = Number(event.target.value);
+  if (event.target.name === 'whom') whom = event.target.value;
+});
 element.addEventListener('pointerdown', (event) => {
   if (!event.target.closest('.prepare-stage') || event.button !== 0) return;
   event.preventDefault();
@@ -89,6 +119,7 @@ window.addEventListener('pointermove', (event) => {
 });
 window.addEventListener('pointerup', () => {
   const done = from && mode === 'crop' && drawn;
+  if (from && mode !== 'crop' && stage()) keep();
   from = null;
   if (done && stage()) trigger('drawn', {picture: stage().dataset.picture, box: drawn});
 });
@@ -99,6 +130,10 @@ _STYLE = """
 .prepare-stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; opacity: .5; }
 .prepare-tools { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin-bottom: 6px; line-height: 1.4; }
 .prepare-tools button { padding: 2px 10px; border: 1px solid var(--border-color-primary); border-radius: 6px; background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color); }
+.prepare-tools, .prepare-tools button, .prepare-tools select { font-size: .82rem; font-weight: 500; }
+.prepare-tools select { padding: 2px 4px; border: 1px solid var(--border-color-primary); border-radius: 6px; background: var(--input-background-fill); color: var(--body-text-color); appearance: auto; width: auto; }
+.prepare-tools label { display: inline-flex; gap: 4px; align-items: center; } .prepare-tools input { width: 90px; }
+.prepare-tools .unsaved { color: #8a6100; } .dark .prepare-tools .unsaved { color: #e0b04a; }
 .prepare-tools button[aria-pressed=true] { border-color: #ffb000; box-shadow: inset 0 0 0 1px #ffb000; }
 .prepare-stage svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .prepare-stage .lost { fill: #000; fill-opacity: .62; fill-rule: evenodd; }
@@ -107,6 +142,8 @@ _STYLE = """
 .prepare-stage .proposed { fill: none; stroke: #3ddc84; stroke-width: 3; vector-effect: non-scaling-stroke; }
 .prepare-stage .drawn { fill: #ffb000; fill-opacity: .18; stroke: #ffb000; stroke-width: 2; vector-effect: non-scaling-stroke; }
 """
+_LEAST_VIEW = 256
+"""px: what is trained is shown about as wide."""
 _TOOLS = (
     '<div class="prepare-tools" role="toolbar" aria-label="What the pointer draws">'
     '<button type="button" data-mode="crop">Crop</button>'
@@ -114,13 +151,20 @@ _TOOLS = (
     '<button type="button" data-mode="erase">Erase</button>'
     '<label>Brush <input type="range" name="brush" min="1" max="25" value="6"></label>'
     '<button type="button" data-act="save">Save the mask</button>'
-    '<button type="button" data-act="remove">Remove the painted mask</button></div>'
+    '<button type="button" data-act="remove">Remove the painted mask</button>'
+    '<span class="unsaved" role="status" hidden>not saved yet</span></div>'
+    '<div class="prepare-tools" role="toolbar" aria-label="Turn">'
+    '<button type="button" data-turn="270" aria-label="Turn to the left">↺ Left</button>'
+    '<button type="button" data-turn="90" aria-label="Turn to the right">↻ Right</button>'
+    '<button type="button" data-turn="180" aria-label="Turn upside down">180°</button>'
+    '<select name="whom" aria-label="Which pictures are turned"><option value="one">this picture</option>'
+    '<option value="all">all that “Find by name” finds</option></select></div>'
 )
 
 
 def make_stage(**options: Any) -> gr.HTML:
     """The component. Its events: `drawn` with `picture` and `box`, in px of the upright picture; `painted` with `picture` and `mask`, a PNG as
-    a data URL, or nothing to take it away."""
+    a data URL, or nothing to take it away; `turned` with `picture`, `degrees` clockwise, and `all`: whether all are meant that are found by name."""
     return gr.HTML("", css_template=_STYLE, js_on_load=_SCRIPT, padding=False, **options)
 
 
@@ -140,7 +184,7 @@ def stage_html(shown: PreparedPicture, proposed: Sequence[int] = ()) -> str:
         f'data-mask="{render.file_url(shown.mask) if shown.mask else ""}"></canvas>'
     )
     return _TOOLS + (
-        f'<div class="prepare-stage" data-picture="{render.text(shown.facts.name)}" data-width="{width}" data-height="{height}">'
+        f'<div class="prepare-stage" data-picture="{render.text(shown.facts.name)}" data-width="{width}" data-height="{height}" data-turn="{shown.facts.turn}">'
         f'<img src="{render.file_url(shown.whole)}" alt="The whole picture" draggable="false">'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">{shapes}'
         f'<rect class="drawn" x="0" y="0" width="0" height="0"/></svg>{painting}</div>'
@@ -165,8 +209,11 @@ def trained_html(shown: PreparedPicture, masks: MaskSource) -> str:
         words += (
             "." if masks in ("files", "any") else "; it counts when data.masks is files or any, which it is not here."
         )
+    # Small ones larger, in whole steps, so that each pixel can be seen.
+    zoom = max(1, _LEAST_VIEW // cut.bucket.width)
     return (
         f'<div class="picture-name">{render.text(cut.facts.name)}</div><div class="hint">{words}</div>'
         f'<img class="prepare-trained" src="{render.file_url(shown.trained)}" alt="As it is trained" '
-        f'width="{cut.bucket.width}" height="{cut.bucket.height}" style="max-width:100%;height:auto">'
+        f'width="{zoom * cut.bucket.width}" height="{zoom * cut.bucket.height}" '
+        f'style="max-width:100%;height:auto{";image-rendering:pixelated" if zoom > 1 else ""}">'
     )

@@ -13,6 +13,7 @@ from app.recipe_view import found_recipe
 from app.services.context import Services
 from app.services.gallery import GalleryPage, GalleryService
 from app.tabs.galleries import tile_gallery
+from app.tabs.pager import Pager
 from trainer.errors import ConfigError
 from trainer.gallery import PictureInfo
 
@@ -59,10 +60,7 @@ class GalleryTab:
         self._grid = tile_gallery("gallery-grid", "Pictures", 5)
         self._page = gr.State(0)
         self._ids = gr.State([])
-        with gr.Row(visible=False, elem_id="gallery-pager") as self._pager:
-            self._back = gr.Button("← Page", elem_id="gallery-page-back", **_SMALL)
-            self._page_text = gr.HTML("", padding=False)
-            self._on = gr.Button("Page →", elem_id="gallery-page-on", **_SMALL)
+        self._pager = Pager("gallery")
         self._undo = gr.Button("Undo the last delete", elem_id="gallery-undo", visible=False, **_SMALL)
 
     def _lay_out_details(self) -> None:
@@ -79,7 +77,7 @@ class GalleryTab:
 
     def _wire(self) -> None:
         asked = [self._search, self._only]
-        grid = [self._grid, self._page, self._ids, self._pager, self._page_text, self._summary, self._undo]
+        grid = [self._grid, self._page, self._ids, *self._pager.parts, self._summary, self._undo]
         details = [self._hint, self._details, self._chosen, self._large, self._about, self._star]
         self._links.on_show(self._show, [*asked, self._page], grid)
         gr.on(
@@ -90,13 +88,12 @@ class GalleryTab:
             trigger_mode="always_last",
             **_QUIET,
         )
-        for button, step in ((self._back, -1), (self._on, 1)):
-            button.click(
-                handler(lambda search, only, page, step=step: self._show(search, only, page + step)),
-                [*asked, self._page],
-                grid,
-                show_progress_on=[self._grid],
-            )
+        self._pager.wire(
+            lambda search, only, page, step: self._show(search, only, page + step),
+            [*asked, self._page],
+            grid,
+            show_progress_on=[self._grid],
+        )
         self._grid.select(handler(self._choose), self._ids, details, **_QUIET).success(
             None, None, None, js=_SHOW_DETAILS, show_progress="hidden"
         )
@@ -137,8 +134,7 @@ class GalleryTab:
             ),
             self._page: found.page,
             self._ids: [picture.id for picture in found.pictures],
-            self._pager: gr.update(visible=found.num_pages > 1),
-            self._page_text: f'<div class="page-text">{found.page + 1} of {found.num_pages}</div>',
+            **self._pager.show(found.page, found.num_pages),
             self._summary: f'<div class="hint">{count} · {_HELP}</div>' if found.total else render.empty(empty),
             self._undo: gr.update(visible=self._service.last_deleted() is not None),
         }

@@ -14,6 +14,7 @@ from app import render
 from app.form import Form, element_id, info, label
 from app.links import Letter, Links
 from app.messages import handler, note
+from app.polling import Poll
 from app.recipe_view import found_recipe
 from app.services.context import Services
 from app.services.generation import GenerationService
@@ -134,34 +135,31 @@ class GenerateTab:
         self._saved.wire()
         check(partial(gr.on, [*form.events(), stack.rows.change]))
         self._start_picture.wire(check)
-        poll: dict[str, Any] = {
-            "inputs": [self._chosen, self._seen],
-            "outputs": [self._seen, self._status, self._preview, self._cancel, self._gallery, self._paths],
-            **_QUIET,
-        }
+        shown = [self._seen, self._status, self._preview, self._cancel, self._gallery, self._paths]
         timer = self._links.clock(_POLL_SECONDS)
-        timer.tick(handler(self._poll), **poll)
-        self._conflicts.wire(self._base, timer)
+        poll = Poll(links.page, timer, self._poll, [self._chosen, self._seen], shown)
+        self._conflicts.wire(links.page, self._base, timer)
         self._grid.wire(
             form,
             stack.rows,
             lambda raw: (self._values(raw), raw[stack.rows]),
+            links.page,
             timer,
             self._choose,
             [self._recipe, self._recipe_settings, self._back],
         )
-        links.page.load(handler(self._poll), **poll)
         starts = partial(gr.on, [self._start.click, self._prompt.submit])
-        form.send(starts, self._begin, given, [*marks, self._chosen], trigger_mode="once", **_QUIET).success(
-            handler(self._poll), **poll
+        poll.after(
+            form.send(starts, self._begin, given, [*marks, self._chosen], trigger_mode="once", **_QUIET),
+            self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET),
         )
-        self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET).success(handler(self._poll), **poll)
         check(self._base.input(handler(self._fill_base), self._base, form.outputs(), **_QUIET).success)
         letter = links.base_for_generate
         check(letter.change(handler(self._receive_base), letter, form.outputs(), **_QUIET).success)
         refill = [*form.outputs(), stack.rows, stack.version, self._start_picture.start]
         links.page.load(handler(self._fill_draft), {stack.version}, refill, **_QUIET)
-        links.on_show(self._refresh, None, [self._base, stack.picker, self._saved.picker])
+        pickers = [self._base, stack.picker, self._saved.picker, self._start_picture.upscaler]
+        links.on_show(self._refresh, None, pickers)
         self._gallery.select(
             handler(self._choose), self._paths, [self._recipe, self._recipe_settings, self._back], **_QUIET
         )
@@ -184,11 +182,12 @@ class GenerateTab:
             return gr.skip()
         return self._form.fill(self._service.base_values(str(Letter(*letter).content)))
 
-    def _refresh(self) -> tuple[Any, Any, Any]:
+    def _refresh(self) -> tuple[Any, Any, Any, Any]:
         bases = [
             (f"{base.label}{' (cannot be used)' if base.problem else ''}", base.name) for base in self._service.bases()
         ]
-        return gr.update(choices=bases), self._stack.choices(), self._saved.choices()
+        upscalers = self._start_picture.upscalers()
+        return gr.update(choices=bases), self._stack.choices(), self._saved.choices(), upscalers
 
     def _values(self, raw: dict[Any, Any]) -> dict[str, Any]:
         return self._form.read(raw)

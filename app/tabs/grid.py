@@ -12,6 +12,7 @@ import gradio as gr
 from app import render
 from app.form import Form
 from app.messages import handler, note
+from app.polling import Poll
 from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.grids import EACH_LORA, GridService
@@ -68,6 +69,7 @@ class GridPanel:
         form: Form,
         rows: gr.State,
         read: Callable[[dict[Any, Any]], tuple[dict[str, Any], list[Row]]],
+        page: gr.Blocks,
         timer: gr.Timer,
         choose: Callable[[list[str], gr.SelectData], Any],
         shown: list[Any],
@@ -77,14 +79,12 @@ class GridPanel:
         Args:
             form, rows: the components that the settings and the stack are in.
             read: their values and the stack.
+            page: its loading is an occasion to look at the grid.
             timer: ticks while something may happen.
             choose: shows the recipe of the picture that is chosen of a list, in `shown`.
         """
-        poll: dict[str, Any] = {
-            "inputs": [self._chosen, self._seen],
-            "outputs": [self._seen, self._status, self._cancel, self._preview, self._gallery, self._paths],
-            **_QUIET,
-        }
+        told = [self._seen, self._status, self._cancel, self._preview, self._gallery, self._paths]
+        poll = Poll(page, timer, self._poll, [self._chosen, self._seen], told)
         begun: dict[str, Any] = {"outputs": [self._problems, self._chosen], "trigger_mode": "once", **_QUIET}
         axes = self._axes
 
@@ -94,10 +94,11 @@ class GridPanel:
         def begin_each(raw: dict[Any, Any]) -> Any:
             return self._begin(*read(raw), {"x": EACH_LORA})
 
-        form.send(self._start.click, begin, [rows, *axes], **begun).success(handler(self._poll), **poll)
-        form.send(self._each.click, begin_each, [rows], **begun).success(handler(self._poll), **poll)
-        self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET).success(handler(self._poll), **poll)
-        timer.tick(handler(self._poll), **poll)
+        poll.after(
+            form.send(self._start.click, begin, [rows, *axes], **begun),
+            form.send(self._each.click, begin_each, [rows], **begun),
+            self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET),
+        )
         self._gallery.select(handler(choose), self._paths, shown, **_QUIET)
 
     def _begin(self, values: dict[str, Any], rows: list[Row], axes: dict[str, str]) -> tuple[str, Any]:

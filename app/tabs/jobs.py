@@ -10,6 +10,7 @@ import gradio as gr
 from app import render
 from app.links import Links, send
 from app.messages import handler, note
+from app.polling import Poll
 from app.services.context import Services
 from app.services.jobs import JobRow
 from app.tabs.resumption import ResumptionRow
@@ -71,22 +72,14 @@ class JobsTab:
     def _wire(self) -> None:
         buttons = [self._cancel, self._kill, self._resume, self._retry, self._open, self._delete]
         buttons += self._going_on.components
-        poll: dict[str, Any] = {
-            "inputs": [self._chosen, self._seen],
-            "outputs": [self._table, self._ids, self._seen, self._detail, self._log, *buttons],
-            **_QUIET,
-        }
-        self._links.clock(_POLL_SECONDS).tick(handler(self._poll), **poll)
-        self._links.on_show(self._poll, poll["inputs"], poll["outputs"])
-        self._table.select(handler(self._choose), self._ids, [self._chosen, self._ask], **_QUIET).success(
-            handler(self._poll), **poll
-        )
+        links, shown = self._links, [self._table, self._ids, self._seen, self._detail, self._log, *buttons]
+        clock, inputs = links.clock(_POLL_SECONDS), [self._chosen, self._seen]
+        poll = Poll(links.page, clock, self._poll, inputs, shown, links.tab.select)
+        poll.after(self._table.select(handler(self._choose), self._ids, [self._chosen, self._ask], **_QUIET))
         for button, action in ((self._cancel, self._stop), (self._kill, self._end), (self._resume, self._begin_again)):
-            button.click(handler(action), self._chosen, None, **_QUIET).success(handler(self._poll), **poll)
-        self._going_on.wire(self._chosen, poll, self._poll)
-        self._retry.click(handler(self._again), self._chosen, self._chosen, **_QUIET).success(
-            handler(self._poll), **poll
-        )
+            poll.after(button.click(handler(action), self._chosen, None, **_QUIET))
+        self._going_on.wire(self._chosen, poll)
+        poll.after(self._retry.click(handler(self._again), self._chosen, self._chosen, **_QUIET))
         self._open.click(
             lambda run_id: send(run_id, "train"),
             self._chosen,
@@ -95,9 +88,7 @@ class JobsTab:
         )
         self._delete.click(lambda: gr.update(visible=True), None, self._ask, **_QUIET)
         self._delete_no.click(lambda: gr.update(visible=False), None, self._ask, **_QUIET)
-        self._delete_yes.click(handler(self._trash), self._chosen, [self._chosen, self._ask], **_QUIET).success(
-            handler(self._poll), **poll
-        )
+        poll.after(self._delete_yes.click(handler(self._trash), self._chosen, [self._chosen, self._ask], **_QUIET))
 
     def _poll(self, chosen: str | None, seen: dict[str, Any]) -> Any:
         rows = self._jobs.rows()[:_MAX_ROWS]

@@ -11,9 +11,10 @@ import gradio as gr
 from app import render
 from app.links import Links, send
 from app.messages import handler, note
+from app.polling import Poll
 from app.services.context import Services
 from app.services.models import ModelService, Place, predicts
-from trainer.base_models import FAMILY_FACTS, BaseModelInfo
+from trainer.base_models import BaseModelInfo
 from trainer.config.download import DownloadConfig
 from trainer.errors import ConfigError
 from trainer.units import size
@@ -66,7 +67,7 @@ class ModelsTab:
         )
         gr.HTML(
             f'<div class="hint">Put a .safetensors file or a diffusers folder into {render.text(folder)}, or use another '
-            "program's models where they are.</div>",
+            "program's models where they are. Upscaling models for the hires fix go into the folder upscalers beside it.</div>",
             padding=False,
         )
 
@@ -146,18 +147,12 @@ class ModelsTab:
                 **hidden,
             )
         self._forget.click(handler(self._forget_folder), [self._place, self._search], listed, **hidden)
-        poll: dict[str, Any] = {
-            "inputs": [self._job, self._seen, self._search],
-            "outputs": [self._job, self._seen, self._status, self._cancel, *listed],
-            **_QUIET,
-        }
-        self._links.clock(_POLL_SECONDS).tick(handler(self._poll), **poll)
-        self._links.page.load(handler(self._poll), **poll)
+        inputs = [self._job, self._seen, self._search]
+        shown = [self._job, self._seen, self._status, self._cancel, *listed]
+        poll = Poll(self._links.page, self._links.clock(_POLL_SECONDS), self._poll, inputs, shown)
         for event in (self._fetch.click, self._id.submit):
-            event(handler(self._download), [self._id, self._variant], self._job, **hidden).success(
-                handler(self._poll), **poll
-            )
-        self._cancel.click(handler(self._stop), self._job, None, **_QUIET).success(handler(self._poll), **poll)
+            poll.after(event(handler(self._download), [self._id, self._variant], self._job, **hidden))
+        poll.after(self._cancel.click(handler(self._stop), self._job, None, **_QUIET))
 
     # --- what the user does --------------------------------------------------------------------------------------
 
@@ -211,13 +206,15 @@ class ModelsTab:
             self._details: gr.update(visible=True),
             self._about: self._about_html(model),
             self._chosen: name,
-            self._train: gr.update(interactive=not model.problem),
+            self._train: gr.update(interactive=not model.training_problem),
             self._generate: gr.update(interactive=not model.problem),
             self._hash: gr.update(visible=not self._service.has_hash(model)),
         }
 
     def _about_html(self, model: BaseModelInfo) -> str:
         problem = f'<div class="run-error">{render.text(model.problem)}</div>' if model.problem else ""
+        if model.training_problem and not model.problem:
+            problem = f'<div class="hint">{render.text(model.training_problem)}</div>'
         about = f'<div class="hint">{render.text(model.description)}</div>' if model.description else ""
         title = f'<div class="section-title">{render.text(model.title)}</div>'
         return f"{title}{about}{problem}{render.definitions(self._service.facts(model))}"
@@ -270,7 +267,7 @@ def _progress(what: str, done: str, total: str, share: float, whole: float) -> s
 def _cells(model: BaseModelInfo) -> list[str]:
     if model.problem:
         return [model.title, "cannot be used", "", model.precision, size(model.size_bytes)]
-    return [model.title, FAMILY_FACTS[model.family].title, predicts(model), model.precision, size(model.size_bytes)]
+    return [model.title, model.kind, predicts(model), model.precision, size(model.size_bytes)]
 
 
 def _summary(models: list[BaseModelInfo], search: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from app.messages import handler, note
+from app.polling import Poll
 from app.services.jobs import JobRow, JobService
 from trainer.errors import RunError
 from trainer.resumption import Resumption
@@ -42,13 +43,12 @@ class ResumptionRow:
             self._extend = gr.Button("Train on", elem_id=f"{prefix}-extend", **small)
         self.components = [*self._remedies, self._steps, self._extend]
 
-    def wire(self, chosen: gr.State, poll: dict[str, Any], on_poll: Any) -> None:
+    def wire(self, chosen: gr.State, poll: Poll) -> None:
         """Connect the buttons; after each the tab looks at the run again."""
-        look = handler(on_poll)
         options: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
         for button in self._remedies:
-            button.click(handler(self._help), [chosen, button], None, **options).success(look, **poll)
-        self._extend.click(handler(self._train_on), [chosen, self._steps], None, **options).success(look, **poll)
+            poll.after(button.click(handler(self._help), [chosen, button], None, **options))
+        poll.after(self._extend.click(handler(self._train_on), [chosen, self._steps], None, **options))
 
     def updates(self, row: JobRow | None) -> dict[Any, Any]:
         """What is shown for a run."""

@@ -8,6 +8,7 @@ import gradio as gr
 
 from app import render
 from app.messages import handler, note
+from app.polling import Poll
 from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.stack_conflicts import ConflictService
@@ -43,23 +44,18 @@ class StackConflicts:
                 )
             self._found = gr.HTML(f'<div class="hint">{_ABOUT}</div>', elem_id="conflicts-found", padding=False)
 
-    def wire(self, base: Any, timer: gr.Timer) -> None:
+    def wire(self, page: gr.Blocks, base: Any, timer: gr.Timer) -> None:
         """Connect the panel; after the editor knows the form's number of steps.
 
         Args:
+            page: its loading is an occasion to look at the job.
             base: the form's base model.
             timer: ticks while something may happen.
         """
         editor = self._editor
-        poll: dict[str, Any] = {
-            "inputs": [self._chosen, self._seen],
-            "outputs": [self._seen, self._found, self._apply],
-            **_QUIET,
-        }
-        self._start.click(
-            handler(self._service.start), [editor.rows, base], self._chosen, trigger_mode="once", **_QUIET
-        ).success(handler(self._poll), **poll)
-        timer.tick(handler(self._poll), **poll)
+        poll = Poll(page, timer, self._poll, [self._chosen, self._seen], [self._seen, self._found, self._apply])
+        start = handler(self._service.start)
+        poll.after(self._start.click(start, [editor.rows, base], self._chosen, trigger_mode="once", **_QUIET))
         self._apply.click(
             handler(self._use),
             [self._chosen, editor.version, *editor.linked()],

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from app.form import Form
+from app.form import Form, element_id, info, label
 from app.messages import handler
 from app.services.generation import GenerationService
 from trainer.errors import ConfigError
@@ -21,7 +21,7 @@ _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
 class StartPicture:
-    """Both accordions; `start` is the first. What is drawn is kept in the data folder; the form's fields name it."""
+    """Both accordions; `start` is the first, `upscaler` the choice of how a picture is enlarged. What is drawn is kept in the data folder; the form's fields name it."""
 
     def __init__(self, form: Form, service: GenerationService) -> None:
         self._form, self._service = form, service
@@ -50,7 +50,31 @@ class StartPicture:
         for paths in rows:
             with gr.Row(equal_height=False):
                 for path in paths:
-                    self._form.place(path, min_width=150)
+                    if path == "hires_upscaler":
+                        self._place_upscaler()
+                    else:
+                        self._form.place(path, min_width=150)
+
+    def _place_upscaler(self) -> None:
+        spec = self._form.specs["hires_upscaler"]
+        shown = self._form.shown_first(spec.path)
+        self.upscaler = self._form.adopt(
+            spec.path,
+            gr.Dropdown(
+                [shown],
+                value=shown,
+                allow_custom_value=True,
+                label=label(spec),
+                info=info(spec),
+                elem_id=element_id(spec.path, "gen"),
+                interactive=True,
+                min_width=150,
+            ),
+        )
+
+    def upscalers(self) -> Any:
+        """An update of the upscalers that can be chosen."""
+        return gr.update(choices=self._service.upscalers())
 
     def wire(self, check: Callable[[Callable[..., Any]], None]) -> None:
         """Let what is drawn fill the fields; `check` lets an event check the form."""

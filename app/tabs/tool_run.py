@@ -10,6 +10,7 @@ import gradio as gr
 from app import render
 from app.links import Links, send
 from app.messages import handler
+from app.polling import Poll
 from app.services.context import Services
 from app.services.jobs import JobRow
 from app.services.tools import Figures, ToolService
@@ -38,19 +39,20 @@ class ToolRunView:
             )
         self._figures = gr.HTML("", elem_id="tool-figures", padding=False)
         self._picture = gr.HTML("", elem_id="tool-picture", padding=False)
-        self.poll_inputs = [self.chosen, self._seen]
-        self.poll_outputs = [
+        self._shown = [
             *(self.chosen, self._seen, self.picker, self._status),
             *(self._cancel, self._open, self._figures, self._picture),
         ]
         self._wire()
 
     def _wire(self) -> None:
-        poll: dict[str, Any] = {"inputs": self.poll_inputs, "outputs": self.poll_outputs, **_QUIET}
-        self._links.clock(_POLL_SECONDS).tick(handler(self.poll), **poll)
-        self._links.on_show(self.poll, self.poll_inputs, self.poll_outputs)
-        self.picker.input(lambda run_id: run_id, self.picker, self.chosen, **_QUIET).success(handler(self.poll), **poll)
-        self._cancel.click(handler(self._stop), self.chosen, None, **_QUIET).success(handler(self.poll), **poll)
+        links = self._links
+        clock, inputs = links.clock(_POLL_SECONDS), [self.chosen, self._seen]
+        self.poll = Poll(links.page, clock, self._poll, inputs, self._shown, links.tab.select)
+        self.poll.after(
+            self.picker.input(lambda run_id: run_id, self.picker, self.chosen, **_QUIET),
+            self._cancel.click(handler(self._stop), self.chosen, None, **_QUIET),
+        )
         self._open.click(
             handler(self._send),
             self.chosen,
@@ -62,7 +64,7 @@ class ToolRunView:
         """Updates that make a run the one that is shown."""
         return {self.chosen: run_id, self.picker: gr.update(choices=self._choices(), value=run_id, visible=True)}
 
-    def poll(self, chosen: str | None, seen: dict[str, Any]) -> Any:
+    def _poll(self, chosen: str | None, seen: dict[str, Any]) -> Any:
         """What changed since `seen`."""
         ids = self._jobs.ids("tool")
         run_id = chosen if chosen in ids else self._jobs.newest("tool")

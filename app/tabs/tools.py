@@ -158,9 +158,7 @@ class ToolsTab:
         changes = [*form.form.events(), *([form.stack.rows.change] if form.stack else [])]
         send, begun = form.form.send, [*form.outputs(), self._view.chosen, self._view.picker]
         send(partial(gr.on, changes), check, form.kept, form.outputs(), trigger_mode="always_last", **_QUIET)
-        send(form.start.click, begin, form.kept, begun, trigger_mode="once", **_QUIET).success(
-            handler(self._view.poll), self._view.poll_inputs, self._view.poll_outputs, **_QUIET
-        )
+        self._view.poll.after(send(form.start.click, begin, form.kept, begun, trigger_mode="once", **_QUIET))
 
     def _refresh(self) -> dict[Any, Any]:
         choices = {"lora": self._service.loras(), "model": self._service.models()}

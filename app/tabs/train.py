@@ -148,13 +148,13 @@ class TrainTab:
         # The draft first, so that a reload does not lose what was typed; then what is wrong with it.
         check(links.page.load(handler(self._fill_draft), None, widgets, **quiet).success)
         begun = [*results, self._view.chosen, self._view.picker]
-        form.send(self._start.click, self._begin, [self._marked], begun, trigger_mode="once", **quiet).success(
-            handler(self._view.poll_now), self._view.poll_inputs, self._view.poll_outputs, **quiet
+        self._view.poll.after(
+            form.send(self._start.click, self._begin, [self._marked], begun, trigger_mode="once", **quiet)
         )
 
     def _refresh(self) -> tuple[Any, ...]:
         presets = [(preset.title, preset.name) for preset in self._service.presets()]
-        bases = [(_with_problem(base.label, base.problem), base.name) for base in self._service.bases()]
+        bases = [(_with_problem(base.label, base.training_problem), base.name) for base in self._service.bases()]
         datasets = [(_dataset_label(item), item.name) for item in self._service.datasets()]
         return gr.update(choices=presets), gr.update(choices=bases), *[gr.update(choices=datasets)] * 2
 

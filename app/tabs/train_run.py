@@ -12,6 +12,7 @@ import gradio as gr
 from app import render
 from app.links import Letter, Links, send
 from app.messages import handler, note
+from app.polling import Poll
 from app.services.context import Services
 from app.services.jobs import History, JobRow
 from app.tabs.resumption import ResumptionRow
@@ -55,23 +56,22 @@ class RunView:
         self._samples = gr.HTML("", elem_id="run-samples", padding=False)
         buttons = [self._stop, self._save, self._sample, self._resume, self._kill, self._download, self._try]
         buttons += self._going_on.components
-        self.poll_inputs = [self.chosen, self._seen]
-        self.poll_outputs = [
+        self._shown = [
             *(self.chosen, self.picker, self._seen, self._status, self._result, self._chart, self._samples),
             *buttons,
         ]
         self._wire()
 
     def _wire(self) -> None:
-        poll = {"inputs": self.poll_inputs, "outputs": self.poll_outputs, **_QUIET}
-        self._links.clock(_POLL_SECONDS).tick(handler(self._poll), **poll)
-        self._links.page.load(handler(self._poll), **poll)
-        self.picker.input(lambda run_id: run_id, self.picker, self.chosen, **_QUIET).success(
-            handler(self._poll), **poll
+        poll = self.poll = Poll(
+            self._links.page, self._links.clock(_POLL_SECONDS), self._poll, [self.chosen, self._seen], self._shown
         )
-        self._links.run_for_train.change(
-            handler(self._receive), self._links.run_for_train, [self.chosen, self.picker], **_QUIET
-        ).success(handler(self._poll), **poll)
+        poll.after(
+            self.picker.input(lambda run_id: run_id, self.picker, self.chosen, **_QUIET),
+            self._links.run_for_train.change(
+                handler(self._receive), self._links.run_for_train, [self.chosen, self.picker], **_QUIET
+            ),
+        )
         actions = [
             (self._stop, self._ask_stop),
             (self._save, self._ask_save),
@@ -80,8 +80,8 @@ class RunView:
             (self._kill, self._end),
         ]
         for button, action in actions:
-            button.click(handler(action), self.chosen, None, **_QUIET).success(handler(self._poll), **poll)
-        self._going_on.wire(self.chosen, poll, self._poll)
+            poll.after(button.click(handler(action), self.chosen, None, **_QUIET))
+        self._going_on.wire(self.chosen, poll)
         self._try.click(
             handler(self._send_lora),
             self.chosen,
@@ -92,10 +92,6 @@ class RunView:
     def choose(self, run_id: str) -> dict[Any, Any]:
         """Updates that make a run the one that is shown."""
         return {self.chosen: run_id, self.picker: gr.update(choices=self._choices(), value=run_id)}
-
-    def poll_now(self, chosen: str | None, seen: dict[str, Any]) -> Any:
-        """What changed since `seen`."""
-        return self._poll(chosen, seen)
 
     def _receive(self, letter: Letter | None) -> tuple[Any, Any]:
         if not letter:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "assets" / "models" / "inkwash-tiny"
@@ -135,18 +136,47 @@ class Watch:
     def __init__(self, page: Page) -> None:
         self.faults: list[str] = []
         self.ignored: tuple[str, ...] = ()
+        self.told: list[str] = []
         page.on("console", self._console)
+        page.on("framenavigated", lambda frame: self._tell(f"went to {frame.url}"))
+        page.on("requestfailed", lambda request: self._tell(f"failed: {request.url} {request.failure}"))
+        page.on("response", self._response)
         page.on("pageerror", lambda error: self.faults.append(f"page error: {error}"))
         page.on("request", lambda request: self._request(request.url))
         page.on("dialog", lambda dialog: (self.faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
 
+    def _tell(self, text: str) -> None:
+        self.told.append(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def _response(self, response: Response) -> None:
+        if response.status >= 400:
+            self._tell(f"{response.status}: {response.url}")
+
     def _console(self, message: ConsoleMessage) -> None:
+        self._tell(f"console {message.type}: {message.text}"[:500])
         if message.type == "error" and not any(noise in message.text for noise in (*_KNOWN_NOISE, *self.ignored)):
             self.faults.append(f"console: {message.text} ({message.location.get('url', '')})")
 
     def _request(self, url: str) -> None:
         if not url.startswith(("http://127.0.0.1:", "data:", "blob:")):
             self.faults.append(f"request to {url}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Tell beside a failed test what the page looked like and what it went through."""
+    report = yield
+    page = getattr(item, "funcargs", {}).get("page")
+    if call.excinfo is None or page is None:
+        return report
+    report.sections.append(("the page went through", "\n".join(page.watch.told[-40:])))
+    try:
+        report.sections.append(("the page shows", page.inner_text("body", timeout=5_000)[:4000]))
+        if folder := os.environ.get("INKWASH_TEST_PICTURES"):
+            page.screenshot(path=Path(folder) / f"{item.name}.png", timeout=10_000)
+    except PlaywrightError as error:
+        report.sections.append(("the page shows", f"nothing: {error}"))
+    return report
 
 
 @pytest.fixture

@@ -30,8 +30,10 @@ def test_a_set_is_captioned_and_undone(page: Page, app: App, picture_zip: Path) 
     page.locator("#caption-wording > button").first.click()
     template = page.locator("#caption-wording-template textarea, #caption-wording-template input").first
     template.fill("nothing")
+    template.blur()  # a text that is pasted is looked at when it is left
     expect(page.locator("#caption-problems")).to_contain_text("needs {caption}")
     template.fill("{trigger}: {caption}")
+    template.blur()
     expect(page.locator("#caption-problems")).not_to_contain_text("needs {caption}")
 
     page.locator("#caption-try").click()
@@ -42,6 +44,7 @@ def test_a_set_is_captioned_and_undone(page: Page, app: App, picture_zip: Path) 
     expect(page.locator("#caption-result")).to_contain_text("6 pictures captioned")
     assert all(str(facts.caption).startswith("zsy: picture") for facts in store.scan("Striped").pictures)
     page.locator("#dataset-sections").get_by_role("tab", name="Pictures").click()
+    expect(page.locator("#dataset-caption textarea")).to_be_visible()
     expect(page.locator("#dataset-caption textarea")).to_have_value(re.compile(r"^zsy: picture"))
 
     page.locator("#dataset-undo").click()

@@ -10,7 +10,9 @@ from tests.browser.conftest import open_tab
 from tests.prepare_pictures import make_pictures
 
 
-def test_a_crop_and_a_mask_are_drawn_the_preview_follows_and_undo_takes_both_back(page: Page, tmp_path: Path) -> None:
+def test_a_crop_and_a_mask_are_drawn_a_turn_takes_them_along_and_undo_takes_all_back(
+    page: Page, tmp_path: Path
+) -> None:
     folder = make_pictures(tmp_path / "pictures")
     open_tab(page, "Dataset")
     page.locator("#dataset-link-open > button").first.click()
@@ -58,6 +60,26 @@ def test_a_crop_and_a_mask_are_drawn_the_preview_follows_and_undo_takes_both_bac
     expect(trained).to_contain_text("is subject")
     page.locator("#dataset-undo").click()
     expect(trained).to_contain_text("40% of the whole picture is subject")
+    # Turned with its mask; what was painted and not saved is turned along, and then saved as it lies.
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.8, steps=3)
+    page.mouse.up()
+    expect(page.get_by_text("not saved yet")).to_be_visible()
+    page.get_by_role("button", name="Turn to the right").click()
+    expect(fields).to_have_value("100")
+    expect(page.locator("#prepare-bottom input")).to_have_value("200")
+    expect(trained).to_contain_text("40% of the whole picture is subject")
+    page.get_by_role("button", name="Save the mask").click()
+    expect(trained).not_to_contain_text("40% of the whole picture is subject")
+    expect(page.get_by_text("not saved yet")).to_be_hidden()
+    page.locator("#dataset-undo").click()
+    expect(trained).to_contain_text("40% of the whole picture is subject")
+    page.locator("#dataset-undo").click()
+    expect(fields).to_have_value("200")
     page.locator("#prepare-fill").click()
     expect(trained.locator("img")).not_to_have_attribute("src", before or "")
     page.locator("#dataset-undo").click()

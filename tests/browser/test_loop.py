@@ -77,6 +77,7 @@ def test_whole_loop_by_clicks(page: Page, app: App, watch: Watch, picture_zip: P
     expect(page.locator("#run-samples img").first).to_be_visible(timeout=_LONG)
 
     page.reload()
+    expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
     open_app(page, app)
     open_tab(page, "Train")
     expect(page.locator("#run-samples img").first).to_be_visible()

@@ -16,6 +16,8 @@ KEPT = re.compile(r"^[0-9a-f]{20}\.png$")
 def test_a_dropped_picture_is_started_from_where_it_is_painted(page: Page, app: App, tmp_path: Path) -> None:
     picture = tmp_path / "house.png"
     Image.effect_noise((128, 96), 60).convert("RGB").save(picture)
+    (app.data / "upscalers").mkdir(exist_ok=True)
+    (app.data / "upscalers" / "4x-mine.pth").touch()
     open_tab(page, "Generate")
     page.locator("#gen-start-picture > button").click()
     use = page.locator("#gen-start-use")
@@ -44,3 +46,10 @@ def test_a_dropped_picture_is_started_from_where_it_is_painted(page: Page, app: 
     page.locator("#gen-start-drop").click()
     expect(init).to_have_value("")
     expect(mask).to_have_value("")
+
+    page.locator("#gen-larger > button").click()
+    upscaler = page.locator("#gen-hires-upscaler input").first
+    expect(upscaler).to_have_value("latent")
+    upscaler.click()
+    page.get_by_role("option", name="4x-mine").click()
+    expect(upscaler).to_have_value("4x-mine")

@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 
 from tests.e2e.test_training import RICH, of_type, tensors
 from tests.ranks import can_fork, on_ranks, train_on_ranks
-from tests.tiny_model import make_tiny_model
-from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
+from tests.tiny_training import new_run, tiny_settings, train_here
 from trainer.config.loading import merge
 from trainer.errors import RunError
 from trainer.events import (
@@ -52,21 +51,6 @@ SHARED = merge(
         "training": {"steps": 4, "num_devices": 2, "device": "cpu"},
     },
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pictures(tmp_path_factory.mktemp("pictures") / "set")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
-    return DataFolder(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

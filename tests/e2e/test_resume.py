@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
 from trainer.config.adapter import METHODS
 from trainer.config.loading import build_config, merge
@@ -46,11 +45,6 @@ from trainer.training.step import train_step
 
 class Died(BaseException):
     """Stands for the death of the process."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")

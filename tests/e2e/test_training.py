@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
 from trainer.config.loading import merge
 from trainer.dataset.versions import read_versions
@@ -38,21 +37,6 @@ from trainer.runs import Run
 
 class Died(BaseException):
     """Stands for the death of the process."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pictures(tmp_path_factory.mktemp("pictures") / "set")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
-    return DataFolder(tmp_path_factory.mktemp("data"))
 
 
 # What is most likely to differ after a resume: both parts trained, dropout, accumulation, flips, dropped captions, draws.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.prepare_pictures import make_pictures
 from trainer.dataset.store import DatasetStore
 from trainer.paths import DataFolder
 
@@ -20,3 +21,16 @@ def data(tmp_path: Path) -> DataFolder:
 def store(data: DataFolder) -> DatasetStore:
     """Its data sets."""
     return DatasetStore(data)
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """A folder of pictures of several shapes."""
+    return make_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def linked(store: DatasetStore, shapes: Path) -> DatasetStore:
+    """The data sets, with that folder as `pictures`."""
+    store.link(shapes)
+    return store

@@ -177,6 +177,35 @@ def test_a_small_change_of_a_weight_of_16_bits_is_not_rounded_away() -> None:
     torch.testing.assert_close(small, expected, rtol=0.02, atol=1e-7)
 
 
+@pytest.mark.parametrize("method", ["dora", "loha", "lokr", "oft", "boft", "ia3", "adalora"])
+def test_nothing_as_large_as_the_weight_is_kept_until_the_backward_pass_but_the_change(method: Any) -> None:
+    base = linear(64, 48).to(torch.bfloat16)
+    config = settings(rank=16, method=method)
+    layer = ChangedLayer(base, change_of(config, base), config)
+    inputs = torch.randn(5, 48, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16).requires_grad_()
+    weights = list(layer.change.parameters())
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.numel() >= base.weight.numel():
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = layer(inputs)
+    kept.pop(base.weight.untyped_storage().data_ptr(), None)
+    assert [(tensor.dtype, tensor.numel()) for tensor in kept.values()] == [(torch.bfloat16, base.weight.numel())]
+
+    # And the gradients are those of the change as it is written down.
+    delta = layer.change.delta_weight(base.weight).to(torch.bfloat16)
+    expected = base(inputs) + nn.functional.linear(inputs, delta)
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=0)
+    ours = torch.autograd.grad(outputs.square().sum(), [*weights, inputs])
+    theirs = torch.autograd.grad(expected.square().sum(), [*weights, inputs])
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
 def adalora_with(rank: int, layers: int = 2) -> tuple[AdaloraMethod, list[AdaloraChange]]:
     config = settings(rank=rank, method="adalora", adalora={"every": 1, "start_share": 0.2, "final_share": 0.2})
     method = cast(AdaloraMethod, build_method(config))

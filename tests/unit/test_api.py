@@ -253,6 +253,20 @@ def test_a_grid_is_started(client: TestClient, data: DataFolder, monkeypatch: py
     assert (job["state"], job["kind"]) == ("queued", "grid")
 
 
+def test_upscaling_models_are_listed_and_taken_by_name(
+    client: TestClient, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.jobs.start_next", lambda data: None)
+    data.upscalers.mkdir()
+    (data.upscalers / "4x-mine.pth").write_bytes(b"123")
+    assert client.get("/api/v1/upscalers").json() == [{"name": "4x-mine", "size_bytes": 3}]
+    for name, state in (("4x-mine", "queued"), ("8x-other", None)):
+        body = {"kind": "generate", "settings": {"hires_scale": 2, "hires_upscaler": name}}
+        answer = client.post("/api/v1/jobs", json=body).json()
+        assert answer.get("state") == state
+    assert answer["error"]["where"] == "hires_upscaler"
+
+
 def test_stacks_are_listed_as_settings_take_them(client: TestClient, data: DataFolder) -> None:
     assert client.get("/api/v1/stacks").json() == []
     loras = [StackedLora(file="ink", unet_weight=0.5, blocks="MIDD", end=0.5), StackedLora(file="lost")]

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tests.prepare_pictures import make_pictures
 from tests.tiny_model import make_tiny_model
 from trainer.config.data import DataConfig
 from trainer.data.examples import Example, at_all_resolutions, make_examples
@@ -18,7 +19,7 @@ from trainer.data.masks import MaskCache
 from trainer.data.tensor_store import TensorStore
 from trainer.data.variants import PLAIN, Variant
 from trainer.dataset.cuts import cuts_of
-from trainer.dataset.preparing import set_backgrounds, set_crops
+from trainer.dataset.preparing import set_backgrounds, set_crops, turn_pictures
 from trainer.dataset.store import DatasetStore
 from trainer.models.components import Components, load_components
 from trainer.paths import DataFolder
@@ -31,18 +32,6 @@ CONFIG = DataConfig(resolution=64, bucket_step=16, resolutions=[96], masks="any"
 def components(tmp_path_factory: pytest.TempPathFactory) -> Components:
     folder = make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
     return load_components(str(folder), DataFolder(folder.parent), torch.device("cpu"), torch.float32)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return make_pictures(tmp_path / "pictures")
-
-
-@pytest.fixture
-def store(data: DataFolder, folder: Path) -> DatasetStore:
-    store = DatasetStore(data)
-    store.link(folder)
-    return store
 
 
 def fed(
@@ -65,12 +54,19 @@ def fed(
 
 @pytest.mark.parametrize("change", [{}, {"buckets": False}, {"bucket_no_upscale": True}, {"max_aspect_ratio": 4.0}])
 def test_the_preview_is_what_the_vae_is_fed_to_the_pixel(
-    store: DatasetStore, components: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+    linked: DatasetStore,
+    components: Components,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
 ) -> None:
     config = CONFIG.model_copy(update=change)
-    set_crops(store, "pictures", {"tall.png": (3, 40, 80, 200), "turned.jpg": (0, 10, 70, 141)})
-    set_backgrounds(store, "pictures", ["wide.png"], "grey")
-    pictures = store.scan("pictures").usable
+    turn_pictures(linked, "pictures", ["wide.png"], 90)
+    turn_pictures(linked, "pictures", ["clear.png", "turned.jpg"], 180)
+    crops = {"tall.png": (3, 40, 80, 200), "turned.jpg": (0, 10, 70, 141), "wide.png": (0, 30, 95, 190)}
+    set_crops(linked, "pictures", crops)
+    set_backgrounds(linked, "pictures", ["wide.png"], "grey")
+    pictures = linked.scan("pictures").usable
     examples = at_all_resolutions(make_examples(pictures, config, ""), config)
     tensors = fed(components, examples, tmp_path / "cache", monkeypatch)
     cuts = cuts_of(pictures, config)
@@ -81,20 +77,20 @@ def test_the_preview_is_what_the_vae_is_fed_to_the_pixel(
 
 
 def test_latents_masks_and_identity_follow_from_the_crop(
-    store: DatasetStore, components: Components, tmp_path: Path
+    linked: DatasetStore, components: Components, tmp_path: Path
 ) -> None:
     config = CONFIG.model_copy(update={"buckets": False, "resolutions": []})
     latents = LatentCache(TensorStore(tmp_path / "latents"), components, "vae")
     masks = MaskCache(TensorStore(tmp_path / "masks"), 8)
 
     def wide() -> Example:
-        examples = make_examples(store.scan("pictures").usable, config, "")
+        examples = make_examples(linked.scan("pictures").usable, config, "")
         return next(example for example in examples if example.name == "wide.png")
 
     whole = wide()
-    set_crops(store, "pictures", {"wide.png": (100, 0, 200, 100)})
+    set_crops(linked, "pictures", {"wide.png": (100, 0, 200, 100)})
     right = wide()
-    set_crops(store, "pictures", {"wide.png": (0, 0, 100, 100)})
+    set_crops(linked, "pictures", {"wide.png": (0, 0, 100, 100)})
     left = wide()
     assert len({latents.key(example) for example in (whole, right, left)}) == 3
     assert len({masks.key(example, PLAIN) for example in (whole, right, left)}) == 3
@@ -117,9 +113,48 @@ def test_latents_masks_and_identity_follow_from_the_crop(
     unmasked = [replace(example, mask=None) for example in (whole, left)]
     assert [f.message for f in changes_between(*map(identity, unmasked))] == ["its crop was changed"]
     assert changes_between(identity(left), identity(left)) == []
-    set_backgrounds(store, "pictures", ["wide.png"], "white")
+    set_backgrounds(linked, "pictures", ["wide.png"], "white")
     white = wide()
-    set_backgrounds(store, "pictures", ["wide.png"], "black")
+    set_backgrounds(linked, "pictures", ["wide.png"], "black")
     assert len({latents.key(example) for example in (left, white, wide())}) == 3
     said = [changes_between(identity(one), identity(white))[0].message for one in (left, wide())]
     assert said == ["its background was changed"] * 2
+
+
+def test_a_turned_picture_is_fed_with_its_crop_and_mask_turned_along(
+    linked: DatasetStore, components: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against numpy's own turn of the file, and of the tensors that are fed without a turn."""
+    config = CONFIG.model_copy(update={"resolutions": []})
+    set_crops(linked, "pictures", {"wide.png": (72, 4, 136, 68), "clear.png": (10, 20, 74, 84)})
+    names = ["wide.png", "clear.png"]
+    masks = MaskCache(TensorStore(tmp_path / "masks"), 8)
+    latents = LatentCache(TensorStore(tmp_path / "latents"), components, "vae")
+
+    def all_of(cache: str) -> tuple[dict[Any, Any], dict[str, Example]]:
+        examples = [e for e in make_examples(linked.scan("pictures").usable, config, "") if e.name in names]
+        masks.prepare([(example, PLAIN) for example in examples], lambda done, total: None)
+        pixels = fed(components, examples, tmp_path / cache, monkeypatch)
+        return {name: image for (name, _), image in pixels.items()}, {example.name: example for example in examples}
+
+    plain, before = all_of("plain")
+    file = np.asarray(Image.open(before["wide.png"].path))[4:68, 72:136]
+    assert torch.equal(plain["wide.png"], to_pixels(Image.fromarray(file)))
+    for degrees in (90, 180, 270):
+        turn_pictures(linked, "pictures", names, 90)
+        pixels, now = all_of(str(degrees))
+        for name in names:
+            quarters = -degrees // 90  # numpy turns the other way round
+            assert torch.equal(pixels[name], torch.rot90(plain[name], quarters, (1, 2)))
+            mask = masks.get(now[name], PLAIN)
+            assert torch.equal(mask, torch.rot90(masks.get(before[name], PLAIN), quarters, (1, 2)))
+            assert 0 < mask.mean() < 1
+            assert latents.key(now[name]) != latents.key(before[name])
+        facts = {name: _facts(example) for name, example in now.items()}
+        said = changes_between(
+            {"settings": {}, "noise": [], "base": {}, "pictures": {n: _facts(e) for n, e in before.items()}},
+            {"settings": {}, "noise": [], "base": {}, "pictures": facts},
+        )
+        assert [finding.message for finding in said] == ["it was turned"] * 2
+    turn_pictures(linked, "pictures", names, 90)
+    assert all_of("again")[1] == before

@@ -18,8 +18,9 @@ from trainer.dataset.doctor.diagnosis import CHECKS, check_dataset, diagnose, fi
 from trainer.dataset.doctor.findings import Finding, Report, Verdict
 from trainer.dataset.doctor.measures import Measures
 from trainer.dataset.doctor.settings import CheckSettings
-from trainer.dataset.doctor.tokens import token_counter
+from trainer.dataset.preparing import turn_pictures
 from trainer.dataset.store import DatasetStore
+from trainer.dataset.token_counts import token_counter
 from trainer.errors import Cancelled, DatasetError
 from trainer.paths import ASSETS, DataFolder
 
@@ -100,11 +101,11 @@ def test_fixes_are_one_change_and_are_taken_back(store: DatasetStore, data: Data
     store.undo("set")
     assert diagnose(data, "set", SETTINGS) == before
     with pytest.raises(DatasetError, match="nothing here that can be fixed"):
-        fix(store, "set", of_check(before, "contradictions"))
+        fix(store, "set", of_check(before, "variety"))
 
 
 def test_a_long_caption_is_cut_where_training_cuts_it(store: DatasetStore, data: DataFolder) -> None:
-    count = token_counter(SETTINGS.base, data)
+    count = token_counter(SETTINGS.base, data).count_one
     report = check_dataset(data, "set", SETTINGS)
     fix(store, "set", of_check(report, "caption_length"))
     caption = store.caption_of("set", "boxed.png")
@@ -251,12 +252,12 @@ def test_tokens_are_counted_as_the_base_model_does(data: DataFolder, tmp_path: P
     folder = ASSETS / "models" / "inkwash-tiny"
     theirs = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     ours = token_counter(str(folder), data)
-    assert [ours(text) for text in TEXTS] == [count_tokens(theirs, text) for text in TEXTS]
+    assert ours.count(TEXTS) == [count_tokens(theirs, text) for text in TEXTS]
     single = tmp_path / "model.safetensors"
     single.write_bytes(b"")
     ours = token_counter(str(single), data)
     theirs = bundled_tokenizer(ASSETS / "configs" / "sd1" / "tokenizer" / "tokenizer_config.json")
-    assert [ours(text) for text in TEXTS] == [count_tokens(theirs, text) for text in TEXTS]
+    assert ours.count(TEXTS) == [count_tokens(theirs, text) for text in TEXTS]
 
 
 def test_every_check_says_why_and_has_a_file_of_its_name() -> None:
@@ -281,3 +282,50 @@ def test_the_command_checks_fixes_and_takes_back(
     assert "Borders (borders): 1" in capsys.readouterr().out
     assert main([*common[:2], "--data-dir", str(data.root)]) == 2
     assert main(["dataset", "chekc", "set", "--data-dir", str(data.root)]) == 2
+
+
+def test_a_long_picture_is_cropped_to_where_its_detail_is(data: DataFolder, tmp_path: Path) -> None:
+    """Drawn at the right end, or the lower one, of white paper: the middle, which training would cut out, is empty."""
+    folder = tmp_path / "long"
+    folder.mkdir()
+    for name, size, place in (("wide.png", (800, 160), (620, 0)), ("tall.png", (160, 800), (0, 620))):
+        image = Image.new("RGB", size, "white")
+        image.paste(leaves(1, 160), place)
+        image.save(folder / name)
+    store = DatasetStore(data)
+    store.link(folder)
+    turn_pictures(store, "long", ["tall.png"], 180)  # its drawing is above now
+    fix(store, "long", of_check(check_dataset(data, "long", SETTINGS), "shape"))
+    facts = {one.name: one for one in store.scan("long").usable}
+    wide, tall = facts["wide.png"].crop, facts["tall.png"].crop
+    assert wide is not None
+    assert tall is not None
+    assert wide.size == (320, 160)
+    assert wide.box[0] <= 620
+    assert wide.box[2] >= 780
+    assert tall.size == (160, 320)
+    assert tall.box[1] <= 20
+    assert tall.box[3] >= 180
+    assert of_check(check_dataset(data, "long", SETTINGS), "shape") == []
+
+
+def test_words_are_mended_for_equal_pictures_and_shared_backgrounds(data: DataFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    for index in range(6):
+        image = Image.new("RGB", (240, 240), "white")
+        image.paste(leaves(index, 140), (50, 50))
+        save(folder, f"{index}.png", image, ["a leaf.", "leaves, simple background", "", "stones"][min(index, 3)])
+        if index == 0:
+            save(folder, "again.jpg", image.resize((220, 220)), "a leaf, on the ground")
+    store = DatasetStore(data)
+    store.link(folder)
+    report = check_dataset(data, "words", SETTINGS)
+    fix(store, "words", of_check(report, "contradictions"))
+    assert store.caption_of("words", "0.png") == "a leaf, on the ground" == store.caption_of("words", "again.jpg")
+    fix(store, "words", of_check(diagnose(data, "words", SETTINGS), "background"))
+    captions = {facts.name: facts.caption for facts in store.scan("words").usable}
+    assert captions["0.png"] == "a leaf, on the ground, white background"
+    assert captions["1.png"] == "leaves, simple background"
+    assert not captions["2.png"]
+    assert captions["5.png"] == "stones, white background"

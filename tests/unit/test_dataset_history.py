@@ -16,7 +16,7 @@ from app.tabs.dataset_history import HistorySection
 from app.tabs.dataset_page import DatasetPage
 from tests import zoo
 from trainer.dataset.versions import current_version, write_versions
-from trainer.errors import Cancelled, DatasetError
+from trainer.errors import DatasetError
 from trainer.paths import DataFolder
 from trainer.runs import create_run
 
@@ -79,5 +79,6 @@ def test_fields_keep_how_it_is_trained_and_refuse_an_empty_fetch(services: Servi
     with pytest.raises(DatasetError, match="at least one address"):
         fetching._begin("ink", "  \n")
     run = create_run(services.data, "fetch", "t", {})
-    with pytest.raises(Cancelled, match="fetch again"):
-        list(fetching._follow(run.id))
+    following = fetching._job.follow(run.id)
+    assert following[fetching._job.run] == run.id
+    assert following[fetching._stop]["visible"] is True

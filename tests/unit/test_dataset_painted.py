@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from tests.prepare_pictures import make_pictures, noise
-from trainer.dataset.crops import open_prepared
 from trainer.dataset.painted import decode_painted, mask_path
 from trainer.dataset.pictures import open_coverage
 from trainer.dataset.preparing import set_backgrounds, set_crops, set_mask
@@ -137,13 +136,13 @@ def test_a_filled_background_is_seen_everywhere_and_needs_a_mask(
     facts = facts_of(store, "wide.png")
     assert facts.background is not None
     assert facts.background.colour == "#0a141e"
-    seen = np.asarray(open_prepared(facts.path, facts.crop, facts.background))
+    seen = np.asarray(facts.open())
     file = np.asarray(Image.open(folder / "wide.png"))
     # The mask file says that what is right of 120 px is subject; it is scaled twofold, so its edge is soft.
     assert (seen[:, :18] == (10, 20, 30)).all()
     assert np.array_equal(seen[:, 22:], file[:, 122:])
     assert store.thumbnail(facts, 512) != whole
-    assert store.thumbnail(facts.as_in_file, 512) == whole  # what one paints on
+    assert store.thumbnail(facts.uncut, 512) == whole  # what one paints on
     before = current_version(store, "pictures").sha256
     store.undo("pictures")
     assert facts_of(store, "wide.png").background is None

@@ -13,11 +13,13 @@ from tests.prepare_pictures import noise
 from trainer.config.data import DataConfig
 from trainer.dataset.crops import Crop
 from trainer.dataset.cuts import cut_of
+from trainer.dataset.preparing import turn_pictures
 from trainer.dataset.proposals import Proposal, propose
 from trainer.dataset.scan import PictureFacts
 from trainer.dataset.store import DatasetStore
 from trainer.dataset.subjects import find_detail, find_faces, finder
 from trainer.errors import ConfigError, ResourceError
+from trainer.paths import DataFolder
 
 CONFIG = DataConfig(resolution=128, bucket_step=32, max_aspect_ratio=1.5)
 
@@ -145,3 +147,22 @@ def test_the_command_proposes_accepts_as_one_change_and_leaves_crops_alone(
     assert boxes["1.png"][2] == 640
     store.undo("pictures")
     assert [facts.name for facts in store.scan("pictures").pictures if facts.crop] == ["cropped.png"]
+
+
+def test_where_a_mask_says_what_the_subject_is_nothing_else_is_looked_for(tmp_path: Path) -> None:
+    """Much detail at the left, the mask at the right; also when the picture is turned."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    with_square((640, 240), (20, 60), 96).save(folder / "a.png")
+    mask = Image.new("L", (320, 120), 0)
+    mask.paste(255, (250, 30, 300, 80))
+    mask.save(folder / "a-masklabel.png")
+    store = DatasetStore(DataFolder(tmp_path / "data"))
+    store.link(folder)
+    for degrees, square in ((0, (500, 60, 600, 160)), (90, (80, 500, 180, 600))):
+        if degrees:
+            turn_pictures(store, "pictures", ["a.png"], degrees)
+        facts = store.scan("pictures").usable[0]
+        proposal = propose(facts, facts.open(), find_detail, CONFIG)
+        assert proposal is not None
+        assert (proposal.seen, held(proposal, square)) == ("its mask", 1.0)

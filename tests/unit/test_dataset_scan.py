@@ -123,7 +123,7 @@ def test_a_second_scan_decodes_nothing_that_is_unchanged(tmp_path: Path, monkeyp
     folder, cache = tmp_path / "set", tmp_path / "cache" / "index.json"
     first = scan_folder(zoo.everything(folder), cache=cache)
     decoded: list[str] = []
-    from trainer.dataset import scan as module
+    from trainer.dataset import looking as module
 
     def spy(path: Path, read=module.read_picture, **options):
         decoded.append(path.name)

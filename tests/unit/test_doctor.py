@@ -140,6 +140,7 @@ def test_optional_parts_absent_broken_and_working() -> None:
         "pillow_jxl": None,
         "cv2": None,
         "onnxruntime": "",
+        "spandrel": None,
     }
     absent, broken, working, *_ = doctor.check_optional_parts(states.__getitem__)
     assert (absent.level, broken.level, working.level) == ("ok", "warning", "ok")

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.tiny_model import make_tiny_model
+from trainer.base_models.hub import cached_snapshot
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +130,9 @@ def inkwash(tmp_path: Path, url: str, *arguments: str) -> tuple[int, dict[str, A
     return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
 
 
-def test_a_downloaded_model_is_in_the_list_and_holds_what_is_needed(tmp_path: Path, hub: Hub) -> None:
+def test_a_downloaded_model_is_in_the_list_and_holds_what_is_needed(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.asked.clear()
     code, result, errors = inkwash(tmp_path, hub.url, "model", "download", "owner/tiny")
     assert code == 0, errors
@@ -152,6 +155,11 @@ def test_a_downloaded_model_is_in_the_list_and_holds_what_is_needed(tmp_path: Pa
     assert (code, result["family"]) == (0, "sd1"), errors
     assert len(hub.asked) == before, "nothing but a download uses the network"
 
+    # By its id, too, although the hub has files of it that were left there and are known of.
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+        assert cached_snapshot("owner/tiny") == folder
+
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
@@ -161,6 +169,7 @@ def test_a_downloaded_model_is_in_the_list_and_holds_what_is_needed(tmp_path: Pa
         (["owner/gated"], 6, "accepted its licence"),
         (["owner/tiny", "--variant", "fp16"], 4, "no .safetensors weights of the variant 'fp16'"),
         (["no id at all"], 2, "model_id"),
+        (["../x"], 2, "model_id"),
     ],
 )
 def test_what_cannot_be_downloaded_is_refused_in_words(

@@ -49,9 +49,12 @@ def checkout(tmp_path: Path) -> Path:
             dependencies = ["torch==2.13.0", "something==1.0"]
             [project.optional-dependencies]
             heif = ["pillow-heif==1.8.1"]
+            upscale = ["spandrel==0.4.2", "einops==0.8.2"]
             test = ["pytest"]
             [tool.uv]
             override-dependencies = ["pillow==13.0.0"]
+            [tool.inkwash]
+            without-dependencies = ["spandrel"]
         """),
         encoding="utf-8",
     )
@@ -313,8 +316,17 @@ def test_an_optional_part_is_remembered(checkout: Path) -> None:
     assert any("pillow-heif==1.8.1" in said for said in fresh.ran)
 
 
+def test_what_spandrel_asks_for_is_not_installed_with_it(checkout: Path) -> None:
+    installed(checkout)
+    again = FakeLauncher(checkout)
+    again.prepare(launch.parse_arguments(["--extra", "upscale"]))
+    usual, alone = again.ran
+    assert usual.endswith("einops==0.8.2")
+    assert alone.endswith("--no-deps spandrel==0.4.2")
+
+
 def test_an_unknown_optional_part_names_the_known_ones(checkout: Path) -> None:
-    with pytest.raises(launch.LaunchError, match="choose among: heif, test"):
+    with pytest.raises(launch.LaunchError, match="choose among: heif, test, upscale"):
         FakeLauncher(checkout).prepare(launch.parse_arguments(["--torch", "cpu", "--extra", "hief"]))
 
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.tiny_model import make_tiny_model
-from trainer.base_models import list_base_models, resolve_base, scan
+from trainer.base_models import list_base_models, resolve_base, resolve_trainable, scan
 from trainer.base_models.scan import add_model_folder, model_folders, remove_model_folder, scan_models
 from trainer.cli.main import main
 from trainer.errors import ConfigError, ModelFileError
@@ -64,11 +64,14 @@ def test_models_of_another_program_are_listed_by_what_they_are(data: DataFolder,
     assert (noob.precision, noob.resolution, noob.problem) == ("fp16", 1024, "")
     assert noob.label == "noob v (Stable Diffusion XL, predicts v, zero terminal SNR)"
     assert noob.size_bytes == noob.path.stat().st_size
-    assert "inpainting" in found["fill"].problem
+    assert (found["fill"].problem, found["fill"].label) == ("", "fill (Stable Diffusion XL, inpainting)")
+    assert "Train with the text-to-image model" in found["fill"].training_problem
+    assert not noob.training_problem
     assert found["broken"].problem
     assert resolve_base("noob v", data) == noob.path
+    assert resolve_base("fill", data) == found["fill"].path
     with pytest.raises(ModelFileError, match="inpainting"):
-        resolve_base("fill", data)
+        resolve_trainable("fill", data)
     assert sorted(path for path in install.rglob("*")) == before
     remove_model_folder(data, install)
     assert scan_models(data) == []
@@ -139,7 +142,10 @@ def test_the_commands(data: DataFolder, install: Path, capsys: pytest.CaptureFix
     assert code == 0
     assert facts["sha256"] == file_sha256(Path(facts["path"]))
     assert facts["short_hash"] == facts["sha256"][:10]
-    assert run("inspect", "fill")[0] == 4
+    code, fill = run("inspect", "fill")
+    assert (code, fill["is_inpainting"]) == (0, True)
+    assert "cannot be trained" in fill["training_problem"]
+    assert run("inspect", "broken")[0] == 4
     assert run("list")[1]["models"][-1]["sha256"] == facts["sha256"], "a hash is kept"
     assert run("inspect")[0] == 2
     code, error = run("inspect", "someone/not-downloaded")

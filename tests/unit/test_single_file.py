@@ -289,7 +289,6 @@ def test_the_two_kinds_of_sd2_are_told_apart(metadata: dict[str, str], sidecar: 
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}, "inpainting"),
         ({"model.diffusion_model.input_blocks.0.0.weight": (320, 8, 3, 3)}, "image-editing"),
         ({"model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale": (128,)}, "FLUX"),
         ({"joint_blocks.0.x_block.mlp.fc1.weight": (6144, 1536)}, "Stable Diffusion 3"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from trainer.adapters.choice import chosen_layers
 from trainer.adapters.dropout import module_mask, row_mask
@@ -101,7 +102,7 @@ class ChangedLayer(nn.Module):
         weight = self.base.weight
         # Mixed precision would compute the product of the factors in 16 bits.
         with without_autocast(weight.device):
-            delta = self.change.delta_weight(weight)
+            delta = self._delta(weight)
             if self.training and self._rank_dropout:
                 delta = delta * row_mask(delta, self._rank_dropout)
             if self.training and self._module_dropout:
@@ -109,7 +110,21 @@ class ChangedLayer(nn.Module):
         if weight.dtype == torch.float32:
             return _apply(self.base, inputs, weight + delta, self.base.bias)
         # Added to a weight of 16 bits, a small change would be rounded away.
-        return self.base(inputs) + _apply(self.base, inputs, delta.to(weight.dtype), None)
+        return self.base(inputs) + _apply(self.base, inputs, delta, None)
+
+    def _delta(self, weight: Tensor) -> Tensor:
+        """ΔW, in the format in which it is used.
+
+        What it is made of is as large as the weight, in float32, several times over: it is made again in the backward pass
+        (to the bit: nothing in it is random) and not kept until then.
+        """
+        if not torch.is_grad_enabled():
+            return self.change.delta_weight(weight).to(weight.dtype)
+
+        def make() -> Tensor:
+            return self.change.delta_weight(weight).to(weight.dtype)
+
+        return checkpoint(make, use_reentrant=False, preserve_rng_state=False)
 
 
 def _apply(layer: nn.Linear | nn.Conv2d, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -14,6 +14,7 @@ from trainer.base_models.listing import (
     list_base_models,
     main_weights,
     resolve_base,
+    resolve_trainable,
     resolve_vae,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "list_base_models",
     "main_weights",
     "resolve_base",
+    "resolve_trainable",
     "resolve_vae",
     "weight_file",
 ]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import pickletools
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from trainer.base_models.detection import Detected, NotABaseModelError, Shapes, detect
+from trainer.base_models.detection import CHANNELS_KEY, Detected, NotABaseModelError, Shapes, detect
 from trainer.base_models.families import FAMILY_FACTS, VELOCITY_RESOLUTION
 from trainer.base_models.folders import PRECISIONS
 from trainer.base_models.info import BaseModelInfo, Traits
@@ -43,7 +46,7 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
     Raises: ModelFileError: it cannot be read, or is cut off.
     """
     if path.suffix.lower() == ".ckpt":
-        return CheckpointHeader(dict.fromkeys(_pickled_names(path), ()), {}, "")
+        return CheckpointHeader(_pickled_shapes(path), {}, "")
     metadata, tensors = read_model_entries(path)
     sizes: dict[str, int] = {}
     for entry in tensors.values():
@@ -134,18 +137,35 @@ def _sidecar(path: Path) -> str:
         return ""
 
 
-def _pickled_names(path: Path) -> list[str]:
-    """All texts in a torch file's pickle, the tensors' names among them."""
+def _pickled_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """All texts in a torch file's pickle, the tensors' names among them; of shapes only that of the UNet's first layer."""
     try:
         with zipfile.ZipFile(path) as archive:
             entry = next(item for item in archive.infolist() if item.filename.endswith("data.pkl"))
             if entry.file_size > _MAX_NAMES_BYTES:
                 raise ValueError("its list of tensors is too long")
             content = archive.read(entry)
-        return [str(argument) for operation, argument, _ in pickletools.genops(content) if "UNICODE" in operation.name]
+        operations = [(operation.name, argument) for operation, argument, _ in pickletools.genops(content)]
+        shapes: dict[str, tuple[int, ...]] = {str(text): () for name, text in operations if "UNICODE" in name}
+        return shapes | _first_layer(operations)
     except (OSError, ValueError, StopIteration, zipfile.BadZipFile) as error:
         raise ModelFileError(
             "The file cannot be read: it is damaged, or of a kind from before 2020.",
             where=str(path),
             fix="Get the model as .safetensors.",
         ) from error
+
+
+def _first_layer(operations: Sequence[tuple[str, Any]]) -> dict[str, tuple[int, ...]]:
+    """The shape of the UNet's first convolution, which tells an inpainting model.
+
+    Torch writes a tensor as its name, a reference to where its numbers are, and then where they begin and its shape.
+    """
+    names = iter(operations)
+    if not any("UNICODE" in name and argument == CHANNELS_KEY for name, argument in names):
+        return {}
+    if not any(name == "BINPERSID" for name, _ in names):
+        return {}
+    numbers = (int(argument) for name, argument in names if name.startswith("BININT"))
+    shape = tuple(itertools.islice(numbers, 1, 5))
+    return {CHANNELS_KEY: shape} if len(shape) == 4 else {}

@@ -28,13 +28,14 @@ TEXT_PREFIXES: dict[str, dict[str, str]] = {
 }
 """Where each family's text encoders are in the file."""
 _FAMILY_OF_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-_CHANNELS_KEY = f"{UNET_PREFIX}input_blocks.0.0.weight"
+CHANNELS_KEY = f"{UNET_PREFIX}input_blocks.0.0.weight"
 _OTHER_CHANNELS = {
     5: "a depth-to-image model",
     7: "an upscaler",
     8: "an image-editing model (InstructPix2Pix)",
-    9: "an inpainting model",
 }
+INPAINTING_CHANNELS = 9
+"""Four of the noisy latents, one of the mask, four of the picture without what is masked."""
 # What stands in the names of another kind of file; a line break stands for the beginning or the end of a name.
 _OTHER_MODELS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("\nmodel.diffusion_model.double_blocks.", "\ndouble_blocks."), "a FLUX model"),
@@ -72,16 +73,17 @@ def detect(shapes: Shapes, metadata: Mapping[str, str], where: str, sidecar: str
         where: its path, for messages.
         sidecar: the text of the `.yaml` of the same name, which other programs use to say that a model predicts v.
 
-    Raises: ModelFileError: it is something else, or of a kind that cannot be trained; the message says what it is.
+    Raises: ModelFileError: it is something else, or of a kind that cannot be used; the message says what it is.
     """
     # One text for all searches: a folder of a thousand files is looked through in seconds.
     names = "\n".join(("", *shapes, ""))
     _refuse_others(shapes, names, where)
-    channels = shapes.get(_CHANNELS_KEY, ())
-    if len(channels) > 1 and channels[1] != 4:
+    channels = shapes.get(CHANNELS_KEY, ())
+    is_inpainting = len(channels) > 1 and channels[1] == INPAINTING_CHANNELS
+    if len(channels) > 1 and channels[1] != 4 and not is_inpainting:
         kind = _OTHER_CHANNELS.get(channels[1], "a model with other inputs")
         raise ModelFileError(
-            f"This is {kind} (its UNet takes {channels[1]} channels); Inkwash trains and uses text-to-image models.",
+            f"This is {kind} (its UNet takes {channels[1]} channels); Inkwash uses text-to-image and inpainting models.",
             where=where,
             fix="Choose the text-to-image model that it was made from.",
         )
@@ -95,7 +97,7 @@ def detect(shapes: Shapes, metadata: Mapping[str, str], where: str, sidecar: str
     missing = [part for part, prefix in TEXT_PREFIXES[family].items() if not _has(names, prefix)]
     if not any(_has(names, prefix) for prefix in VAE_PREFIXES):
         missing.append("vae")
-    return Detected(Traits(family, *_noise(family, shapes, metadata, sidecar)), tuple(missing))
+    return Detected(Traits(family, *_noise(family, shapes, metadata, sidecar), is_inpainting), tuple(missing))
 
 
 def _refuse_others(shapes: Shapes, names: str, where: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.base_models.detection import INPAINTING_CHANNELS
 from trainer.base_models.families import FAMILY_FACTS, FamilyFacts
 from trainer.base_models.info import BaseModelInfo, Traits
 from trainer.errors import Finding, LoraFileError, ModelFileError
@@ -62,7 +63,7 @@ def describe_folder(folder: Path, *, is_bundled: bool = False, name: str = "") -
 
 
 def folder_traits(folder: Path, about: Mapping[str, Any] | None = None) -> Traits:
-    """Family, prediction type and zero-terminal SNR, as the configurations tell. `about` is its `model.toml`."""
+    """Family, prediction type, zero-terminal SNR and inpainting, as the configurations tell. `about` is its `model.toml`."""
     unet, scheduler = _read_config(folder / "unet"), _read_json(folder / "scheduler" / "scheduler_config.json")
     named = str((about or {}).get("family", ""))
     if named in FAMILY_FACTS:
@@ -75,7 +76,8 @@ def folder_traits(folder: Path, about: Mapping[str, Any] | None = None) -> Trait
     else:
         family = "sd1"
     prediction_type = str(scheduler.get("prediction_type", "epsilon"))
-    return Traits(family, prediction_type, bool(scheduler.get("rescale_betas_zero_snr", False)))
+    is_inpainting = unet.get("in_channels") == INPAINTING_CHANNELS
+    return Traits(family, prediction_type, bool(scheduler.get("rescale_betas_zero_snr", False)), is_inpainting)
 
 
 def _precision(part: Path) -> str:
@@ -182,11 +184,10 @@ def _wrong_configs(folder: Path, facts: FamilyFacts) -> list[Finding]:
     if findings or not all(configs.values()):
         return findings
     texts = [configs[part].get("text_config") or configs[part] for part in facts.text_encoders]
-    if unet.get("in_channels", 4) != vae.get("latent_channels", 4):
+    channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels not in (latents, INPAINTING_CHANNELS):
         findings.append(
-            Finding(
-                "unet", f"takes {unet.get('in_channels')} channels (an inpainting model?) and cannot be trained here"
-            )
+            Finding("unet", f"takes {channels} channels where the VAE has {latents}, and cannot be used here")
         )
     width = sum(text.get("hidden_size", 512) for text in texts)
     if unet.get("cross_attention_dim") != width:

@@ -39,10 +39,13 @@ def cached_snapshot(model_id: str) -> Path:
     Raises: ModelFileError: it was not; with the command that gets it.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(model_id, local_files_only=True))
+    except IncompleteSnapshotError as error:
+        # Of what the hub has, only what was wanted is fetched; who opens the folder says what it lacks.
+        return Path(error.snapshot_path)
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise ModelFileError(
             f"There is no base model '{model_id}': no name in the list, no path, and not in the Hugging Face cache.",

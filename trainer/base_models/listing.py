@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.base_models.checkpoints import check_checkpoint, describe_checkpoint, file_fingerprint, is_checkpoint
 from trainer.base_models.folders import check_base, describe_folder, folder_fingerprint, weight_file
 from trainer.base_models.hub import cached_models, cached_snapshot
-from trainer.base_models.info import BaseModelInfo
+from trainer.base_models.info import INPAINTING_PROBLEM, BaseModelInfo
 from trainer.base_models.scan import scan_models
 from trainer.errors import ModelFileError
 from trainer.paths import ASSETS, DataFolder
@@ -51,6 +51,14 @@ def resolve_base(base: str, data: DataFolder, *, has_vae: bool = False) -> Path:
         check_checkpoint(found, has_vae=has_vae)
     else:
         check_base(found)
+    return found
+
+
+def resolve_trainable(base: str, data: DataFolder, *, has_vae: bool = False) -> Path:
+    """As `resolve_base`, and refused where it can only make pictures. Raises ModelFileError."""
+    found = resolve_base(base, data, has_vae=has_vae)
+    if describe_base(found).traits.is_inpainting:
+        raise ModelFileError(INPAINTING_PROBLEM, where=str(found), fix="Choose a text-to-image model (model.base).")
     return found
 
 

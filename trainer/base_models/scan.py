@@ -24,7 +24,7 @@ from trainer.paths import DataFolder
 log = logging.getLogger(__name__)
 _FOLDERS_FILE, _CACHE_FILE = "model-folders.json", "base-models.json"
 # Changes when what is detected, or how it is kept, changes.
-_VERSION = 1
+_VERSION = 2
 _HASH_BLOCK = 8 * 2**20
 # Where A1111, Forge and ComfyUI keep checkpoints and diffusers folders, below the folder that they are installed in.
 _PLACES = ("models/Stable-diffusion", "models/checkpoints", "models/diffusers")

@@ -12,15 +12,12 @@ from PIL import Image
 from trainer.captioners.captioner import Description, Subject, Tag
 from trainer.config.caption import CaptionConfig
 from trainer.dataset.captions import caption_from_name
+from trainer.dataset.colour_names import colour_names
 
 _SIDE = 64
-# Names by hue in degrees: up to here, and at the end red again.
-_HUES = ((15, "red"), (42, "orange"), (70, "yellow"), (165, "green"), (195, "cyan"), (260, "blue"), (310, "purple"))
-_HUES_END = ((340, "pink"), (361, "red"))
 _MOST_COLOURS = 3
 _COLOUR_SHARE = 0.12
 """Of the picture: what covers less is no main colour."""
-_GREY_SATURATION = 0.18
 _PLAIN_SHARE = 0.9
 """Of the border that has one colour, for a plain background."""
 
@@ -53,7 +50,7 @@ def composition(image: Image.Image) -> list[Tag]:
     edge = np.concatenate([border, sides])
     middle = np.median(edge, axis=0)
     if np.mean(np.abs(edge - middle).max(axis=1) < 0.08) > _PLAIN_SHARE:
-        colour = _names(middle[None, :])[0]
+        colour = colour_names(middle[None, :])[0]
         tags += [Tag(f"{colour} background", 0.8), Tag("simple background", 0.79)]
     brightness = float(np.mean(pixels @ np.array([0.299, 0.587, 0.114])))
     if brightness < 0.25:
@@ -66,7 +63,7 @@ def composition(image: Image.Image) -> list[Tag]:
 def colours(image: Image.Image) -> list[Tag]:
     """The main colours by the share that they cover, such as "blue colours"; "monochrome" where there is no hue."""
     pixels = _small(image).reshape(-1, 3)
-    names, counts = np.unique(_names(pixels), return_counts=True)
+    names, counts = np.unique(colour_names(pixels), return_counts=True)
     shares = dict(zip(names.tolist(), (counts / len(pixels)).tolist(), strict=True))
     without_hue = sum(shares.get(name, 0.0) for name in ("black", "grey", "white"))
     if without_hue > 0.97:
@@ -78,25 +75,3 @@ def colours(image: Image.Image) -> list[Tag]:
 def _small(image: Image.Image) -> NDArray[np.float64]:
     """Pixels of a small copy, shape (64, 64, 3), 0 to 1."""
     return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64) / 255
-
-
-def _names(pixels: NDArray[np.float64]) -> NDArray[np.str_]:
-    """The name of each colour. Args: pixels: shape (n, 3), RGB, 0 to 1."""
-    high, low = pixels.max(axis=1), pixels.min(axis=1)
-    spread = np.maximum(high - low, 1e-9)
-    red, green, blue = pixels.T
-    hue = np.where(
-        high == red,
-        ((green - blue) / spread) % 6,
-        np.where(high == green, (blue - red) / spread + 2, (red - green) / spread + 4),
-    )
-    limits = [limit for limit, _ in (*_HUES, *_HUES_END)]
-    words = np.array([name for _, name in (*_HUES, *_HUES_END)])
-    named = words[np.searchsorted(limits, hue * 60, side="right").clip(max=len(words) - 1)]
-    # A dark or greyish orange is what people call brown.
-    named = np.where(np.isin(named, ["orange", "red"]) & (high < 0.65) & (high > 0.2), "brown", named)
-    saturation = (high - low) / np.maximum(high, 1e-9)
-    named = np.where((named == "red") & (saturation < 0.5) & (high > 0.7), "pink", named)
-    grey = np.where(high < 0.2, "black", np.where(high > 0.85, "white", "grey"))
-    is_grey = (saturation < _GREY_SATURATION) | (high < 0.2)
-    return np.where(is_grey, grey, named)

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from PIL import Image
 
-from trainer.dataset.crops import open_prepared
 from trainer.dataset.scan import PictureFacts
 
 
@@ -47,4 +46,4 @@ class Captioner(Protocol):
 
 def subject_of(facts: PictureFacts) -> Subject:
     """Open a picture. Raises DatasetError: it cannot be read any more."""
-    return Subject(facts.name, open_prepared(facts.path, facts.crop, facts.background))
+    return Subject(facts.name, facts.open())

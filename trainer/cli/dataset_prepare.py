@@ -29,7 +29,7 @@ _SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `preview` and `crops`."""
+    """Declare the arguments of `preview`, `crops` and `masks`."""
     group = parser.add_argument_group("preview, crops, masks")
     group.add_argument("--preset", metavar="NAME", help="preview: the preset whose settings say how pictures are cut")
     group.add_argument(
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("PICTURE", "LEFT", "TOP", "RIGHT", "BOTTOM"),
-        help="crops: let only this part of a picture count, in px of the upright picture",
+        help="crops: let only this part of a picture count, in px of the upright picture as it is turned",
     )
     group.add_argument(
         "--propose",
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def preview(arguments: argparse.Namespace) -> int:
     """Print the buckets, and what each picture loses, most first."""
-    data, store, name = _opened(arguments, "preview")
+    data, store, name = opened(arguments, "preview")
     config = _settings(arguments, data)
     pictures = usable_pictures(store, name)
     if arguments.flips:
@@ -105,7 +105,7 @@ def preview(arguments: argparse.Namespace) -> int:
         ["size", "pictures", "lost (mean)", "lost (most)", "enlarged"],
         [
             [
-                _size(row.bucket.width, row.bucket.height),
+                size(row.bucket.width, row.bucket.height),
                 str(row.num_pictures),
                 f"{row.mean_lost:.1%}",
                 f"{row.most_lost:.1%}",
@@ -121,7 +121,7 @@ def preview(arguments: argparse.Namespace) -> int:
         [
             [
                 cut.facts.name,
-                _size(cut.bucket.width, cut.bucket.height),
+                size(cut.bucket.width, cut.bucket.height),
                 ", ".join(f"{value:.0f}" for value in cut.box),
                 f"{cut.lost:.1%}",
                 f"{cut.scale:.2f}",
@@ -138,10 +138,9 @@ def preview(arguments: argparse.Namespace) -> int:
 
 def crops(arguments: argparse.Namespace) -> int:
     """Set and remove crops, and print those that there are."""
-    data, store, name = _opened(arguments, "crops")
+    data, store, name = opened(arguments, "crops")
     if arguments.undo:
-        change = store.undo(store.get(name).name)
-        print(f"{change.title}: taken back." if change else "There is nothing to take back.")
+        undo(store, name)
     boxes: dict[str, Sequence[float] | None] = dict.fromkeys(arguments.whole)
     boxes |= {picture: _box(picture, numbers) for picture, *numbers in arguments.crop}
     if boxes:
@@ -153,7 +152,7 @@ def crops(arguments: argparse.Namespace) -> int:
         print_json({"crops": {facts.name: list(facts.crop.box) for facts in found if facts.crop}})
         return 0
     rows = [
-        [facts.name, _size(*facts.whole_size), ", ".join(map(str, facts.crop.box)), _size(*facts.crop.size)]
+        [facts.name, size(*facts.whole_size), ", ".join(map(str, facts.crop.box)), size(*facts.crop.size)]
         for facts in found
         if facts.crop
     ]
@@ -196,11 +195,10 @@ def _propose(arguments: argparse.Namespace, store: DatasetStore, name: str, conf
 
 def masks(arguments: argparse.Namespace) -> int:
     """Keep, make and take away masks, and print those that there are."""
-    _, store, name = _opened(arguments, "masks")
+    _, store, name = opened(arguments, "masks")
     own = store.get(name).name
     if arguments.undo:
-        change = store.undo(own)
-        print(f"{change.title}: taken back." if change else "There is nothing to take back.")
+        undo(store, own)
     pictures = usable_pictures(store, name, [*arguments.unmask, *(picture for picture, _ in arguments.mask)])
     for picture in arguments.unmask:
         set_mask(store, name, picture, None)
@@ -239,13 +237,20 @@ def _make_masks(arguments: argparse.Namespace, store: DatasetStore, name: str) -
     printer.line(f"{count} masks made; `--undo` takes them back." if count else "No mask was made.")
 
 
-def _opened(arguments: argparse.Namespace, action: str) -> tuple[DataFolder, DatasetStore, str]:
+def opened(arguments: argparse.Namespace, action: str) -> tuple[DataFolder, DatasetStore, str]:
+    """The data folder, its data sets, and the name of the one that an action is for. Raises ConfigError: none is named."""
     if len(arguments.what) != 1:
         raise ConfigError(
             f"`inkwash dataset {action}` needs the name of a data set.", fix="`inkwash dataset` lists them."
         )
     data = data_folder(arguments.data_dir)
     return data, DatasetStore(data), arguments.what[0]
+
+
+def undo(store: DatasetStore, name: str) -> None:
+    """Take the last change of a data set back, and say which."""
+    change = store.undo(store.get(name).name)
+    print(f"{change.title}: taken back." if change else "There is nothing to take back.")
 
 
 def _settings(arguments: argparse.Namespace, data: DataFolder) -> DataConfig:
@@ -276,7 +281,8 @@ def _write(folder: Path, cuts: Sequence[Cut]) -> None:
         )
 
 
-def _size(width: int, height: int) -> str:
+def size(width: int, height: int) -> str:
+    """Such as "640 x 480"."""
     return f"{width} x {height}"
 
 

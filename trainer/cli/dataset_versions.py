@@ -8,7 +8,7 @@ from dataclasses import asdict
 from trainer.cli.output import ProgressPrinter, print_json
 from trainer.dataset.restoring import Restored, restore_as_new, restore_in_place
 from trainer.dataset.store import DatasetStore
-from trainer.dataset.versions import DatasetVersion, current_version, differences, read_versions
+from trainer.dataset.versions import DatasetVersion, Difference, current_version, differences, read_versions
 from trainer.errors import ConfigError
 from trainer.paths import DataFolder, data_folder
 from trainer.runs import Run, find_run
@@ -21,7 +21,9 @@ def diff(arguments: argparse.Namespace) -> int:
     rows = []
     for version in _versions(run, arguments.set):
         found = differences(version, current_version(store, version.name))
-        rows.append({"dataset": version.name, "sha256": version.sha256, "differences": [asdict(one) for one in found]})
+        rows.append(
+            {"dataset": version.name, "sha256": version.sha256, "differences": [_as_json(one) for one in found]}
+        )
         if not arguments.json:
             print(f"{version.title}: {len(version.pictures)} pictures in {run.id} ({version.sha256[:12]})")
             print("\n".join(f"  {one}" for one in found) or "  nothing has changed since")
@@ -48,6 +50,10 @@ def restore(arguments: argparse.Namespace) -> int:
         print(f"{restored.name}: {restored.num_pictures} pictures, {done}.")
         print("\n".join(str(problem) for problem in restored.problems))
     return 3 if restored.problems else 0
+
+
+def _as_json(one: Difference) -> dict[str, str]:
+    return {key: value for key, value in asdict(one).items() if key != "what" or value}
 
 
 def _restored(

@@ -20,6 +20,7 @@ COMMANDS = (
     "resume",
     "generate",
     "grid",
+    "upscale",
     "stack",
     "jobs",
     "lora",

@@ -14,7 +14,7 @@ Purpose = Literal["base_model", "tagger", "blip", "florence2", "segmentation"]
 class DownloadConfig(Settings):
     """A model to be fetched."""
 
-    model_id: Annotated[str, BASIC, Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=200)]
+    model_id: Annotated[str, BASIC, Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$", max_length=200)]
     """Its Hugging Face id, owner/name. A base model must be in diffusers' format."""
     variant: Annotated[Literal["", "fp16", "bf16"], BASIC] = ""
     """Fetch only the files of this number format, where the model has such: half of the bytes. Empty: the full ones."""

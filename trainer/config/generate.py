@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,7 @@ SamplerName = Literal[
     "LMS Karras", "PNDM", "LCM", "TCD",
 ]  # fmt: skip
 UpscalerName = Literal["latent", "latent bicubic", "latent nearest", "lanczos"]
+"""The ways to enlarge a picture that need no file."""
 
 
 class StackedLora(Settings):
@@ -94,9 +95,10 @@ class GenerateConfig(BaseChoice):
     hires_scale: Annotated[float, Field(ge=1, le=4)] = 1.0
     """How many times larger the finished picture is: it is made, enlarged, and partly made anew at that size, so that large
     pictures do not repeat themselves. 1 leaves that out."""
-    hires_upscaler: UpscalerName = "latent"
-    """How it is enlarged: what the model works on (latent: may add details, wants a strength of 0.5 or more), or the picture
-    itself (lanczos)."""
+    hires_upscaler: Annotated[str, Field(min_length=1, max_length=2000)] = "latent"
+    """How it is enlarged: what the model works on (latent, latent bicubic, latent nearest: may add details, want a strength of 0.5
+    or more), or the picture itself: by lanczos, or by an upscaling model (ESRGAN, SwinIR, …), named as its file in the data
+    folder's `upscalers`, or by its path."""
     hires_strength: Annotated[float, Field(ge=0, le=1)] = 0.55
     """How much of the enlarged picture is made anew."""
     hires_steps: Annotated[int, Field(ge=0, le=500)] = 0
@@ -117,6 +119,11 @@ class GenerateConfig(BaseChoice):
     """How pictures are saved: `png` keeps every pixel; `jpeg` and `webp` are a tenth of its size. The recipe is in each of them."""
     quality: Annotated[int, Field(ge=1, le=100)] = 90
     """Of JPEG and WebP: higher is closer to the picture, and larger."""
+
+    @field_validator("hires_upscaler")
+    @classmethod
+    def _built_in_upscalers_have_one_name(cls, name: str) -> str:
+        return name.casefold() if name.casefold() in get_args(UpscalerName) else name
 
     @model_validator(mode="after")
     def _pictures_go_together(self) -> GenerateConfig:

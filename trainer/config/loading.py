@@ -23,6 +23,7 @@ from trainer.config.grid import GridConfig
 from trainer.config.migrate import migrate
 from trainer.config.run import RunConfig
 from trainer.config.tools import TOOLS, ToolSettings
+from trainer.config.upscale import UpscaleConfig
 from trainer.errors import ConfigError, Finding
 from trainer.files import safe_name, write_text
 from trainer.paths import PRESETS
@@ -149,6 +150,11 @@ def build_generate_config(values: Mapping[str, Any]) -> GenerateConfig:
 def build_grid_config(values: Mapping[str, Any]) -> GridConfig:
     """Validate the settings of a grid. Raises ConfigError with one finding a fault, each at its dotted path."""
     return _validated(GridConfig, values, "grid")
+
+
+def build_upscale_config(values: Mapping[str, Any]) -> UpscaleConfig:
+    """Validate what is to be enlarged. Raises ConfigError with one finding a fault, each at its dotted path."""
+    return _validated(UpscaleConfig, values, "upscale")
 
 
 def build_tool_settings(tool: str, values: Mapping[str, Any]) -> ToolSettings:

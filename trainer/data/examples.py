@@ -11,12 +11,11 @@ import torch
 from trainer.config.concept import ConceptConfig
 from trainer.config.data import DataConfig, MaskSource
 from trainer.data.randomness import generator_for
-from trainer.dataset.backgrounds import Background
 from trainer.dataset.buckets import Bucket, Offset, frame
 from trainer.dataset.captions import compose_caption
-from trainer.dataset.crops import Crop
 from trainer.dataset.cuts import bucket_of
 from trainer.dataset.masks import MaskFacts
+from trainer.dataset.preparation import AS_IN_FILE, Preparation
 from trainer.dataset.scan import PictureFacts
 
 
@@ -34,8 +33,7 @@ class Example:
         repeats: showings in an epoch.
         weight: of the loss on it.
         class_prompt: what prior preservation keeps for it; empty for what the settings of the first data set say.
-        crop: the part of the picture that counts, if the user set one.
-        background: what it is filled with around its subject, if the user wants that.
+        preparation: what the user did to its pixels: turn, background, crop.
     """
 
     name: str
@@ -50,8 +48,7 @@ class Example:
     repeats: int = 1
     weight: float = 1.0
     class_prompt: str = ""
-    crop: Crop | None = None
-    background: Background | None = None
+    preparation: Preparation = AS_IN_FILE
 
     @property
     def all_captions(self) -> tuple[str, ...]:
@@ -107,8 +104,7 @@ def concept_examples(concept: Concept, config: DataConfig) -> list[Example]:
             repeats=concept.settings.repeats,
             weight=concept.settings.weight,
             class_prompt=concept.settings.class_prompt if concept.label else "",
-            crop=picture.crop,
-            background=picture.background,
+            preparation=picture.preparation,
         )
         for picture in sorted(concept.pictures, key=lambda picture: picture.name)
         for captions in [_captions(picture, concept.settings, config.several_captions)]
@@ -127,7 +123,7 @@ def mask_of(picture: PictureFacts, source: MaskSource) -> MaskFacts | None:
         return picture.mask
     # The scan says "transparent" of the pictures whose alpha channel is in use.
     if source in ("alpha", "any") and any(problem.code == "transparent" for problem in picture.problems):
-        return MaskFacts(picture.path, picture.sha256, *picture.whole_size)
+        return MaskFacts(picture.path, picture.sha256, *picture.whole_size, picture.turn)
     return None
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from trainer.data.examples import Example
 from trainer.data.tensor_store import TensorStore, content_key
 from trainer.data.variants import PLAIN, Variant
-from trainer.dataset.crops import open_prepared
 from trainer.errors import DatasetError, ResourceError
 from trainer.files import file_sha256
 from trainer.models.components import Components
@@ -46,9 +45,12 @@ class LatentCache:
         """What the latents follow from: the picture's bytes, its cut and colours, and the VAE. Never its name or place."""
         # What most pictures have none of is no part of their address, so that addresses of older runs stay good.
         colours = {} if variant.jitter is None else {"colours": list(variant.jitter)}
-        part: dict[str, Any] = {} if example.crop is None else {"part": list(example.crop.box)}
-        if example.background is not None:
-            part["background"] = example.background.content
+        done = example.preparation
+        part: dict[str, Any] = {} if done.crop is None else {"part": list(done.crop.box)}
+        if done.background is not None:
+            part["background"] = done.background.content
+        if done.turn:
+            part["turn"] = done.turn
         return content_key(
             version=_VERSION,
             picture=example.sha256,
@@ -108,7 +110,7 @@ class LatentCache:
         return tensors["mean"], tensors["std"]
 
     def _compute(self, example: Example, variant: Variant) -> tuple[Tensor, Tensor]:
-        image = variant.apply(open_prepared(example.path, example.crop, example.background), example)
+        image = variant.apply(example.preparation.open(example.path), example)
         if file_sha256(example.path) != example.sha256:
             raise DatasetError(
                 "A picture was changed while the run was preparing.", where=example.name, fix="Start the run again."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from trainer.data.tensor_store import TensorStore, content_key
 from trainer.data.variants import Variant
 from trainer.dataset.buckets import crop_box
 from trainer.dataset.masks import MaskFacts
-from trainer.dataset.pictures import open_coverage
 from trainer.errors import DatasetError
 from trainer.files import file_sha256
 
@@ -38,15 +38,19 @@ class MaskCache:
 
     def key(self, example: Example, variant: Variant) -> str:
         """What a mask follows from: the bytes of its file, and the picture's cut."""
+        mask, crop = _mask(example), example.preparation.crop
+        part: dict[str, Any] = {} if crop is None else {"part": [*crop.box, *crop.whole]}
+        if mask.turn:
+            part["turn"] = mask.turn
         return content_key(
             version=_VERSION,
-            mask=_mask(example).sha256,
+            mask=mask.sha256,
             picture_size=list(example.size),
             size=[example.bucket.width, example.bucket.height],
             crop="centre" if variant.offset is None else list(variant.offset),
             flipped=variant.flipped,
             factor=self._factor,
-            **({} if example.crop is None else {"part": [*example.crop.box, *example.crop.whole]}),
+            **part,
         )
 
     def prepare(self, wanted: Iterable[tuple[Example, Variant]], progress: Progress) -> None:
@@ -77,15 +81,16 @@ class MaskCache:
 
     def _compute(self, example: Example, variant: Variant) -> Tensor:
         mask = _mask(example)
-        image = open_coverage(mask.path)
+        image = mask.coverage()
         if file_sha256(mask.path) != mask.sha256:
             raise DatasetError(
                 "A mask was changed while the run was preparing.", where=example.name, fix="Start the run again."
             )
         # The cut in px of the picture, in those of the mask; each latent then gets the mean of what it covers.
         cut, whole = crop_box(*example.size, example.bucket, variant.offset), example.size
-        if example.crop is not None:
-            cut, whole = example.crop.widen(cut), example.crop.whole
+        crop = example.preparation.crop
+        if crop is not None:
+            cut, whole = crop.widen(cut), crop.whole
         left, top, right, bottom = cut
         scale_x, scale_y = image.width / whole[0], image.height / whole[1]
         box = (left * scale_x, top * scale_y, min(right * scale_x, image.width), min(bottom * scale_y, image.height))

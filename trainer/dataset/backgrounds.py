@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from PIL import Image
 
 from trainer.dataset.masks import MaskFacts
-from trainer.dataset.pictures import open_coverage
 from trainer.errors import DatasetError
 from trainer.files import file_sha256
 
@@ -28,11 +27,11 @@ class Background:
         return f"{self.mask.sha256}{self.colour}"
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """The upright RGB picture with its background filled; where the mask is grey, a mixture.
+        """The RGB picture, as the mask lies on it, with its background filled; where the mask is grey, a mixture.
 
         Raises: DatasetError: the mask was changed or removed since the data set was looked at.
         """
-        coverage = open_coverage(self.mask.path).convert("L")
+        coverage = self.mask.coverage().convert("L")
         if file_sha256(self.mask.path) != self.mask.sha256:
             raise DatasetError("A mask was changed meanwhile.", where=str(self.mask.path), fix="Look at it again.")
         coverage = coverage.resize(image.size, Image.Resampling.BILINEAR)

@@ -70,7 +70,7 @@ def plan_export(store: DatasetStore, info: DatasetInfo) -> ExportPlan:
     differing: list[Difference] = []
     num_same, seen = 0, set[Path]()
     for picture in pictures:
-        target = picture.path.with_suffix(".txt")
+        target = picture.facts.path.with_suffix(".txt")
         if picture.name in shared or target in seen:
             continue
         seen.add(target)
@@ -96,7 +96,7 @@ def _disagreeing(pictures: Sequence[CaptionedPicture]) -> dict[str, str]:
     first: dict[Path, CaptionedPicture] = {}
     found: dict[str, str] = {}
     for picture in pictures:
-        other = first.setdefault(picture.path.with_suffix(""), picture)
+        other = first.setdefault(picture.facts.path.with_suffix(""), picture)
         if other.captions != picture.captions:
             found[picture.name] = other.name
             found[other.name] = picture.name
@@ -132,7 +132,7 @@ def export_captions(
                 ],
             )
         backup = unused_path(data.trash / f"{info.name} (captions)") if plan.differing else None
-        todo = [(picture.path.with_suffix(".txt"), picture.text, None) for picture in plan.new]
+        todo = [(picture.facts.path.with_suffix(".txt"), picture.text, None) for picture in plan.new]
         todo += [(item.path, "\n".join(item.in_set), backup) for item in plan.differing]
         for done, (path, text, folder) in enumerate(todo, start=1):
             if folder is not None:

@@ -11,7 +11,7 @@ from typing import Literal
 from trainer.dataset.captions import MAX_CAPTION_CHARACTERS, caption_lines
 from trainer.dataset.catalog import DatasetCatalog
 from trainer.dataset.find_replace import Search, TimedPattern
-from trainer.dataset.scan import Progress
+from trainer.dataset.scan import PictureFacts, Progress
 from trainer.dataset.tags import CaptionEdit, split_tags, tag_key, tag_keys
 from trainer.errors import DatasetError
 
@@ -22,9 +22,17 @@ Order = Literal["name", "shortest", "longest", "fewest_tags", "most_tags"]
 class CaptionedPicture:
     """A picture and its captions, mostly one; `name` is its path below the data set's folder with `/`."""
 
-    name: str
-    path: Path
-    captions: tuple[str, ...]
+    facts: PictureFacts
+
+    @property
+    def name(self) -> str:
+        """As the data set calls it."""
+        return self.facts.name
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Those that it has now."""
+        return self.facts.captions
 
     @property
     def text(self) -> str:
@@ -102,7 +110,7 @@ def captioned_pictures(
     Raises: DatasetError: the folder is missing or may not be read, or the record is damaged.
     """
     scan = catalog.scan(name_or_path, progress=progress)
-    return [CaptionedPicture(facts.name, facts.path, facts.captions) for facts in scan.pictures]
+    return [CaptionedPicture(facts) for facts in scan.pictures]
 
 
 @dataclass(frozen=True)

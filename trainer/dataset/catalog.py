@@ -214,7 +214,7 @@ class DatasetCatalog:
         """A small JPEG of a picture, made once for its content. Raises DatasetError where the picture cannot be read."""
         if isinstance(facts_or_path, PictureFacts):
             facts = facts_or_path
-            return make_thumbnail(self._data, facts.path, size, facts.sha256, facts.crop, facts.background)
+            return make_thumbnail(self._data, facts.path, size, facts.sha256, facts.preparation)
         return make_thumbnail(self._data, facts_or_path, size)
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
-from trainer.dataset.backgrounds import Background
-from trainer.dataset.pictures import MIN_SIDE, open_picture
+from trainer.dataset.pictures import MIN_SIDE
 
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in px of the upright picture; the last two are the first that no longer belong to it."""
+"""Left, top, right, bottom in px of the upright picture as the user turned it; the last two are the first that no longer belong to it."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of a picture: `box` in px of the upright picture, whose width and height are `whole`."""
+    """A part of a picture: `box` in px of the picture as it lies, upright and turned, whose width and height are `whole`."""
 
     box: Box
     whole: tuple[int, int]
@@ -51,14 +49,3 @@ def crop_of(box: Sequence[float], whole: tuple[int, int]) -> Crop | None:
     if min(right - left, bottom - top) < MIN_SIDE:
         raise ValueError(f"the crop is {right - left}×{bottom - top} px: both sides must have at least {MIN_SIDE}")
     return None if (left, top, right, bottom) == (0, 0, *whole) else Crop((left, top, right, bottom), whole)
-
-
-def open_prepared(path: Path, crop: Crop | None, background: Background | None = None) -> Image.Image:
-    """The picture exactly as it is trained before it is cut to its bucket: its background filled, then cropped.
-
-    Raises: DatasetError: as `open_picture`, and where the mask of the background changed.
-    """
-    image = open_picture(path)
-    if background is not None:
-        image = background.apply(image)
-    return image if crop is None else crop.apply(image)

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.dataset.crops import open_prepared
 from trainer.dataset.cutout import find_cutter, load_cutter
 from trainer.dataset.painted import MaskEntry, subject_share
 from trainer.dataset.preparing import keep_new_mask, set_masks, usable_pictures
@@ -82,9 +81,9 @@ def make_masks(store: DatasetStore, name: str, model: str, progress: Callable[[i
     without = [facts for facts in usable_pictures(store, name).values() if facts.mask is None]
     entries: dict[str, MaskEntry] = {}
     for done, facts in enumerate(without, start=1):
-        mask = cutter.mask(open_prepared(facts.path, None))
+        mask = cutter.mask(facts.uncut.open())
         if mask is not None and subject_share(mask) > 0:
-            entries[facts.name] = keep_new_mask(store, name, facts.name, mask)
+            entries[facts.name] = keep_new_mask(store, name, facts, mask)
         progress(done, len(without))
     if entries:
         set_masks(store, name, entries, f"Masks of {len(entries)} pictures by {Path(model).name}")

@@ -19,7 +19,6 @@ from trainer.dataset.buckets import (
     own_bucket,
     room,
 )
-from trainer.dataset.crops import open_prepared
 from trainer.dataset.scan import PictureFacts
 
 
@@ -41,7 +40,7 @@ class Cut:
     Attributes:
         facts: the picture.
         bucket: the size that it is cut to.
-        box: what is trained: (left, top, right, bottom) in px of the upright picture without its crop.
+        box: what is trained: (left, top, right, bottom) in px of the picture as it lies, without its crop.
         lost: share of the picture's area, or of its crop's, that the bucket cuts off.
         scale: factor that its pixels are scaled by; above 1 it is enlarged, and what is added is blur.
         room: px of the trained size by which random cuts (`data.crop_variants`) can lie elsewhere, across and down.
@@ -56,7 +55,7 @@ class Cut:
 
     def picture(self) -> Image.Image:
         """The trained picture itself: RGB in the bucket's size, to the pixel. Raises DatasetError: it cannot be read any more."""
-        return fit_picture(open_prepared(self.facts.path, self.facts.crop, self.facts.background), self.bucket)
+        return fit_picture(self.facts.open(), self.bucket)
 
 
 def cut_of(facts: PictureFacts, config: DataConfig, resolution: int) -> Cut:

@@ -12,13 +12,26 @@ from trainer.dataset.painted import mask_path
 from trainer.dataset.problems import warning
 from trainer.dataset.record import Record
 from trainer.dataset.scan import PictureFacts
+from trainer.dataset.turns import turned_box, turned_size
 
 
 def with_edits(facts: PictureFacts, record: Record, folder: Path) -> PictureFacts:
     """A picture as the record in `folder` wants it: its size is that of its crop from here on."""
     if not facts.is_usable:
         return facts
-    return _cropped(_filled(_masked(facts, record, folder), record), record)
+    return _cropped(_filled(_turned(_masked(facts, record, folder), record), record), record)
+
+
+def _turned(facts: PictureFacts, record: Record) -> PictureFacts:
+    turn = record.turns.get(facts.name, 0)
+    if not turn:
+        return facts
+    width, height = turned_size((facts.width, facts.height), turn)
+    mask = facts.mask
+    if mask is not None:
+        sides = turned_size((mask.width, mask.height), turn)
+        mask = replace(mask, width=sides[0], height=sides[1], turn=turn)
+    return replace(facts, turn=turn, width=width, height=height, mask=mask)
 
 
 def _filled(facts: PictureFacts, record: Record) -> PictureFacts:
@@ -54,8 +67,9 @@ def _cropped(facts: PictureFacts, record: Record) -> PictureFacts:
     box = record.crops.get(facts.name)
     if box is None:
         return facts
+    size = facts.width, facts.height
     try:
-        crop = crop_of(box, (facts.width, facts.height))
+        crop = crop_of(turned_box(box, turned_size(size, facts.turn), facts.turn), size)
     except ValueError as error:
         # The file was replaced by another since.
         problem = warning("crop", f"Its crop is not used: {error}.", "Set it anew in the section Prepare.")

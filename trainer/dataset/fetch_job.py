@@ -67,10 +67,10 @@ def fetch(context: JobContext) -> dict[str, Any]:
         context.emit(Warned(message=f"Not fetched: {finding}"))
     if len(failed) > _SHOWN:
         context.emit(Warned(message=f"… and {len(failed) - _SHOWN} more could not be fetched."))
-    report = _add(DatasetStore(data), config.dataset, paths)
+    name, report = _add(DatasetStore(data), config.dataset, paths)
     for path in paths:
         shutil.rmtree(path.parent, ignore_errors=True)
-    return {"dataset": config.dataset, "added": len(report.added), "failed": len(failed)}
+    return {"dataset": name, "added": len(report.added), "failed": len(failed)}
 
 
 def _folder(data: DataFolder, address: str) -> Path:
@@ -84,8 +84,9 @@ def _existing(store: DatasetStore, name: str) -> bool:
     return info is not None
 
 
-def _add(store: DatasetStore, name: str, paths: Sequence[Path]) -> ImportReport:
+def _add(store: DatasetStore, name: str, paths: Sequence[Path]) -> tuple[str, ImportReport]:
     if _existing(store, name):
         info = next(info for info in store.list() if name in (info.name, info.title))
-        return store.add_files(info.name, paths)
-    return store.create_from(name, paths)[1]
+        return info.name, store.add_files(info.name, paths)
+    made, report = store.create_from(name, paths)
+    return made.name, report

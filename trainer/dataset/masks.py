@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.dataset.pictures import is_picture_name
+from PIL import Image
+
+from trainer.dataset.pictures import is_picture_name, open_coverage
 from trainer.dataset.problems import Problem, warning
+from trainer.dataset.turns import turned
 
 MASK_ENDINGS = ("-masklabel", ".mask")
 MASK_FOLDER = "masks"
@@ -22,12 +25,17 @@ _TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """A mask: its file, what is in it, and its size in px."""
+    """A mask: its file, what is in it, its size in px as it is used, and by how much it is turned along with its picture."""
 
     path: Path
     sha256: str
     width: int
     height: int
+    turn: int = 0
+
+    def coverage(self) -> Image.Image:
+        """The mask as it lies on its picture, grey. Raises DatasetError: it cannot be read."""
+        return turned(open_coverage(self.path), self.turn)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Changing how pictures of a data set are prepared: crops and masks, as changes of its record that can be undone. No picture file is written."""
+"""Changing how pictures of a data set are prepared: turns, crops and masks, as changes of its record that can be undone. No picture file is written."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from PIL import Image
 from trainer.dataset.backgrounds import checked_colour
 from trainer.dataset.crops import crop_of
 from trainer.dataset.painted import MaskEntry, keep_mask, subject_share
-from trainer.dataset.record import BACKGROUNDS, CROPS, MASKS
+from trainer.dataset.record import BACKGROUNDS, CROPS, MASKS, TURNS
 from trainer.dataset.scan import PictureFacts
 from trainer.dataset.store import DatasetStore
+from trainer.dataset.turns import back, checked_turn, turned
 from trainer.errors import DatasetError
 
 
@@ -38,7 +39,7 @@ def set_crops(store: DatasetStore, name: str, boxes: Mapping[str, Sequence[float
     Args:
         store: the data sets.
         name: the data set.
-        boxes: by picture name: left, top, right, bottom in px of the upright picture, or None for the whole picture.
+        boxes: by picture name: left, top, right, bottom in px of the upright picture as it is turned, or None for the whole picture.
         title: what the history says of it.
 
     Returns: whether anything was not so already.
@@ -51,6 +52,27 @@ def set_crops(store: DatasetStore, name: str, boxes: Mapping[str, Sequence[float
     return store.change(store.get(name).name, title or _title(boxes), values)
 
 
+def turn_pictures(store: DatasetStore, name: str, pictures: Sequence[str], degrees: int | None) -> bool:
+    """Turn pictures as they lie now, with their crops and masks, as one change that can be undone.
+
+    Args:
+        store: the data sets.
+        name: the data set.
+        pictures: their names, at least one.
+        degrees: clockwise, in quarters; negative ones turn the other way. None: as their files have them.
+
+    Returns: whether anything was not so already.
+    Raises: DatasetError: there is no such picture, or the degrees are no quarters.
+    """
+    known = usable_pictures(store, name, pictures)
+    by = None if degrees is None else checked_turn(degrees)
+    # A picture whose turn comes back to 0 has no entry any more.
+    turns = {picture: None if by is None else (known[picture].turn + by) % 360 or None for picture in pictures}
+    what = pictures[0] if len(pictures) == 1 else f"{len(pictures)} pictures"
+    title = f"No turn of {what}" if by is None else f"Turned {what} by {by}° clockwise"
+    return store.change(store.get(name).name, title, {(TURNS, key): turn for key, turn in turns.items()})
+
+
 def set_mask(store: DatasetStore, name: str, picture: str, mask: Image.Image | None) -> bool:
     """Keep a mask of a picture in the record, or take the one of the record away, as a change that can be undone.
 
@@ -58,26 +80,26 @@ def set_mask(store: DatasetStore, name: str, picture: str, mask: Image.Image | N
         store: the data sets.
         name: the data set.
         picture: its name.
-        mask: grey, of the whole upright picture in any size; white is the subject. None: the file beside the picture counts
+        mask: grey, of the whole picture as it is turned, in any size; white is the subject. None: the file beside the picture counts
             again, if there is one.
 
     Returns: whether anything was not so already.
     Raises: DatasetError: there is no such picture, or nothing is white. ResourceError: the disk is full.
     """
-    usable_pictures(store, name, [picture])
+    facts = usable_pictures(store, name, [picture])[picture]
     if mask is None:
         return store.change(store.get(name).name, f"No mask of {picture}", {(MASKS, picture): None})
-    return set_masks(store, name, {picture: keep_new_mask(store, name, picture, mask)}, f"Mask of {picture}")
+    return set_masks(store, name, {picture: keep_new_mask(store, name, facts, mask)}, f"Mask of {picture}")
 
 
-def keep_new_mask(store: DatasetStore, name: str, picture: str, mask: Image.Image) -> MaskEntry:
-    """Write a mask into the record's folder; it counts once `set_masks` says so. Raises DatasetError: nothing is white."""
+def keep_new_mask(store: DatasetStore, name: str, facts: PictureFacts, mask: Image.Image) -> MaskEntry:
+    """Write a mask of a picture, as that is turned, into the record's folder; it counts once `set_masks` says so. Raises DatasetError: nothing is white."""
     info = store.get(name)
     if info.record is None:
         raise DatasetError("This folder was never made a data set.", where=info.title, fix="Link it first.")
     if subject_share(mask) == 0:
-        raise DatasetError("Nothing is painted: the mask would leave nothing to learn.", where=picture)
-    return keep_mask(info.record, mask)
+        raise DatasetError("Nothing is painted: the mask would leave nothing to learn.", where=facts.name)
+    return keep_mask(info.record, turned(mask, back(facts.turn)))
 
 
 def set_masks(store: DatasetStore, name: str, entries: Mapping[str, MaskEntry], title: str) -> bool:
@@ -115,7 +137,7 @@ def _checked(facts: PictureFacts, box: Sequence[float]) -> list[int] | None:
             where=facts.name,
             fix=f"Left and right go from 0 to {width}, top and bottom from 0 to {height}.",
         ) from error
-    return None if crop is None else list(crop.box)
+    return None if crop is None else list(facts.kept_box(crop.box))
 
 
 def _title(boxes: Mapping[str, Sequence[float] | None]) -> str:

@@ -17,6 +17,8 @@ from trainer.errors import DatasetError
 
 _PADDING = 0.35
 """Of the subject's longer side, around it on every side, where the crop is to be close."""
+_SUBJECT = 128
+"""What is brighter in a mask is subject."""
 VIEW_SIDE = 1024
 """px: the longer side of the views in which subjects are looked for."""
 _LEAST_LOST, _LEAST_SHIFT = 0.01, 0.02
@@ -24,7 +26,7 @@ _LEAST_LOST, _LEAST_SHIFT = 0.01, 0.02
 
 @dataclass(frozen=True)
 class Proposal:
-    """A crop for a picture, in px of the upright picture, and what was seen in it."""
+    """A crop for a picture, in px of the picture as it lies, and what was seen in it."""
 
     picture: str
     box: Box
@@ -38,18 +40,18 @@ def propose(
 
     Args:
         facts: of the picture.
-        image: the whole picture, upright; it may be a small view of it.
-        find: looks for the subject.
+        image: the whole picture, as it lies; it may be a small view of it.
+        find: looks for the subject, where no mask says it.
         config: for which training; the crop has the shape of a bucket, so that nothing more is cut off it.
         close: closer to the subject, as long as that need not be enlarged; else as much of the picture as can be.
 
     Returns: None where no subject is seen, or where what is trained without a crop is as good.
     """
     whole = facts.whole_size
-    plain = cut_of(facts.as_in_file, config, config.resolution)
+    plain = cut_of(facts.uncut, config, config.resolution)
     if not close and plain.lost < _LEAST_LOST:
         return None
-    subject = find(image)
+    subject = _of_mask(facts) or find(image)
     if subject is None:
         return None
     box = _close(subject, whole, config) if close else _placed(subject, whole, plain.bucket.aspect_ratio, whole)
@@ -61,6 +63,19 @@ def propose(
     if crop is None or shift < _LEAST_SHIFT * max(whole):
         return None
     return Proposal(facts.name, crop.box, subject.seen)
+
+
+def _of_mask(facts: PictureFacts) -> Subject | None:
+    """Where a picture's mask says that its subject is. Raises DatasetError: it cannot be read any more."""
+    if facts.mask is None:
+        return None
+    coverage = facts.mask.coverage().convert("L").point([255 * (value >= _SUBJECT) for value in range(256)])
+    box = coverage.getbbox()
+    if box is None:
+        return None
+    left, right = box[0] / coverage.width, box[2] / coverage.width
+    top, bottom = box[1] / coverage.height, box[3] / coverage.height
+    return Subject((left, top, right, bottom), "its mask")
 
 
 def _close(subject: Subject, whole: tuple[int, int], config: DataConfig) -> Box:
@@ -108,7 +123,7 @@ def propose_all(
             yield None
             continue
         try:
-            with Image.open(view(facts.as_in_file)) as image:
+            with Image.open(view(facts.uncut)) as image:
                 yield propose(facts, image.convert("RGB"), find, config, close=close)
         except DatasetError:
             yield None  # the next scan says why

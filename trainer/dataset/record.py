@@ -16,12 +16,13 @@ from trainer.files import write_json
 from trainer.locks import FileLock
 
 Origin = Literal["own", "linked", "bundled"]
-SETTINGS, CAPTIONS, EXCLUDED, IGNORED, CROPS, MASKS, BACKGROUNDS = DOCUMENTS = (
+SETTINGS, CAPTIONS, EXCLUDED, IGNORED, CROPS, MASKS, BACKGROUNDS, TURNS = DOCUMENTS = (
     *("settings", "captions", "excluded"),
-    *("ignored", "crops", "masks", "backgrounds"),
+    *("ignored", "crops", "masks", "backgrounds", "turns"),
 )
 """Documents of a record whose changes can be undone: what holds for the set; captions, and what is left out, by picture name; what the
-check found and the user finds right as it is, by finding; crops as (left, top, right, bottom) in px of the upright picture, and masks as `trainer.dataset.painted.MaskEntry`, and colours of filled backgrounds, by picture name."""
+check found and the user finds right as it is, by finding; crops as (left, top, right, bottom) in px of the upright picture as its
+file has it, masks as `trainer.dataset.painted.MaskEntry`, colours of filled backgrounds, and turns in degrees clockwise, by picture name."""
 _SETTINGS = ("title", "kind", "trigger_word", "class_prompt", "role", "repeats", "weight", "instance_prompt")
 CLASS_PICTURES = "class_pictures"
 """The role of a data set that shows what a class looks like, for prior preservation (kohya: regularisation images)."""
@@ -55,6 +56,8 @@ class Record(BaseModel):
     """Masks that were painted or made here, by picture name: see `trainer.dataset.painted`."""
     backgrounds: dict[str, str] = {}
     """Colours that backgrounds are filled with, by picture name."""
+    turns: dict[str, Literal[90, 180, 270]] = {}
+    """By how many degrees pictures are turned clockwise, by name."""
 
 
 def load_record(folder: Path) -> Record:
@@ -107,6 +110,7 @@ def load_state(folder: Path) -> State:
         CROPS: {name: list(box) for name, box in record.crops.items()},
         MASKS: {name: list(entry) for name, entry in record.masks.items()},
         BACKGROUNDS: dict(record.backgrounds),
+        TURNS: dict(record.turns),
     }
 
 
@@ -118,7 +122,8 @@ def save_state(folder: Path, state: State) -> None:
     settings = {name: state[SETTINGS].get(name, Record.model_fields[name].default) for name in _SETTINGS}
     lists = {"excluded": tuple(state[EXCLUDED]), "ignored": tuple(state.get(IGNORED, ()))}
     edits = {key: {name: tuple(value) for name, value in state.get(key, {}).items()} for key in (CROPS, MASKS)}
-    changed = record.model_copy(update={**settings, **lists, **edits, BACKGROUNDS: dict(state.get(BACKGROUNDS, {}))})
+    edits |= {key: dict(state.get(key, {})) for key in (BACKGROUNDS, TURNS)}
+    changed = record.model_copy(update={**settings, **lists, **edits})
     if changed != record:
         save_record(folder, changed)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,29 +13,24 @@ from PIL import Image
 from trainer.dataset.backgrounds import Background
 from trainer.dataset.caption_sources import CaptionTables, read_tables
 from trainer.dataset.captions import ReadCaption, caption_of_texts, read_caption
-from trainer.dataset.crops import Crop
-from trainer.dataset.embedded import embedded_caption
+from trainer.dataset.crops import Box, Crop
 from trainer.dataset.listing import Listing, Remembered, list_folder
+from trainer.dataset.looking import Observe, Progress, look_at_all
 from trainer.dataset.masks import MaskFacts, shape_problem
-from trainer.dataset.pictures import UnusablePicture, read_picture
+from trainer.dataset.preparation import Preparation
 from trainer.dataset.problems import Problem, error, warning
-from trainer.dataset.scan_cache import FileFacts, load_cache, save_cache
+from trainer.dataset.scan_cache import FileFacts
+from trainer.dataset.turns import back, turned_box
 from trainer.dataset.walk import Stamp, name_below
 from trainer.errors import DatasetError, Finding
-from trainer.files import file_sha256
-
-Progress = Callable[[int, int], object]
-"""Called with (pictures done, pictures in all)."""
-Observe = Callable[[Path, str, Image.Image], object]
-"""Called with each picture that had to be decoded: where it is, the SHA-256 of its file, and its pixels. In several threads."""
-_SAVED_EVERY = 1000
 
 EMBEDDED = "the picture itself"
 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What is known of a picture. `name` is its path below the folder with `/`; sizes are those after EXIF orientation.
+    """What is known of a picture. `name` is its path below the folder with `/`; sizes are those after EXIF orientation
+    and the turn that the user gave it.
 
     `caption` is one line; `captions` are all that its file holds, one a line or an entry of a list. `mask` is the usable
     mask file beside it.
@@ -58,21 +51,43 @@ class PictureFacts:
     """The part of it that counts, where the user set one; `width` and `height` are those of the part."""
     background: Background | None = None
     """What it is filled with where the mask says that no subject is, if the user wants that."""
+    turn: int = 0
+    """By how many degrees the user turned it, clockwise."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """What the user did to its pixels."""
+        return Preparation(self.turn, self.background, self.crop)
 
     @property
     def content(self) -> str:
-        """Names what is seen: the SHA-256 of the file, the part of it that counts, and its background where that is filled."""
-        part = "" if self.crop is None else f"-{'-'.join(map(str, self.crop.box))}"
-        return f"{self.sha256}{part}" + ("" if self.background is None else f"-{self.background.content}")
+        """Names what is seen: the SHA-256 of the file, and what was done to it."""
+        return f"{self.sha256}{self.preparation.content}"
+
+    def open(self) -> Image.Image:
+        """The picture exactly as it is trained before it is cut to its bucket. Raises DatasetError: it cannot be read any more."""
+        return self.preparation.open(self.path)
+
+    def kept_box(self, box: Box) -> Box:
+        """A box in px of the whole picture as it lies, in px of the picture as its file has it: as the record keeps crops."""
+        left, top, right, bottom = map(round, turned_box(box, self.whole_size, back(self.turn)))
+        return left, top, right, bottom
+
+    def kept_part(self, box: Box) -> Box:
+        """`kept_box` of a box in px of what is seen of it: of its crop, where it has one."""
+        if self.crop is None:
+            return self.kept_box(box)
+        left, top, right, bottom = map(round, self.crop.widen(box))
+        return self.kept_box((left, top, right, bottom))
 
     @property
     def whole_size(self) -> tuple[int, int]:
-        """Width and height of the upright picture without its crop, in px."""
+        """Width and height of the picture as it lies without its crop, in px."""
         return self.crop.whole if self.crop is not None else (self.width, self.height)
 
     @property
-    def as_in_file(self) -> PictureFacts:
-        """The same picture with all of it and its own background."""
+    def uncut(self) -> PictureFacts:
+        """The same picture, as it lies, with all of it and its own background."""
         width, height = self.whole_size
         return replace(self, crop=None, background=None, width=width, height=height)
 
@@ -139,53 +154,35 @@ def scan_folder(
 
 
 def _scan(listing: Listing, cache: Path | None, progress: Progress | None, observe: Observe | None) -> DatasetScan:
-    folder, named = listing.folder, listing.sorted
     # Before anything is read: what changes from now on is then seen the next time.
     stamp = listing.stamp()
-    known_scan = _scans.get(str(folder))
-    if known_scan is not None and stamp is not None and known_scan[0] == stamp:
+    known = _scans.get(str(listing.folder))
+    if known is not None and stamp is not None and known[0] == stamp:
         if progress is not None:
-            progress(len(known_scan[1].pictures), len(known_scan[1].pictures))
-        return known_scan[1]
-    pictures = sorted(named.pictures, key=lambda path: _order(path, folder))
+            progress(len(known[1].pictures), len(known[1].pictures))
+        return known[1]
+    named = listing.sorted
+    pictures = sorted(named.pictures, key=lambda path: _order(path, listing.folder))
     masks = list(dict.fromkeys(named.masks[path] for path in pictures if path in named.masks))
-    known = load_cache(cache)
-    current: dict[str, tuple[tuple[int, int], FileFacts]] = {}
-    facts: list[PictureFacts] = []
-    looked: dict[Path, FileFacts] = {}
-    num_threads = (os.cpu_count() or 1) if observe else min(4, os.cpu_count() or 1)
-    observers = {path: observe for path in pictures} if observe else {}
-    with ThreadPoolExecutor(max_workers=num_threads) as pool:
-        try:
-            for done, (path, key, found) in enumerate(
-                pool.map(lambda path: _look(path, known, observers.get(path)), [*masks, *pictures]), start=1
-            ):
-                if key is not None:
-                    current[str(path)] = (key, found)
-                looked[path] = found
-                if cache is not None and done % _SAVED_EVERY == 0:
-                    save_cache(cache, known | current)
-                if progress is not None:
-                    progress(done, len(masks) + len(pictures))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            if cache is not None:
-                save_cache(cache, known | current)
-            raise
+    scan = _described(listing, pictures, look_at_all(masks, pictures, cache, progress, observe))
+    if stamp is not None:
+        _scans.keep(str(listing.folder), (stamp, scan), len(pictures))
+    return scan
+
+
+def _described(listing: Listing, pictures: list[Path], looked: Mapping[Path, FileFacts]) -> DatasetScan:
+    """What the files are as pictures of a data set: with captions, masks, and what is wrong."""
+    folder, named = listing.folder, listing.sorted
     tables = read_tables(listing.files)
+    facts: list[PictureFacts] = []
     for path in pictures:
         mask = named.masks.get(path)
         picture = _with_caption(path, folder, looked[path], tables, listing.captions.get(path))
         facts.append(_with_mask(picture, folder, mask, looked[mask]) if mask else picture)
-    if cache is not None and current != known:
-        save_cache(cache, current)
     problems = [*listing.problems, *tables.problems, *(_orphan(path, folder) for path in named.orphans)]
     if not facts:
         problems.append(error("empty", "There are no pictures in this folder.", "Add JPEG, PNG or WebP files."))
-    scan = DatasetScan(folder, tuple(_mark_clashes(facts)), tuple(problems))
-    if stamp is not None:
-        _scans.keep(str(folder), (stamp, scan), len(pictures))
-    return scan
+    return DatasetScan(folder, tuple(_mark_clashes(facts)), tuple(problems))
 
 
 _scans: Remembered[tuple[tuple[Stamp, ...], DatasetScan]] = Remembered(20_000)
@@ -197,33 +194,6 @@ def _order(path: Path, folder: Path) -> tuple[list[tuple[int, str]], str]:
     name = name_below(path, folder)
     parts = re.split(r"([0-9]+)", name.casefold())
     return [(int(part), "") if part.isdecimal() and part.isascii() else (-1, part) for part in parts], name
-
-
-def _look(
-    path: Path, known: dict[str, tuple[tuple[int, int], FileFacts]], observe: Observe | None
-) -> tuple[Path, tuple[int, int] | None, FileFacts]:
-    """Facts of one file, from the cache where the file is unchanged. The key is None where it cannot be remembered."""
-    try:
-        status = path.stat()
-        key = (status.st_size, status.st_mtime_ns)
-        if str(path) in known and known[str(path)][0] == key and os.access(path, os.R_OK):
-            return path, key, known[str(path)][1]
-        image, problems, description = None, (), ""
-        try:
-            read = read_picture(path, describe=embedded_caption)
-            image, problems, description = read.image, read.problems, read.description
-        except UnusablePicture as failure:
-            problems = (failure.problem,)
-            if failure.problem.code in ("unreadable", "missing", "not_a_file"):
-                return path, None, FileFacts(0, 0, "", problems)
-        width, height = image.size if image is not None else (0, 0)
-        digest = file_sha256(path)
-        if image is not None and observe is not None:
-            observe(path, digest, image)
-        return path, key, FileFacts(width, height, digest, problems, description)
-    except OSError as failure:
-        problem = error("unreadable", f"This file cannot be read ({failure.strerror or failure}).", "Copy it anew.")
-        return path, None, FileFacts(0, 0, "", (problem,))
 
 
 def _with_caption(

@@ -131,13 +131,13 @@ class FinderKind:
 FINDERS: dict[str, FinderKind] = {
     "detail": FinderKind(
         "Detail (built in)",
-        "Where most edges and unusual colours are. It knows no people and no things.",
+        "where most edges and unusual colours are; it knows no people and no things.",
         find_detail,
         lambda: None,
     ),
     "faces": FinderKind(
-        "Faces (OpenCV)",
-        "Faces from the front and the side in photographs; drawn ones are often missed.",
+        "Faces in photographs (OpenCV)",
+        "from the front and the side; drawn faces are mostly missed: look for detail there.",
         find_faces,
         require_faces,
     ),

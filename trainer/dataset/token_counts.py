@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from trainer.base_models.listing import find_base
 from trainer.errors import InkwashError, ModelFileError
@@ -32,6 +32,10 @@ class TokenCounter:
         """Tokens of each caption, without those that mark beginning and end."""
         encoded = self._tokenizer.encode_batch_fast(list(captions), add_special_tokens=False)
         return [len(entry.ids) for entry in encoded]
+
+    def count_one(self, caption: str) -> int:
+        """Tokens of a caption."""
+        return self.count([caption])[0]
 
 
 def token_counter(base: str, data: DataFolder) -> TokenCounter:
@@ -109,4 +113,6 @@ def _clip(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenize
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
+    # A caption may hold the marks as text, and each of them counts as one.
+    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in (_START, _END)])
     return tokenizer

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
 from trainer.dataset.history import State
-from trainer.dataset.record import CAPTIONS, EXCLUDED, SETTINGS, load_state
+from trainer.dataset.record import (
+    BACKGROUNDS,
+    CAPTIONS,
+    CROPS,
+    EXCLUDED,
+    IGNORED,
+    MASKS,
+    SETTINGS,
+    TURNS,
+    load_state,
+)
 from trainer.dataset.scan import PictureFacts
 from trainer.dataset.walk import readable_name
 from trainer.errors import DatasetError
@@ -127,12 +137,13 @@ def _parsed(entry: Mapping[str, Any]) -> DatasetVersion:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that differs. `before` and `after` are texts; of pictures that came or went, their captions."""
+    """One thing that differs. `before` and `after` are texts; of pictures that came or went, their captions. `what` says what was edited."""
 
     kind: DifferenceKind
     name: str
     before: str = ""
     after: str = ""
+    what: str = ""
 
     def __str__(self) -> str:
         match self.kind:
@@ -146,6 +157,8 @@ class Difference:
                 return f"{self.name}: the picture was changed"
             case "mask":
                 return f"{self.name}: its mask was changed"
+        if self.kind == "edit":
+            return f"{self.name}: {self.what} was {self.before or 'none'}, is {self.after or 'none'}"
         what = {"caption": "its caption"}.get(self.kind, "it")
         return f"{self.name}: {what} was {_quoted(self.before)}, is {_quoted(self.after)}"
 
@@ -193,11 +206,34 @@ def _all_captions(picture: PictureVersion) -> str:
 
 def _edit_differences(old_name: str, name: str, before: State, after: State) -> list[Difference]:
     found = []
-    for document in sorted({*before, *after}):
+    # A mask of the record is told by its file already.
+    for document in sorted({*before, *after} - {MASKS}):
         was, now = before.get(document, {}).get(old_name), after.get(document, {}).get(name)
         if was != now:
-            found.append(Difference("edit", f"{name} ({document})", _plain(was), _plain(now)))
+            found.append(edit_difference(document, name, was, now))
     return found
+
+
+_EDITS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    CROPS: ("its crop", lambda box: ", ".join(map(str, box))),
+    BACKGROUNDS: ("its background", str),
+    TURNS: ("its turn", lambda degrees: f"{degrees}° clockwise"),
+}
+"""What edits are called, and how their values are told."""
+
+
+def edit_difference(document: str, name: str, was: Any, now: Any) -> Difference:
+    """How an edit of a picture, or a finding that is ignored, differs; None where there is none."""
+    if document == MASKS:
+        return Difference("mask", name)
+    if document == IGNORED:
+        check, _, pictures = name.partition("|")
+        words = {True: "ignored", None: "shown"}
+        what = f"what the check says of {check}"
+        return Difference("edit", pictures.replace("|", ", ") or "the set", words[was], words[now], what)
+    what, tell = _EDITS.get(document, (document, _plain))
+    before, after = (tell(value) if value is not None else "" for value in (was, now))
+    return Difference("edit", name, before, after, what)
 
 
 def _setting_differences(before: DatasetVersion, after: DatasetVersion) -> list[Difference]:

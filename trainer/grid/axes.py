@@ -28,6 +28,7 @@ from trainer.grid.lora_axes import LORA_AXES, block_values, file_values, used_va
 from trainer.grid.settings import Axis, Change, Choice, GridSettings
 from trainer.grid.values import AxisFault, Value, expand_numbers, split_values
 from trainer.init_pictures import with_kept_pictures
+from trainer.upscalers import resolve_upscaler
 
 _SHORT = {
     "cfg": "guidance_scale",
@@ -149,6 +150,8 @@ def _checked(path: str, content: Any, value: Value, settings: GridSettings) -> A
         config = build_generate_config({**settings.values, path: content})
         if path == "base":
             resolve_base(config.base, settings.data)
+        if path == "hires_upscaler":
+            resolve_upscaler(settings.data, config.hires_upscaler)
         if path in ("init_image", "mask"):
             config = with_kept_pictures(config, settings.data)
     except ConfigError as error:

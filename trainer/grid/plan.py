@@ -21,6 +21,7 @@ from trainer.library import SUFFIX, resolve_lora
 from trainer.lora_lookup import with_tagged_loras
 from trainer.lora_tags import read_tags
 from trainer.paths import DataFolder
+from trainer.upscalers import check_upscaler
 
 MAX_CELLS = 2048
 _SEEDS = 2**32
@@ -87,6 +88,7 @@ def plan_grid(config: GridConfig, data: DataFolder) -> GridPlan:
         are too many cells; a combination cannot be made. LoraFileError: a LoRA of the stack is missing.
     """
     values = _common(config)
+    check_upscaler(build_generate_config(values), data)
     for lora in config.loras:
         resolve_lora(data, lora.file)
     tagged = with_tagged_loras(build_generate_config(values), data)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from trainer.base_models.detection import INPAINTING_CHANNELS
 from trainer.errors import Finding, LoraFileError
 from trainer.lora_files.architecture import TITLES
 from trainer.lora_files.modules import AdapterModule
@@ -14,6 +15,7 @@ from trainer.lora_files.names import BIAS_SUFFIX, FIRST_TEXT_ENCODER_PREFIX, TEX
 from trainer.lora_files.reading import LoraFile
 
 MAX_UNKNOWN_SHARE = 0.25
+_FIRST_LAYER = "unet.conv_in"
 _CHANGEABLE = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -23,8 +25,8 @@ class Match:
 
     Attributes:
         modules: by module path ("unet.…", "text_encoder.…"), "….bias" for a bias; shapes agree with the model.
-        unknown: names in the file that the model has no layer for, and tensors that are nothing known. The caller
-            tells the user.
+        unknown: names in the file that the model has no layer for, the first layer of an inpainting model, and tensors
+            that are nothing known. The caller tells the user.
     """
 
     modules: dict[str, AdapterModule]
@@ -78,7 +80,7 @@ def match_modules(lora: LoraFile, shapes: Mapping[str, tuple[int, ...]], model_t
     for name, module in lora.modules.items():
         # SDXL's name of the first text encoder, or the other models': the same layers.
         path = table.get(name) or table.get(name.replace(FIRST_TEXT_ENCODER_PREFIX, TEXT_ENCODER_PREFIX, 1))
-        if path is None:
+        if path is None or (not module.fits(shapes[path]) and _is_of_inpainting(path, shapes[path])):
             unknown.append(name)
         elif not module.fits(shapes[path]):
             layer = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in module.tensors().items())
@@ -95,6 +97,11 @@ def match_modules(lora: LoraFile, shapes: Mapping[str, tuple[int, ...]], model_t
             findings=findings,
         )
     return Match(modules, (*unknown, *lora.unread))
+
+
+def _is_of_inpainting(path: str, shape: tuple[int, ...]) -> bool:
+    """Whether a layer is the first of an inpainting model, which sees more than that of the model it was made from."""
+    return path == _FIRST_LAYER and len(shape) == 4 and shape[1] == INPAINTING_CHANNELS
 
 
 def _base_name(lora: LoraFile) -> str:

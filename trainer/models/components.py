@@ -102,6 +102,16 @@ class Components:
         return fingerprint(self.vae_path if part == "vae" and self.vae_path else self.path, part)
 
     @property
+    def latent_channels(self) -> int:
+        """Channels of the latents that are denoised."""
+        return int(self.unet.config["out_channels"])
+
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the UNet is shown a mask and the picture without what is masked, beside the latents."""
+        return int(self.unet.config["in_channels"]) == 2 * self.latent_channels + 1
+
+    @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent, along a side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)

@@ -41,7 +41,11 @@ class Family(Protocol):
     def predict(
         self, components: Components, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning
     ) -> Tensor:
-        """The UNet's prediction, float32, of the shape of `noisy_latents`; `conditioning` carries its frames."""
+        """The UNet's prediction, float32, of the shape of `noisy_latents`; `conditioning` carries its frames.
+
+        An inpainting model is given the mask and the latents of the picture without what is masked behind the noisy latents,
+        as further channels.
+        """
         ...
 
     def target_modules(self, components: Components, config: AdapterConfig) -> dict[str, list[str]]:

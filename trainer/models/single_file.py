@@ -18,7 +18,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from trainer.base_models import FAMILY_FACTS, weight_file
-from trainer.base_models.detection import TEXT_PREFIXES, UNET_PREFIX, VAE_PREFIXES
+from trainer.base_models.detection import INPAINTING_CHANNELS, TEXT_PREFIXES, UNET_PREFIX, VAE_PREFIXES
 from trainer.errors import Finding, ModelFileError
 from trainer.models.clip_tokenizer import bundled_tokenizer
 from trainer.models.storage import Keeper, Placement
@@ -45,7 +45,8 @@ def load_single_file(
     """
     tensors, folder, dtype = open_tensors(path), CONFIGS / family, placement.dtype
     unet_keeper = partial(placement.keeper, part="unet")
-    parts: dict[str, Any] = {"unet": build(_empty_unet(folder), _unet(tensors, folder), dtype, path, unet_keeper)}
+    unet_tensors = _unet(tensors, folder)
+    parts: dict[str, Any] = {"unet": build(_unet_for(folder, unet_tensors), unet_tensors, dtype, path, unet_keeper)}
     if with_vae:
         parts["vae"] = build(_empty_vae(folder), _vae(tensors, folder), vae_dtype, path)
     for name in FAMILY_FACTS[family].text_encoders:
@@ -125,14 +126,22 @@ def _empty_unet(folder: Path) -> UNet2DConditionModel:
     return empty_part(UNet2DConditionModel, folder / "unet")
 
 
+def _unet_for(folder: Path, tensors: Mapping[str, StoredTensor]) -> UNet2DConditionModel:
+    """The family's UNet of shapes alone, or that of its inpainting model, which has more inputs."""
+    first = tensors.get("conv_in.weight")
+    is_inpainting = first is not None and len(first.shape) == 4 and first.shape[1] == INPAINTING_CHANNELS
+    changes = {"in_channels": INPAINTING_CHANNELS} if is_inpainting else {}
+    return empty_part(UNet2DConditionModel, folder / "unet", **changes)
+
+
 def _empty_vae(folder: Path) -> AutoencoderKL:
     return empty_part(AutoencoderKL, folder / "vae")
 
 
-def empty_part(model_class: Any, folder: Path) -> Any:
-    """A UNet or VAE of shapes alone, by the configuration in this folder."""
+def empty_part(model_class: Any, folder: Path, **changes: Any) -> Any:
+    """A UNet or VAE of shapes alone, by the configuration in this folder, with these changes."""
     with init_empty_weights():
-        return model_class.from_config(_read(folder / "config.json"))
+        return model_class.from_config({**_read(folder / "config.json"), **changes})
 
 
 def empty_text_encoder(folder: Path, name: str) -> Any:

@@ -9,7 +9,6 @@ from PIL import Image
 
 from trainer.base_models import list_base_models, resolve_base
 from trainer.config.compare import CompareConfig
-from trainer.dataset.crops import open_prepared
 from trainer.dataset.store import DatasetStore
 from trainer.events import Picture
 from trainer.files import write_atomically
@@ -58,9 +57,7 @@ def _reference(config: CompareConfig, data: DataFolder) -> list[Image.Image]:
     if not config.dataset:
         return []
     scan = DatasetStore(data).scan(config.dataset)
-    return [
-        open_prepared(picture.path, picture.crop, picture.background) for picture in scan.pictures if picture.is_usable
-    ]
+    return [picture.open() for picture in scan.pictures if picture.is_usable]
 
 
 def _prompts(config: CompareConfig, data: DataFolder) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from trainer.models.components import Components
 from trainer.models.conditioning import Conditioning
 from trainer.models.text import PromptOptions
+from trainer.sampling.painting import wholly_masked
 from trainer.sampling.request import OnStep, SampleRequest, WeightSchedule
 from trainer.sampling.samplers import build_scheduler, last_steps, noise_levels, set_steps, step_options
 
@@ -61,7 +62,7 @@ class Batch:
         self.guidance = self._column([request.guidance_scale for request in requests])
         self.rescale = self._column([request.guidance_rescale for request in requests])
         factor = components.vae_scale_factor
-        self.shape = (1, components.unet.config["in_channels"], first.height // factor, first.width // factor)
+        self.shape = (1, components.latent_channels, first.height // factor, first.width // factor)
         starts = [request.start for request in requests if request.start is not None]
         self.strength = starts[0].strength if starts else 1.0
         self.origin = torch.stack([start.latents for start in starts]).to(components.device) if starts else None
@@ -69,6 +70,7 @@ class Batch:
         self.kept: _Kept | None = None
         if masks and self.origin is not None:
             self.kept = _Kept(torch.stack(masks).to(components.device), self.origin)
+        self.shown = self._what_is_shown() if components.is_inpainting else None
 
     def denoise(self, progress: Progress, schedule: WeightSchedule | None = None) -> Tensor:
         """Finished latents, float32."""
@@ -103,9 +105,20 @@ class Batch:
             return self.origin
         return self.scheduler.add_noise(self.origin, noise, self.timesteps[0].expand(len(noise)))
 
+    def _what_is_shown(self) -> Tensor:
+        """What an inpainting model sees beside the latents of each picture: without a mask, that all is made anew."""
+        first = self.requests[0]
+        shown = [request.start.shown if request.start else None for request in self.requests]
+        everything = None
+        if any(each is None for each in shown):
+            everything = wholly_masked(self.components, first.width, first.height)
+        return torch.stack([everything if each is None else each for each in shown]).to(self.components.device)  # type: ignore[misc]
+
     def _predict(self, model_input: Tensor, timestep: Tensor) -> Tensor:
         """The model's answer, float32; with guidance, prompt and negative prompt go through the UNet in one call."""
         components = self.components
+        if self.shown is not None:
+            model_input = torch.cat([model_input, self.shown], 1)
         doubled = torch.cat([model_input] * 2) if self.is_guided else model_input
         timesteps = timestep.expand(doubled.shape[0]).to(doubled.device)
         model_pred = components.family.predict(components, doubled, timesteps, self.conditioning)

@@ -26,6 +26,7 @@ from trainer.jobs import JobContext
 from trainer.library import named_embeddings, resolve_lora
 from trainer.paths import DataFolder
 from trainer.sampling.job import make_pictures, newest_change
+from trainer.upscalers import check_upscaler
 
 PREVIEW_NAME = "grid-preview.jpg"
 _PREVIEW_SIDE = 1024
@@ -190,6 +191,8 @@ def _cell_key(config: GenerateConfig, data: DataFolder) -> str:
     values["loras"] = [
         {**lora, "file": _content(resolve_lora(data, lora["file"]))} for lora in values["loras"] if lora["is_on"]
     ]
+    if upscaler := check_upscaler(config, data):
+        values["hires_upscaler"] = _content(upscaler)
     base = resolve_base(config.base, data, has_vae=bool(config.vae))
     embeddings = named_embeddings(data, config.prompt, config.negative_prompt)
     words = [(entry.path.stem, _content(entry.path)) for entry in embeddings]

@@ -39,11 +39,13 @@ from trainer.sampling.preview import LatentPreview
 from trainer.sampling.savers import MemorySavers, free_memory
 from trainer.sampling.schedule import StackSchedule
 from trainer.sampling.stack import LoraStack, StackEntry
+from trainer.sampling.upscaling import model_upscaler
 from trainer.sampling.words import library_words
 
 log = logging.getLogger(__name__)
 PREVIEW_NAME = "preview.jpg"
-_PREVIEWS_PER_PICTURE = 5
+# Of the time: rough views are shown at each step where they cost no more.
+_PREVIEW_SHARE = 0.1
 _MAX_BATCH = 8
 # Pixels denoised at once: more is hardly faster, and the first picture comes later.
 _BATCH_PIXELS = {"cpu": 256 * 256}
@@ -80,6 +82,7 @@ def make_pictures(context: JobContext, settings: GenerateConfig) -> dict[str, An
     config = with_kept_pictures(with_tagged_loras(settings, data), data)
     init = open_init(config, data) if config.init_image else None
     entries = _stack_entries(config, data)
+    upscaler = model_upscaler(config, data, context)
     warm = _load(config, data, context)
     width, height = size = picture_size(config, warm.components, init)
     mask = open_mask(config, data) if config.mask else None
@@ -90,7 +93,7 @@ def make_pictures(context: JobContext, settings: GenerateConfig) -> dict[str, An
     seeds = [(seed + index) % (MAX_SEED + 1) for index in range(config.count)]
     started = time.monotonic()
     savers = MemorySavers(warm.components, can_move_text=all((e.start, e.end) == (0, 1) for e in entries))
-    maker = Maker(config, warm.components, schedule, size, painting)
+    maker = Maker(config, warm.components, schedule, size, painting, upscaler)
     try:
         paths = _Pictures(context, config, warm, maker, savers, size, seeds).make()
     finally:
@@ -150,7 +153,7 @@ def _apply_stack(
     context.stage("Applying the LoRAs" if entries else "Preparing")
     warm.stack.load(entries)
     for name, unknown in warm.stack.unknown.items():
-        text = f"{len(unknown)} layers of the LoRA '{name}' do not exist in the base model and were left out, such as '{unknown[0]}'."
+        text = f"{len(unknown)} layers of the LoRA '{name}' are not in the base model, or not of that shape, and were left out, such as '{unknown[0]}'."
         context.emit(Warned(message=text))
     context.check_stop()
     # What works beside a layer does not know of its circular edges.
@@ -199,7 +202,7 @@ class _Pictures:
         self._folder = context.run.data_folder().outputs / datetime.now().strftime("%Y-%m-%d")
         self._paths: list[Path] = []
         self._hashes = _recipe_hashes(context, config, warm)
-        self._started = time.monotonic()
+        self._started, self._next_preview = time.monotonic(), 0.0
 
     def make(self) -> list[Path]:
         """Make and save all of them; returns their paths in the order of the seeds."""
@@ -254,8 +257,10 @@ class _Pictures:
             memory_bytes=memory_bytes(self._warm.components.device),
         )
         self._context.emit(stage)
-        if step < total and step % max(1, total // _PREVIEWS_PER_PICTURE) == 0:
+        if step < total and time.monotonic() >= self._next_preview:
+            begun = time.monotonic()
             self._show(latents[0])
+            self._next_preview = time.monotonic() + (time.monotonic() - begun) / _PREVIEW_SHARE
 
     def _show(self, latents: Tensor) -> None:
         image = self._warm.preview.picture(latents)

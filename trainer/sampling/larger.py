@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.config.generate import UpscalerName
 from trainer.models.components import Components
 from trainer.sampling.painting import encode
 from trainer.sampling.request import OnStep, SampleRequest, Start, WeightSchedule
 from trainer.sampling.sampler import decode, sample_latents
+from trainer.sampling.upscaling import ModelUpscaler, Upscaling
 
 _LATENT_MODES = {"latent": "bilinear", "latent bicubic": "bicubic", "latent nearest": "nearest-exact"}
 
@@ -24,15 +25,17 @@ class Enlargement:
 
     Attributes:
         scale: times the width and height; the result is a multiple of what the VAE makes of a latent.
-        upscaler: how the first picture is enlarged.
+        upscaler: how the first picture is enlarged: a latent kind, or Lanczos.
         strength: the share of the second pass's steps that are done.
         num_inference_steps: of the second pass; 0 for as many as the first.
+        model: the upscaling model that enlarges the picture, whatever `upscaler` is.
     """
 
     scale: float
-    upscaler: UpscalerName
+    upscaler: str
     strength: float
     num_inference_steps: int = 0
+    model: ModelUpscaler | None = None
 
     def size(self, width: int, height: int, multiple: int) -> tuple[int, int]:
         """Width and height of the result, in pixels."""
@@ -44,13 +47,16 @@ def second_requests(
 ) -> list[SampleRequest]:
     """What is asked of the second pass, given the first one's finished latents, `(channels, height, width)` each."""
     asked = []
-    for request, latent in zip(requests, latents, strict=True):
-        factor = components.vae_scale_factor
-        width, height = enlargement.size(request.width, request.height, factor)
-        larger = _enlarged(components, latent, (width // factor, height // factor), enlargement.upscaler)
-        steps = enlargement.num_inference_steps or request.num_inference_steps
-        start = Start(larger, enlargement.strength)
-        asked.append(replace(request, width=width, height=height, num_inference_steps=steps, start=start))
+    with enlargement.model.loaded(components.device) if enlargement.model else nullcontext() as upscaling:
+        for request, latent in zip(requests, latents, strict=True):
+            factor = components.vae_scale_factor
+            width, height = enlargement.size(request.width, request.height, factor)
+            larger = _enlarged(
+                components, latent, (width // factor, height // factor), upscaling or enlargement.upscaler
+            )
+            steps = enlargement.num_inference_steps or request.num_inference_steps
+            start = Start(larger, enlargement.strength)
+            asked.append(replace(request, width=width, height=height, num_inference_steps=steps, start=start))
     return asked
 
 
@@ -68,13 +74,15 @@ def sample_larger(
     return sample_latents(components, second, on_step=on_step[1], schedule=schedule)
 
 
-def _enlarged(components: Components, latent: Tensor, size: tuple[int, int], upscaler: UpscalerName) -> Tensor:
-    """A picture's latents at `size` (width and height in latents)."""
+def _enlarged(components: Components, latent: Tensor, size: tuple[int, int], by: Upscaling | str) -> Tensor:
+    """A picture's latents at `size` (width and height in latents), enlarged by a model or by a built-in upscaler."""
     if (latent.shape[2], latent.shape[1]) == size:
         return latent
-    if upscaler in _LATENT_MODES:
+    if isinstance(by, str) and by in _LATENT_MODES:
         shape = size[1], size[0]
-        return functional.interpolate(latent[None].float(), size=shape, mode=_LATENT_MODES[upscaler])[0]
-    factor = components.vae_scale_factor
+        return functional.interpolate(latent[None].float(), size=shape, mode=_LATENT_MODES[by])[0]
+    wanted = size[0] * components.vae_scale_factor, size[1] * components.vae_scale_factor
     picture = decode(components, [latent])[0]
-    return encode(components, picture.resize((size[0] * factor, size[1] * factor), Image.Resampling.LANCZOS))
+    if isinstance(by, Upscaling):
+        return encode(components, by.picture(picture, wanted))
+    return encode(components, picture.resize(wanted, Image.Resampling.LANCZOS))

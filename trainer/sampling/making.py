@@ -16,6 +16,7 @@ from trainer.sampling.request import OnStep, SampleRequest, Start, WeightSchedul
 from trainer.sampling.sampler import check_size, decode, sample_latents
 from trainer.sampling.samplers import step_options
 from trainer.sampling.seamless import seamless
+from trainer.sampling.upscaling import ModelUpscaler
 
 _MOST_PIXELS = 4096
 
@@ -50,6 +51,7 @@ class Maker:
         schedule: of LoRAs that come and go.
         size: width and height, of `picture_size`.
         painting: what is painted over; None for pictures from text alone.
+        upscaler: the model that enlarges pictures for the second pass; None where that is done without one.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class Maker:
         schedule: WeightSchedule,
         size: tuple[int, int],
         painting: Painting | None,
+        upscaler: ModelUpscaler | None = None,
     ) -> None:
         self._config, self._components, self._schedule = config, components, schedule
-        self._size, self._painting = size, painting
+        self._size, self._painting, self._upscaler = size, painting, upscaler
         self._start: Start | None = None
 
     @property
@@ -90,7 +93,9 @@ class Maker:
 
     def _enlargement(self) -> Enlargement:
         config = self._config
-        return Enlargement(config.hires_scale, config.hires_upscaler, config.hires_strength, config.hires_steps)
+        return Enlargement(
+            config.hires_scale, config.hires_upscaler, config.hires_strength, config.hires_steps, self._upscaler
+        )
 
     def _passes(self, on_step: OnStep) -> tuple[OnStep, OnStep]:
         """The callback for the first and for the second pass, which count as one."""

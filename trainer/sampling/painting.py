@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 from torch.nn import functional
@@ -14,6 +15,7 @@ from trainer.config.generate import GenerateConfig
 from trainer.models.components import Components
 from trainer.sampling.request import Start
 
+_HALF = 128
 Box = tuple[int, int, int, int]
 
 
@@ -56,13 +58,13 @@ class Painting:
 
     def start(self, components: Components, strength: float) -> Start:
         """Where denoising begins: the VAE's latents of what is seen, and which of them are kept."""
-        repainted = None
-        if self.mask is not None:
-            seen = self.mask.crop(self.box).resize(self.seen.size, Image.Resampling.BILINEAR)
-            touched = torch.from_numpy(np.asarray(seen).astype(np.float32))[None, None] > 0
-            # A latent that any painted pixel lies in is painted: what is not is pasted back pixel by pixel.
-            repainted = functional.max_pool2d(touched.float(), components.vae_scale_factor)[0]
-        return Start(encode(components, self.seen), strength, repainted)
+        latents = encode(components, self.seen)
+        if self.mask is None:
+            return Start(latents, strength)
+        seen = self.mask.crop(self.box).resize(self.seen.size, Image.Resampling.BILINEAR)
+        if components.is_inpainting:
+            return Start(latents, strength, shown=_shown(components, self.seen, seen))
+        return Start(latents, strength, _in_latents(components, np.asarray(seen) > 0))
 
     def finish(self, made: Image.Image) -> Image.Image:
         """The model's picture in its place; outside of the mask every pixel is as it was."""
@@ -74,11 +76,39 @@ class Painting:
         return Image.composite(whole, self.picture, self.mask)
 
 
+def wholly_masked(components: Components, width: int, height: int) -> Tensor:
+    """What an inpainting model is shown where all is made anew; as `Start.shown`. A quarter of its training was like that."""
+    size = width, height
+    return _shown(components, Image.new("RGB", size), Image.new("L", size, 255))
+
+
+def _shown(components: Components, picture: Image.Image, mask: Image.Image) -> Tensor:
+    """The mask and the latents of the picture without what is masked, `(1 + channels, height, width)`."""
+    # What is more than half masked: where the soft edge ends, the model sees what it has to fit to.
+    is_masked = np.asarray(mask) >= _HALF
+    hidden = _pixels(picture) * torch.from_numpy(~is_masked)
+    return torch.cat([_in_latents(components, is_masked), _encoded(components, hidden)])
+
+
+def _in_latents(components: Components, is_painted: NDArray[np.bool_]) -> Tensor:
+    """`(1, height, width)` float32: 1 for each latent that any painted pixel lies in."""
+    pixels = torch.from_numpy(is_painted.astype(np.float32))[None, None]
+    return functional.max_pool2d(pixels, components.vae_scale_factor)[0]
+
+
 def encode(components: Components, picture: Image.Image) -> Tensor:
     """The latents of an RGB picture, `(channels, height, width)` float32 on the CPU: their mean, so the same each time."""
-    pixels = torch.from_numpy(np.asarray(picture).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+    return _encoded(components, _pixels(picture))
+
+
+def _pixels(picture: Image.Image) -> Tensor:
+    """An RGB picture as `(3, height, width)` in [-1, 1]; 0 is grey."""
+    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
+
+
+def _encoded(components: Components, pixels: Tensor) -> Tensor:
     with torch.no_grad(), components.resident("vae"):
-        return components.family.encode_images(components, pixels)[0][0].cpu()
+        return components.family.encode_images(components, pixels[None])[0][0].cpu()
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], way: str, resampling: Image.Resampling) -> Image.Image:

@@ -42,11 +42,15 @@ class Start:
             that only what is kept counts.
         repainted: `(1, height, width)` in [0, 1], float32: 1 where the picture is made anew, 0 where `latents` stay. None: it
             is made anew everywhere.
+        shown: what an inpainting model sees beside the noisy latents, `(1 + channels, height, width)` float32: the mask, 1 where
+            the picture is made anew, and the latents of the picture that is grey there. None with other models, and where
+            all is made anew.
     """
 
     latents: Tensor
     strength: float
     repainted: Tensor | None = None
+    shown: Tensor | None = None
 
 
 @dataclass(frozen=True)

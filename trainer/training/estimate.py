@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.adapters.method import build_method
+from trainer.base_models import resolve_trainable
 from trainer.config.run import RunConfig
 from trainer.models.components import Components
 from trainer.models.conditioning import Conditioning
@@ -66,6 +67,7 @@ def estimate(config: RunConfig, data: DataFolder) -> Estimate:
     """
     device = pick_device(config.training.device)
     dtype = pick_dtype(config.model.precision, device)
+    resolve_trainable(config.model.base, data, has_vae=bool(config.model.vae))
     components = shapes_of(config.model, data, dtype, weight_storage(config, device))
     skip_neutral_divisions(components.unet)
     unet, vae = _resident(components.unet), _resident(components.vae)

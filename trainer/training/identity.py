@@ -10,6 +10,7 @@ import torch
 from trainer.config.loading import flatten
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
+from trainer.dataset.preparation import AS_IN_FILE
 from trainer.errors import ChangedRunError, Finding
 from trainer.models.components import Components
 from trainer.models.devices import dtype_name
@@ -67,14 +68,17 @@ def run_identity(
 
 
 def _facts(example: Example) -> list[Any]:
-    """What of a picture the weights follow from; more than four entries only where it has a mask, several captions, a crop or a filled background."""
+    """What of a picture the weights follow from; more than four entries only where it has a mask, several captions, or something was done to it."""
     facts: list[Any] = [example.sha256, example.caption, example.bucket.width, example.bucket.height]
-    if example.mask is None and not example.captions and example.crop is None and example.background is None:
+    done = example.preparation
+    if example.mask is None and not example.captions and done == AS_IN_FILE:
         return facts
     facts += [example.mask.sha256 if example.mask else "", list(example.captions)]
-    if example.crop is not None or example.background is not None:
-        facts.append(list(example.crop.box) if example.crop else [])
-    return facts if example.background is None else [*facts, example.background.content]
+    if done != AS_IN_FILE:
+        facts.append(list(done.crop.box) if done.crop else [])
+    if done.background is not None or done.turn:
+        facts.append(done.background.content if done.background else "")
+    return [*facts, done.turn] if done.turn else facts
 
 
 def changes_between(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Finding]:
@@ -145,6 +149,8 @@ def _pictures(saved: Mapping[str, list[Any]], current: Mapping[str, list[Any]]) 
             findings.append(Finding(name, "the picture was changed"))
         elif before[1] != now[1]:
             findings.append(Finding(name, f"its caption was '{before[1]}', is '{now[1]}'"))
+        elif before[8:] != now[8:]:
+            findings.append(Finding(name, "it was turned"))
         elif before[7:] != now[7:]:
             findings.append(Finding(name, "its background was changed"))
         elif before[6:] != now[6:]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainer.adapters.choice import chosen_together
 from trainer.adapters.method import AdapterMethod, build_method
+from trainer.base_models import resolve_trainable
 from trainer.config.run import RunConfig
 from trainer.data.batches import BatchMaker
 from trainer.data.examples import at_all_resolutions, concept_examples, split_examples
@@ -77,6 +78,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     dataset, concepts = ranks.main_first(partial(read_concepts, context, config, data))
     ranks.on_main(partial(record_datasets, context.run, config, data, concepts))
     context.stage("Loading the base model")
+    resolve_trainable(config.model.base, data, has_vae=bool(config.model.vae))
     components = load_components(config.model, data, device, dtype, storage)
     chosen_together(components, config.adapter)  # refused before any time is spent
     frozen = read_frozen(config, data, components)

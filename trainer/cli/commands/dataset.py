@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-from trainer.cli import dataset_captions, dataset_check, dataset_prepare
+from trainer.cli import dataset_captions, dataset_check, dataset_prepare, dataset_turns
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.dataset.store import DatasetStore
 from trainer.errors import ConfigError
@@ -22,6 +22,7 @@ EXAMPLES = """  inkwash dataset
   inkwash dataset check my-style --ignore outliers
   inkwash dataset preview my-style --preset sd15-style        (what is trained of each picture, and what is lost)
   inkwash dataset preview my-style --resolution 768 --pictures ./as-trained
+  inkwash dataset turns my-style --turn cat.png 90            (clockwise, with its crop and mask)
   inkwash dataset crops my-style --crop cat.png 0 120 640 760
   inkwash dataset crops my-style --propose detail --accept
   inkwash dataset masks my-style --model ~/models/u2net.onnx
@@ -43,6 +44,7 @@ EXAMPLES = """  inkwash dataset
 ACTIONS = {
     "check": "trainer.cli.dataset_check:run",
     "preview": "trainer.cli.dataset_prepare:preview",
+    "turns": "trainer.cli.dataset_turns:turns",
     "crops": "trainer.cli.dataset_prepare:crops",
     "masks": "trainer.cli.dataset_prepare:masks",
     "tags": "trainer.cli.dataset_captions:tags",
@@ -69,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="*",
         metavar="WHAT",
-        help="check, preview, crops, masks, export-captions, import-captions: the data set; diff, restore: the run; import, "
+        help="check, preview, turns, crops, masks, export-captions, import-captions: the data set; diff, restore: the run; import, "
         "fetch: the name, then paths or addresses; tags: the data set, then add, front, remove, rename, first, sort or unique, and its "
         "tags; replace: the data set, what to look for, what to put in its place",
     )
@@ -79,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new", metavar="NAME", help="restore: as a data set of its own, under this name")
     dataset_check.add_arguments(parser)
     dataset_prepare.add_arguments(parser)
+    dataset_turns.add_arguments(parser)
     dataset_captions.add_arguments(parser)
 
 

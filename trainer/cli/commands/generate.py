@@ -21,6 +21,7 @@ from trainer.paths import DataFolder, data_folder
 from trainer.picture_texts import FORMATS
 from trainer.runs import create_run
 from trainer.stacks import load_stack
+from trainer.upscalers import check_upscaler
 
 SUMMARY = "make pictures with a base model and any number of LoRAs"
 EXAMPLES = """  inkwash generate --prompt "a red house, on a lake" --seed 1
@@ -31,7 +32,9 @@ EXAMPLES = """  inkwash generate --prompt "a red house, on a lake" --seed 1
     (LoRAs of the library in the prompt, with block weights, and for a part of the sampling steps)
   inkwash generate --prompt "a red door" --init_image house.png --mask door.png --strength 0.8
     (only what is white in the mask is painted anew)
-  inkwash generate --prompt "a castle" --hires_scale 2 --hires_strength 0.5"""
+  inkwash generate --prompt "a castle" --hires_scale 2 --hires_strength 0.5
+  inkwash generate --prompt "a castle" --hires_scale 2 --hires_upscaler 4x-UltraSharp --hires_strength 0.3
+    (an upscaling model in the data folder's `upscalers`)"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     values = {**flag_values(arguments), "loras": stack_values(arguments, data)}
     values |= {"output_format": _format_of(arguments.out)} if arguments.out and arguments.out.suffix else {}
     config = with_kept_pictures(with_tagged_loras(build_generate_config(values), data), data)
+    check_upscaler(config, data)
     if arguments.out and arguments.out.suffix and config.count > 1:
         raise ConfigError(
             "--out names one file, but several pictures were asked for.", where="--out", fix="Name a folder."

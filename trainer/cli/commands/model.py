@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from trainer.base_models import FAMILY_FACTS, BaseModelInfo, describe_base, list_base_models
+from trainer.base_models import BaseModelInfo, describe_base, list_base_models
 from trainer.base_models.download import start_download
 from trainer.base_models.listing import find_base
 from trainer.base_models.scan import (
@@ -21,8 +21,9 @@ from trainer.cli.output import ProgressPrinter, follow, print_json, print_table
 from trainer.config.download import Purpose
 from trainer.errors import ConfigError
 from trainer.paths import DataFolder, data_folder
+from trainer.upscalers import list_upscalers
 
-SUMMARY = "list the base models, use those of another program in place, see what a file is, download one"
+SUMMARY = "list the base models and upscalers, use those of another program in place, see what a file is, download one"
 EXAMPLES = """  inkwash model list
   inkwash model add-folder ~/stable-diffusion-webui
   inkwash model remove-folder ~/stable-diffusion-webui
@@ -92,14 +93,15 @@ def _download(data: DataFolder, arguments: argparse.Namespace) -> Path:
 
 
 def _list(data: DataFolder, *, json: bool) -> int:
-    models = list_base_models(data)
+    models, upscalers = list_base_models(data), list_upscalers(data)
     if json:
-        print_json({"models": [_facts(data, info) for info in models]})
+        files = [{"name": entry.name, "path": str(entry.path), "size_bytes": entry.size_bytes} for entry in upscalers]
+        print_json({"models": [_facts(data, info) for info in models], "upscalers": files})
         return 0
     rows = [
         [
             info.name,
-            FAMILY_FACTS[info.family].title if not info.problem else info.problem.splitlines()[0],
+            info.kind if not info.problem else info.problem.splitlines()[0],
             _noise(info),
             info.precision,
             f"{info.size_bytes / 1e9:.2f} GB",
@@ -108,6 +110,9 @@ def _list(data: DataFolder, *, json: bool) -> int:
         for info in models
     ]
     print_table(["model", "family", "predicts", "precision", "size", "hash"], rows)
+    if upscalers:
+        print()
+        print_table(["upscaler", "size"], [[entry.name, f"{entry.size_bytes / 1e6:.1f} MB"] for entry in upscalers])
     return 0
 
 
@@ -135,6 +140,7 @@ def _facts(data: DataFolder, info: BaseModelInfo) -> dict[str, Any]:
         "family": info.family,
         "prediction_type": info.traits.prediction_type or _UNTOLD,
         "zero_terminal_snr": info.traits.zero_terminal_snr,
+        "is_inpainting": info.traits.is_inpainting,
         "resolution": info.resolution,
         "precision": info.precision,
         "size_bytes": info.size_bytes,
@@ -142,6 +148,7 @@ def _facts(data: DataFolder, info: BaseModelInfo) -> dict[str, Any]:
         "short_hash": sha256[:10],
         "license": info.license,
         "problem": info.problem,
+        "training_problem": info.training_problem,
     }
 
 

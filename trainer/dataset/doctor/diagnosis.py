@@ -26,9 +26,9 @@ from trainer.dataset.doctor.checks import (
 from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Report, Verdict
 from trainer.dataset.doctor.measuring import Progress, measure_dataset, measures_of
 from trainer.dataset.doctor.settings import CheckSettings
-from trainer.dataset.doctor.tokens import token_counter
 from trainer.dataset.record import IGNORED, load_state
 from trainer.dataset.store import DatasetStore
+from trainer.dataset.token_counts import token_counter
 from trainer.errors import DatasetError
 from trainer.paths import DataFolder
 
@@ -70,7 +70,7 @@ def diagnose(data: DataFolder, name: str, settings: CheckSettings) -> Report:
     store = DatasetStore(data)
     info, scan = store.get(name), store.scan(name)
     measures = measures_of(data, info.folder, scan.usable)
-    facts = Facts(info, scan, measures, settings, token_counter(settings.base, data))
+    facts = Facts(info, scan, measures, settings, token_counter(settings.base, data).count_one)
     found = [finding for check in CHECKS.values() for finding in check.find(facts)]
     ignored = load_state(info.record)[IGNORED] if info.record else {}
     kept = tuple(finding for finding in found if finding.key not in ignored)

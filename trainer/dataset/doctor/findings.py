@@ -12,6 +12,7 @@ from trainer.dataset.catalog import DatasetInfo
 from trainer.dataset.doctor.alike import alike
 from trainer.dataset.doctor.measures import Measures
 from trainer.dataset.doctor.settings import CheckSettings
+from trainer.dataset.record import EXCLUDED
 from trainer.dataset.scan import DatasetScan, PictureFacts
 
 
@@ -29,6 +30,11 @@ class Fix:
 
     title: str
     changes: Mapping[tuple[str, str], Any]
+
+
+def leave_out(name: str) -> Fix:
+    """What helps against every fault of a picture."""
+    return Fix(f"Leave {name} out", {(EXCLUDED, name): True})
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class Facts:
     @cached_property
     def alike(self) -> list[tuple[str, ...]]:
         """Groups of pictures that show the same, by name."""
-        found = alike([facts.sha256 for facts, _ in self.measured], [measures for _, measures in self.measured])
+        found = alike([facts.content for facts, _ in self.measured], [measures for _, measures in self.measured])
         return [tuple(self.measured[index][0].name for index in group) for group in found]
 
 

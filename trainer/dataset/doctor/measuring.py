@@ -15,7 +15,6 @@ from typing import BinaryIO
 from PIL import Image, JpegImagePlugin
 
 from trainer.dataset.colours import DECODER_ERRORS
-from trainer.dataset.crops import open_prepared
 from trainer.dataset.doctor.measures import VERSION, Measures, jpeg_quality, measure
 from trainer.dataset.pictures import UnusablePicture
 from trainer.dataset.scan import DatasetScan, PictureFacts
@@ -29,7 +28,7 @@ Progress = Callable[[str, int, int], object]
 
 
 class MeasureCache:
-    """Measures by the SHA-256 of the picture's file, and its crop where it has one; a line each, written as they come: a pass that is ended goes on there."""
+    """Measures by the SHA-256 of the picture's file, and what was done to it; a line each, written as they come: a pass that is ended goes on there."""
 
     def __init__(self, data: DataFolder, folder: Path) -> None:
         key = hashlib.sha256(str(folder).encode("utf-8", errors="surrogateescape")).hexdigest()[:24]
@@ -109,7 +108,7 @@ def measure_dataset(data: DataFolder, name: str, progress: Progress | None = Non
             cache.add(sha256, measure(image, _quality(path)))
 
     scan = store.scan(name, progress=lambda done, total: tell("Looking at the pictures", done, total), observe=observe)
-    # Those that an earlier scan had decoded for another purpose, and the crops.
+    # Those that an earlier scan had decoded for another purpose, and what was turned, cropped or filled.
     rest = list({facts.content: facts for facts in scan.usable if facts.content not in cache}.values())
     _measure_all(rest, observe, tell)
     cache.tidy([key for facts in scan.pictures for key in dict.fromkeys((facts.content, facts.sha256))])
@@ -121,7 +120,7 @@ def _measure_all(
 ) -> None:
     def look(facts: PictureFacts) -> None:
         try:
-            observe(facts.path, facts.content, open_prepared(facts.path, facts.crop, facts.background))
+            observe(facts.path, facts.content, facts.open())
         except UnusablePicture:
             log.warning("%s cannot be read any more", facts.path)  # the next scan says why
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Verdict
-from trainer.dataset.record import EXCLUDED
+import numpy as np
+
+from trainer.dataset.colour_names import colour_names
+from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Verdict, leave_out
+from trainer.dataset.record import CAPTIONS
 
 _PLAIN = 6.0
 _ALIKE = 24
@@ -15,7 +18,7 @@ def find(facts: Facts) -> list[Finding]:
     found = []
     for picture in facts.scan.usable:
         if any(problem.code == "blank" for problem in picture.problems):
-            fix = Fix(f"Leave {picture.name} out", {(EXCLUDED, picture.name): True})
+            fix = leave_out(picture.name)
             message = "is one colour all over: there is nothing to learn."
             found.append(Finding("background", (picture.name,), message, Verdict.LEAVE_OUT, fix=fix))
     plain = [(p.name, m.ground[1:]) for p, m in facts.measured if m.ground[0] < _PLAIN]
@@ -24,12 +27,23 @@ def find(facts: Facts) -> list[Finding]:
         same = [name for name, colour in plain if max(abs(a - b) for a, b in zip(colour, middle, strict=True)) < _ALIKE]
         if len(same) >= _MOST * len(facts.measured):
             colour = "#{:02x}{:02x}{:02x}".format(*middle)
+            tag = f"{colour_names(np.array([middle]) / 255)[0]} background"
             message = (
                 f"{len(same)} of {len(facts.measured)} pictures have the same plain background ({colour}). "
-                "Name it in their captions ('white background'), or it becomes part of what is learned."
+                f"Name it in their captions ('{tag}'), or it becomes part of what is learned."
             )
-            found.append(Finding("background", (), message, Verdict.GOOD))
+            found.append(Finding("background", (), message, Verdict.GOOD, fix=_named(facts, same, tag)))
     return found
+
+
+def _named(facts: Facts, pictures: list[str], tag: str) -> Fix | None:
+    """The background behind the captions that say nothing of one; pictures without a caption are another check's."""
+    texts = {picture.name: picture.caption or "" for picture in facts.scan.usable}
+    lacking = [name for name in pictures if texts[name] and "background" not in texts[name].casefold()]
+    if not lacking:
+        return None
+    changes = {(CAPTIONS, name): f"{texts[name].rstrip(' ,.')}, {tag}" for name in lacking}
+    return Fix(f"Add “{tag}” to {len(lacking)} captions", changes)
 
 
 CHECK = Check(

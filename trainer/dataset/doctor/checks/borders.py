@@ -23,10 +23,7 @@ def find(facts: Facts) -> list[Finding]:
 
 def _fix(picture: PictureFacts, measures: Measures) -> Fix:
     left, top, right, bottom = measures.bars
-    box = (left, top, measures.width - right, measures.height - bottom)
-    if picture.crop is not None:
-        # What was measured is the crop; crops are told in px of the whole picture.
-        box = tuple(round(value) for value in picture.crop.widen(box))
+    box = picture.kept_part((left, top, measures.width - right, measures.height - bottom))
     return Fix(f"Crop the bars of {picture.name}", {(CROPS, picture.name): list(box)})
 
 

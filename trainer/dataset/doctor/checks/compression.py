@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict
+from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict, leave_out
 
 POOR_QUALITY, BAD_QUALITY = 60, 35
 BLOCKS = 1.3
@@ -20,7 +20,15 @@ def find(facts: Facts) -> list[Finding]:
         else:
             continue
         verdict = Verdict.LEAVE_OUT if 0 < quality < BAD_QUALITY and blocks > BLOCKS else Verdict.USABLE
-        found.append(Finding("compression", (picture.name,), f"{message} Look for a better copy.", verdict))
+        found.append(
+            Finding(
+                "compression",
+                (picture.name,),
+                f"{message} Look for a better copy.",
+                verdict,
+                fix=leave_out(picture.name),
+            )
+        )
     return found
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict
+from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Verdict
+from trainer.dataset.record import CAPTIONS
 
 _OPPOSITES = (
     {"day", "night"},
@@ -32,12 +33,20 @@ def find(facts: Facts) -> list[Finding]:
     for group in facts.alike:
         texts = {name: captions[name] for name in group if captions[name]}
         if len({_words(text) for text in texts.values()}) > 1:
-            found.append(Finding("contradictions", tuple(texts), _difference(texts.values()), Verdict.GOOD))
+            said = _difference(texts.values())
+            found.append(Finding("contradictions", tuple(texts), said, Verdict.GOOD, fix=_one_caption(texts)))
     for name, caption in captions.items():
         for both in opposites(tags(caption)):
             message = f"has a caption that says both “{both[0]}” and “{both[1]}”."
             found.append(Finding("contradictions", (name,), message, Verdict.USABLE))
     return found
+
+
+def _one_caption(texts: Mapping[str, str]) -> Fix:
+    """The longest of their captions for all of them: it says most."""
+    longest = max(texts, key=lambda name: len(texts[name]))
+    changes = {(CAPTIONS, name): texts[longest] for name in texts if texts[name] != texts[longest]}
+    return Fix(f"The caption of {longest} for all of them", changes)
 
 
 def tags(caption: str) -> frozenset[str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from trainer.dataset.doctor.checks.sharpness import BLURRED, detail_at
-from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Verdict
+from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict, leave_out
 from trainer.dataset.doctor.measures import Measures
 from trainer.dataset.doctor.spectrum import finest
-from trainer.dataset.record import EXCLUDED
 
 ENLARGED = 0.83
 _TOP = -1.9
@@ -22,7 +21,7 @@ def find(facts: Facts) -> list[Finding]:
             real = finest(measures.spectrum)
             size = f"{round(measures.width * real)}×{round(measures.height * real)}"
             message = f"is {measures.width}×{measures.height} px, with the detail of about {size}: it was enlarged."
-            fix = Fix(f"Leave {picture.name} out", {(EXCLUDED, picture.name): True})
+            fix = leave_out(picture.name)
             found.append(Finding("enlarged", (picture.name,), message, Verdict.USABLE, fix=fix))
     if len(found) * 2 > len(facts.measured):
         message = (

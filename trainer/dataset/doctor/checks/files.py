@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Verdict
-from trainer.dataset.record import EXCLUDED
+from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict, leave_out
 
 _REMARKS = ("suffix", "animated", "exif", "colour_profile")
 
@@ -15,7 +14,7 @@ def find(facts: Facts) -> list[Finding]:
         for problem in picture.problems:
             words = f"{problem.message} {problem.fix}".strip()
             if problem.is_error:
-                fix = Fix(f"Leave {picture.name} out", {(EXCLUDED, picture.name): True})
+                fix = leave_out(picture.name)
                 found.append(Finding("files", (picture.name,), words, Verdict.LEAVE_OUT, fix=fix))
             elif problem.code in _REMARKS:
                 found.append(Finding("files", (picture.name,), words, Verdict.GOOD))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict
+from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict, leave_out
 from trainer.dataset.doctor.measures import Measures
 from trainer.dataset.doctor.spectrum import finest
 
@@ -26,7 +26,7 @@ def find(facts: Facts) -> list[Finding]:
     spread = max(1.4826 * float(np.median(np.abs(far - usual))), 0.1 * float(usual), 1e-6)
     message = "is unlike the others in its colours and structure. If it belongs to the set, keep it."
     return [
-        Finding("outliers", (name,), message, Verdict.GOOD)
+        Finding("outliers", (name,), message, Verdict.GOOD, fix=leave_out(name))
         for name, distance in zip(names, far, strict=True)
         if (distance - usual) / spread > _FAR
     ]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from statistics import median
 
-from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Verdict
+from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict, leave_out
 from trainer.dataset.doctor.measures import Measures
 from trainer.dataset.doctor.spectrum import finest
-from trainer.dataset.record import EXCLUDED
 
 BLURRED, VERY_BLURRED = 0.4, 0.22
 _OF_SET = 0.7
@@ -38,7 +37,7 @@ def detail_at(measures: Measures, resolution: int) -> float:
 def _finding(name: str, share: float) -> Finding:
     message = f"has {share:.0%} of the detail of a sharp picture: out of focus, moved, or enlarged a lot."
     verdict = Verdict.LEAVE_OUT if share < VERY_BLURRED else Verdict.USABLE
-    return Finding("sharpness", (name,), message, verdict, fix=Fix(f"Leave {name} out", {(EXCLUDED, name): True}))
+    return Finding("sharpness", (name,), message, verdict, fix=leave_out(name))
 
 
 CHECK = Check("sharpness", "Blur", "The LoRA learns the blur along with the rest, and its pictures become soft.", find)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Verdict
-from trainer.dataset.record import EXCLUDED
+from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict, leave_out
 
 _FAR_TOO_SMALL = 0.5
 
@@ -16,7 +15,7 @@ def find(facts: Facts) -> list[Finding]:
         if share < 1:
             message = f"is {picture.width}×{picture.height} px: {1 / share:.1f} times enlarged for {resolution}."
             verdict = Verdict.LEAVE_OUT if share < _FAR_TOO_SMALL else Verdict.USABLE
-            fix = Fix(f"Leave {picture.name} out", {(EXCLUDED, picture.name): True})
+            fix = leave_out(picture.name)
             found.append(Finding("size", (picture.name,), message, verdict, fix=fix))
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict
+from trainer.dataset.doctor.findings import Check, Facts, Finding, Verdict, leave_out
 
 
 def find(facts: Facts) -> list[Finding]:
@@ -14,7 +14,15 @@ def find(facts: Facts) -> list[Finding]:
                 message = f"{problem.message} {problem.fix}".strip()
                 is_empty = any(other.code == "blank" for other in picture.problems)
                 verdict = Verdict.LEAVE_OUT if is_empty else Verdict.GOOD
-                found.append(Finding("transparency", (picture.name,), message, verdict))
+                found.append(
+                    Finding(
+                        "transparency",
+                        (picture.name,),
+                        message,
+                        verdict,
+                        fix=leave_out(picture.name) if is_empty else None,
+                    )
+                )
     return found
 
 
