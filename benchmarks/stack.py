@@ -20,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from trainer.sampling.stack import LayerSum, LoraStack, StackEntry
 
 ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0", ".proj_in", ".proj_out", ".proj", ".net.2")
 RANK, ALPHA = 16, 8.0
-COUNTS = (1, 3, 5, 10)
+COUNTS = [0, 1, 3, 5, 10]
 CLOCK: list[Callable[[], float]] = [time.perf_counter]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -69,12 +70,11 @@ def _seconds(action: Callable[[], object]) -> float:
 class Sides:
     """The same base model twice, for diffusers and for us, and LoRA files for both."""
 
-    def __init__(self, folder: Path, num_loras: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, folder: Path, num_loras: int, dtype: torch.dtype = torch.float32, pixels: int = 0) -> None:
         self.components: Components = load_components(
             str(folder), DataFolder(folder.parent), torch.device("cpu"), dtype
         )
         self.pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=dtype)
-        self.base = copy.deepcopy(self.components.unet)
         self.stack = LoraStack(self.components)
         shapes = adaptable_shapes(self.components.adaptable)
         chosen = {
@@ -85,10 +85,23 @@ class Sides:
             path = folder.parent / f"lora{index}.safetensors"
             write_lora(path, modules_for(chosen, rank=RANK, alpha=ALPHA, seed=index, size=0.05), {}, "fp32")
             self.files.append(path)
+        self._chosen = list(chosen)
         config = self.components.unet.config
         generator = torch.Generator().manual_seed(0)
-        self.latents = torch.randn((2, 4, config.sample_size, config.sample_size), generator=generator).to(dtype)
+        side = pixels // 8 or config.sample_size
+        self.latents = torch.randn((2, 4, side, side), generator=generator).to(dtype)
         self.states = torch.randn((2, 77, config.cross_attention_dim), generator=generator).to(dtype)
+
+    @cached_property
+    def base(self) -> UNet2DConditionModel:
+        """Our side's model without LoRAs, to stay so."""
+        self.stack.clear()
+        return copy.deepcopy(self.components.unet)
+
+    def touched(self) -> list[Tensor]:
+        """Our side's weights that the LoRAs change."""
+        modules = dict(self.components.unet.named_modules())
+        return [modules[path.removeprefix("unet.")].weight.detach() for path in self._chosen]
 
     def step(self, unet: UNet2DConditionModel) -> Tensor:
         """One guided denoising step's call of the UNet."""
@@ -136,7 +149,7 @@ def measure_steps(sides: Sides, repeats: int, say: Callable[[str], object]) -> N
     """Time of a denoising step with 0 to 10 LoRAs, relative to an untouched base model."""
     (base,) = best_seconds(repeats, lambda: sides.step(sides.base))
     say(f"step without LoRAs: {base * 1000:.0f} ms\nLoRAs  ours  diffusers set_adapters   (times the step without)")
-    for count in (0, *COUNTS):
+    for count in COUNTS:
         sides.use(count)
         sides.use_diffusers(count)
         sides.require_equal()
@@ -146,19 +159,32 @@ def measure_steps(sides: Sides, repeats: int, say: Callable[[str], object]) -> N
 
 
 def measure_changes(sides: Sides, repeats: int, say: Callable[[str], object]) -> None:
-    """Time to change one LoRA's weight, with 1 to 10 merged."""
-    say("LoRAs  change of a weight: ours  diffusers unfuse + fuse  (ms; share)")
-    for count in COUNTS:
+    """Time to change one LoRA's weight, with 1 to 10 merged.
+
+    Beside them the least that a change can take: each weight is read once, from the originals, and written once.
+    """
+    weights = sides.touched()
+    copies = [torch.empty_like(weight) for weight in weights]
+
+    def copy_all() -> None:
+        for new, old in zip(copies, weights, strict=True):
+            new.copy_(old)
+
+    say("LoRAs  change of a weight: ours  diffusers unfuse + fuse  a copy  (ms; shares: ours, the copy)")
+    for count in filter(None, COUNTS):
         values = iter(0.3 + 0.01 * index for index in range(10_000))
-        ours, theirs = best_seconds(
+        ours, theirs, least = best_seconds(
             repeats,
             lambda n=count, v=values: sides.use(n, next(v)),
             lambda n=count, v=values: sides.fuse_diffusers(n, next(v)),
+            copy_all,
         )
         sides.use(count, 0.9)
         sides.fuse_diffusers(count, 0.9)
         sides.require_equal()
-        say(f"{count:5d}  {ours * 1000:6.0f}  {theirs * 1000:6.0f}   {ours / theirs:.2f}")
+        say(
+            f"{count:5d}  {ours * 1000:6.0f}  {theirs * 1000:6.0f}  {least * 1000:6.0f}   {ours / theirs:.2f}  {least / theirs:.2f}"
+        )
     sides.pipeline.unfuse_lora(components=["unet"])
 
 
@@ -232,7 +258,10 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=("steps", "changes", "loading", "drift"), help="one measurement alone")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--pixels", type=int, default=0, help="side of the picture; 0 for the model's own")
+    parser.add_argument("--loras", type=int, nargs="+", default=COUNTS, help="numbers of LoRAs to measure with")
     options = parser.parse_args()
+    COUNTS[:] = options.loras
 
     def say(line: str) -> None:
         sys.stdout.write(line + "\n")
@@ -247,7 +276,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="peft")
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder) / "model", options.sd15)
-        sides = Sides(model, num_loras=max(COUNTS), dtype=DTYPES[options.dtype])
+        sides = Sides(model, num_loras=max(1, *COUNTS), dtype=DTYPES[options.dtype], pixels=options.pixels)
         for name, measure in (("steps", measure_steps), ("changes", measure_changes), ("loading", measure_loading)):
             if options.only in (None, name):
                 measure(sides, options.repeats, say)

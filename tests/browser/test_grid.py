@@ -65,6 +65,7 @@ def test_two_loras_that_do_the_same_are_told_and_weighted_down_by_a_click(page: 
     page.locator("#stack-conflicts > button").click()
     page.locator("#conflicts-start").click()
     expect(page.locator("#conflicts-found")).to_contain_text("do much the same", timeout=_LONG)
+    expect(page.locator("#conflicts-found svg")).to_be_visible()
     page.locator("#conflicts-apply").click()
     expect(page.locator("#lora-unet-0 input[type=number]")).to_have_value("0.45")
     expect(page.locator("#lora-unet-1 input[type=number]")).to_have_value("0.45")

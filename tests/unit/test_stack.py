@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.random_lora import ATTENTION, modules_for, random_lora
 from tests.tiny_model import make_tiny_model
@@ -100,6 +102,34 @@ def test_the_way_to_a_stack_does_not_matter(components: Components, files: dict)
     stack.set(goal)
     detour = weights(components)
     assert all(torch.equal(direct[key], detour[key]) for key in direct)
+
+
+class Operators(TorchDispatchMode):
+    """Records what torch is asked to do, with the shapes and number formats of the tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple[tuple[torch.Size, torch.dtype], ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append((str(func), tuple((a.shape, a.dtype) for a in args if isinstance(a, Tensor))))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_with_loras_is_the_same_work_as_without(components: Components, files: dict) -> None:
+    def step() -> tuple[list[Any], Tensor]:
+        latents = torch.ones((1, 4, 8, 8), dtype=components.dtype)
+        states = torch.ones((1, 4, components.unet.config.cross_attention_dim), dtype=components.dtype)
+        with torch.no_grad(), Operators() as operators:
+            made = components.unet(latents, torch.tensor(500), encoder_hidden_states=states).sample
+        return operators.calls, made
+
+    work, without = step()
+    LoraStack(components).set([StackEntry(path) for path, _ in files.values()])
+    now, made = step()
+    assert len(work) > 100
+    assert now == work
+    assert not torch.equal(made, without)
 
 
 def test_weight_zero_is_the_base_model_bit_for_bit(components: Components, files: dict) -> None:

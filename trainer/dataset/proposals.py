@@ -69,7 +69,7 @@ def _of_mask(facts: PictureFacts) -> Subject | None:
     """Where a picture's mask says that its subject is. Raises DatasetError: it cannot be read any more."""
     if facts.mask is None:
         return None
-    coverage = facts.mask.coverage().convert("L").point([0] * _SUBJECT + [255] * (256 - _SUBJECT))
+    coverage = facts.mask.coverage().convert("L").point([255 * (value >= _SUBJECT) for value in range(256)])
     box = coverage.getbbox()
     if box is None:
         return None
