@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from trainer.dataset.doctor.spectrum import spectrum
+from trainer.dataset.doctor.spectrum import absolute_difference, spectrum
 
 VERSION = 1
 """To be raised with every change of what is measured: what was measured before is then measured anew."""
@@ -21,6 +21,7 @@ _BAR_SPREAD, _BAR_STEP, _BAR_SHARE = 4.0, 10, 0.6
 _MIN_BAR, _MAX_BAR = 0.015, 0.45
 _EDGE_STEP = 24
 _FAINT_STEP = 0.25
+_ROWS = 256
 
 Bars = tuple[int, int, int, int]
 """Left, top, right, bottom: px of the picture that are a plain bar."""
@@ -113,13 +114,20 @@ def _blockiness(grey: NDArray[np.uint8]) -> float:
     block, as small pictures have few lines of each.
     """
     found = []
-    for values in (grey, grey.T):
-        step = np.zeros(values.shape[1] - 1)
-        for start in range(0, len(values), 256):  # a picture of 60 megapixels must not become an array of 240 MB
-            step += np.abs(np.diff(values[start : start + 256].astype(np.int16), axis=1)).sum(0)
-        *others, at_grid = (float(np.median(step[phase::8])) / len(values) for phase in range(8))
+    for step, length in ((_steps(grey, axis=1), grey.shape[0]), (_steps(grey, axis=0), grey.shape[1])):
+        *others, at_grid = (float(np.median(step[phase::8])) / length for phase in range(8))
         found.append((at_grid + _FAINT_STEP) / (max(others) + _FAINT_STEP))
     return round(float(min(found)), 3)
+
+
+def _steps(grey: NDArray[np.uint8], axis: int) -> NDArray[np.int64]:
+    """The sums of all changes from each column (axis 1) or row (axis 0) to the next."""
+    if axis == 0:
+        return absolute_difference(grey, axis=0).sum(1, dtype=np.int64)
+    step = np.zeros(grey.shape[1] - 1, np.int64)
+    for start in range(0, len(grey), _ROWS):
+        step += absolute_difference(grey[start : start + _ROWS], axis=1).sum(0, dtype=np.uint32)
+    return step
 
 
 def _bars(grey: Image.Image) -> Bars:
@@ -133,15 +141,22 @@ def _bars(grey: Image.Image) -> Bars:
 
 def _bar(lines: NDArray[np.int16]) -> int:
     """How many of the first lines are a plain bar: one colour, and a straight edge to the picture behind it."""
-    first = lines[0].mean()
-    is_plain = (lines.std(1) < _BAR_SPREAD) & (np.abs(lines.mean(1) - first) < _BAR_SPREAD)
-    thick = int(np.argmin(is_plain)) if not is_plain.all() else 0
     least = max(3, round(len(lines) * _MIN_BAR))
+    # Hardly any picture has bars, and its first lines tell.
+    if not _are_plain(lines[:least]).all():
+        return 0
+    is_plain, first = _are_plain(lines), lines[0].mean()
+    thick = int(np.argmin(is_plain)) if not is_plain.all() else 0
     if not least <= thick <= len(lines) * _MAX_BAR or thick + 3 > len(lines):
         return 0
     # A drawing on white paper has margins too, but no edge all along them.
     step = np.abs(lines[thick : thick + 3] - round(first)).max(0)
     return thick if (step > _BAR_STEP).mean() >= _BAR_SHARE else 0
+
+
+def _are_plain(lines: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Which lines are of one colour, the first one's."""
+    return (lines.std(1) < _BAR_SPREAD) & (np.abs(lines.mean(1) - lines[0].mean()) < _BAR_SPREAD)
 
 
 def _ground(small: Image.Image) -> tuple[float, int, int, int]:
@@ -153,8 +168,8 @@ def _ground(small: Image.Image) -> tuple[float, int, int, int]:
 
 
 def _colours(small: Image.Image) -> NDArray[np.uint8]:
-    parts = np.asarray(small).astype(int) // 64
-    counts = np.bincount((parts[..., 0] * 16 + parts[..., 1] * 4 + parts[..., 2]).ravel(), minlength=64)
+    parts = np.asarray(small) >> 6
+    counts = np.bincount((parts[..., 0] << 4 | parts[..., 1] << 2 | parts[..., 2]).ravel(), minlength=64)
     return np.rint(counts / counts.sum() * 255).astype(np.uint8)
 
 

@@ -7,6 +7,7 @@ finest detail that is there. Blur and enlarging leave nothing above some frequen
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,21 +33,36 @@ def spectrum(grey: NDArray[np.uint8]) -> tuple[float, ...]:
     """
     side = min(_TILE, 2 ** int(np.log2(min(grey.shape))))
     tiles = _detailed_tiles(grey, side)
-    window = np.hanning(side).astype(np.float32)
-    flat = (tiles - tiles.mean((1, 2), keepdims=True)) * np.outer(window, window)
+    window, band, counts = _bands(side)
+    flat = (tiles - tiles.mean((1, 2), keepdims=True)) * window
     power = (np.abs(np.fft.rfft2(flat)) ** 2).mean(0) / side**2
-    radius = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
-    band = np.minimum((radius / _WIDTH).astype(int), BINS)
-    sums, counts = (np.bincount(band.ravel(), w, BINS + 1)[:BINS] for w in (power.ravel(), None))
+    sums = np.bincount(band, power.ravel(), BINS + 1)[:BINS]
     return tuple(round(float(v), 2) for v in np.log10(sums / np.maximum(counts, 1) * _CENTRES**2 + 1e-6))
+
+
+@functools.cache
+def _bands(side: int) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.intp]]:
+    """For tiles of a side: the window that fades them out, the band of each of their frequencies, and how many each band has."""
+    fade = np.hanning(side).astype(np.float32)
+    radius = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
+    band = np.minimum((radius / _WIDTH).astype(np.intp), BINS).ravel()
+    return np.outer(fade, fade), band, np.bincount(band, minlength=BINS + 1)[:BINS]
+
+
+def absolute_difference(values: NDArray[np.uint8], axis: int) -> NDArray[np.uint8]:
+    """How far each value is from the next one along an axis; in eight bits, which is some times faster than in more."""
+    front, back = [slice(None)] * values.ndim, [slice(None)] * values.ndim
+    front[axis], back[axis] = slice(None, -1), slice(1, None)
+    one, other = values[tuple(front)], values[tuple(back)]
+    return np.maximum(one, other) - np.minimum(one, other)
 
 
 def _detailed_tiles(grey: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
     """The parts with the strongest changes from pixel to pixel: a sharp subject before a soft background counts as sharp."""
     places = [np.linspace(0, n - side, min(_MAX_GRID, n // side)).astype(int) for n in grey.shape]
-    tiles = np.stack([grey[y : y + side, x : x + side] for y in places[0] for x in places[1]]).astype(np.float32)
-    change = np.abs(np.diff(tiles, axis=2)).mean((1, 2)) + np.abs(np.diff(tiles, axis=1)).mean((1, 2))
-    return tiles[np.argsort(change, kind="stable")[::-1][:_NUM_TILES]]
+    tiles = np.stack([grey[y : y + side, x : x + side] for y in places[0] for x in places[1]])
+    change = sum(absolute_difference(tiles, axis).reshape(len(tiles), -1).sum(1, dtype=np.uint32) for axis in (1, 2))
+    return tiles[np.argsort(change, kind="stable")[::-1][:_NUM_TILES]].astype(np.float32)
 
 
 def finest(bands: Sequence[float]) -> float:
