@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from safetensors.numpy import save_file
 
-from tests.browser.conftest import App, open_tab
+from tests.browser.conftest import App, fill_number, open_tab
+from tests.browser.test_grid import LAYER as STRONG
+from tests.browser.test_loop import choose
 from trainer.config.generate import GenerateConfig
 from trainer.recipe import Recipe, save_picture
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+_LONG = 120_000
 LONG_NAME = "a_very_long_name_without_any_place_to_break_it_" * 2
 
 
@@ -155,3 +159,44 @@ def expect_it_is_readable(page: Page, *roots: str) -> None:
     for root in roots:
         low = [entry for entry in page.evaluate(_CONTRASTS, root) if entry[1] < 4.5]
         assert low == [], root
+
+
+def test_three_on_the_stack_and_a_moved_slider_make_another_picture(page: Page, app: App) -> None:
+    for seed, name in enumerate(("ink", "line", "wash")):
+        generator = np.random.default_rng(seed)
+        tensors = {
+            f"{STRONG}.lora_down.weight": generator.normal(size=(4, 128)).astype(np.float32),
+            f"{STRONG}.lora_up.weight": generator.normal(size=(128, 4)).astype(np.float32),
+            f"{STRONG}.alpha": np.array(4, np.float32),
+        }
+        save_file(tensors, app.data / "loras" / f"{name}.safetensors")
+    open_tab(page, "Generate")
+    page.wait_for_timeout(1000)  # the stack of before comes back with the form
+    for count in range(page.locator(".lora-row").count(), 0, -1):
+        page.locator("#lora-remove-0").click()
+        expect(page.locator(".lora-row")).to_have_count(count - 1)
+    for index, name in enumerate(("ink", "line", "wash")):
+        choose(page, "lora-add", re.compile(name))
+        expect(page.locator(".lora-row")).to_have_count(index + 1)
+    page.locator("#gen-prompt textarea").fill("a house")
+    fill_number(page, "gen-num-inference-steps", "2")
+    page.locator("#gen-seed textarea, #gen-seed input").first.fill("3")
+
+    def made(weight: str) -> bytes:
+        """The pixels of a picture with that weight of the second LoRA."""
+        page.locator("#lora-unet-1 input[type=range]").fill(weight)
+        expect(page.locator("#lora-unet-1 input[type=number]")).to_have_value(weight)
+        before = len(list(app.data.glob("outputs/**/*.png")))
+        page.locator("#gen-start").click()
+        expect(page.locator("#gen-gallery img").first).to_be_visible(timeout=_LONG)
+        deadline = time.monotonic() + _LONG / 1000
+        while len(pictures := sorted(app.data.glob("outputs/**/*.png"))) == before and time.monotonic() < deadline:
+            page.wait_for_timeout(200)
+        newest = max(pictures, key=lambda path: path.stat().st_mtime_ns)
+        with Image.open(newest) as image:
+            return image.convert("RGB").tobytes()
+
+    first = made("1")
+    assert made("-0.5") != first
+    # The weights were restored exactly: no trace of what was set between.
+    assert made("1") == first
