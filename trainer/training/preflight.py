@@ -120,9 +120,9 @@ def read_pictures(
     )
     orphans = [problem.message for problem in scan.problems if problem.code == "mask_orphan"]
     if config.data.masks != "off" and orphans:
-        context.emit(Warned(message=f"{len(orphans)} masks are not used: {_list(orphans)}"))
+        context.emit(Warned(message=f"Masks that are not used ({len(orphans)}): {_list(orphans)}"))
     if notes:
-        context.emit(Warned(message=f"{len(notes)} notes on pictures: {_list([str(note) for note in notes])}"))
+        context.emit(Warned(message=f"Notes on pictures ({len(notes)}): {_list([str(note) for note in notes])}"))
     return info, pictures
 
 
@@ -213,14 +213,14 @@ def check_captions(context: JobContext, config: RunConfig, components: Component
     if cut:
         context.emit(
             Warned(
-                message=f"The captions of {len(cut)} pictures are longer than {limit} tokens and are cut: {_list(cut)}"
+                message=f"Captions longer than {limit} tokens, of which the end is cut off ({len(cut)}): {_list(cut)}"
             )
         )
     empty = [example.name for example in examples if not example.caption]
     if empty:
         context.emit(
             Warned(
-                message=f"{len(empty)} pictures have no caption, and there is neither an instance prompt nor a trigger word: "
+                message=f"Pictures without a caption ({len(empty)}); there is neither an instance prompt nor a trigger word, so "
                 f"they are trained without words: {_list(empty)}"
             )
         )
