@@ -75,6 +75,7 @@ def measure(image: Image.Image, jpeg_quality: int = 0) -> Measures:
     grey_image = image.convert("L")
     grey = np.asarray(grey_image)
     small = image.resize((256, 256), Image.Resampling.BOX, reducing_gap=2.0)
+    pixels = np.asarray(small)
     thumb = np.asarray(grey_image.resize((THUMB, THUMB), Image.Resampling.BOX))
     return Measures(
         width=image.width,
@@ -82,10 +83,10 @@ def measure(image: Image.Image, jpeg_quality: int = 0) -> Measures:
         spectrum=spectrum(grey),
         blockiness=_blockiness(grey),
         jpeg_quality=jpeg_quality,
-        bars=_bars(grey_image),
-        ground=_ground(small),
+        bars=_bars(grey_image, grey),
+        ground=_ground(pixels),
         thumb=thumb.copy(),
-        colours=_colours(small),
+        colours=_colours(pixels),
         edges=_edges(small),
     )
 
@@ -130,16 +131,16 @@ def _steps(grey: NDArray[np.uint8], axis: int) -> NDArray[np.int64]:
     return step
 
 
-def _bars(grey: Image.Image) -> Bars:
-    scale = max(1.0, max(grey.size) / _WORK_SIDE)
-    size = (round(grey.width / scale), round(grey.height / scale))
-    work = np.asarray(grey.resize(size, Image.Resampling.BOX) if scale > 1 else grey).astype(np.int16)
+def _bars(image: Image.Image, grey: NDArray[np.uint8]) -> Bars:
+    scale = max(1.0, max(image.size) / _WORK_SIDE)
+    size = (round(image.width / scale), round(image.height / scale))
+    work = np.asarray(image.resize(size, Image.Resampling.BOX)) if scale > 1 else grey
     sides = [_bar(view) for view in (work.T, work, work.T[::-1], work[::-1])]
     # A pixel more: the border of a bar that was shrunk or compressed is a mixture.
     return tuple(int(np.ceil((thick + 1) * scale)) if thick else 0 for thick in sides)  # type: ignore[return-value]
 
 
-def _bar(lines: NDArray[np.int16]) -> int:
+def _bar(lines: NDArray[np.uint8]) -> int:
     """How many of the first lines are a plain bar: one colour, and a straight edge to the picture behind it."""
     least = max(3, round(len(lines) * _MIN_BAR))
     # Hardly any picture has bars, and its first lines tell.
@@ -150,31 +151,32 @@ def _bar(lines: NDArray[np.int16]) -> int:
     if not least <= thick <= len(lines) * _MAX_BAR or thick + 3 > len(lines):
         return 0
     # A drawing on white paper has margins too, but no edge all along them.
-    step = np.abs(lines[thick : thick + 3] - round(first)).max(0)
+    step = np.abs(lines[thick : thick + 3].astype(np.int16) - round(first)).max(0)
     return thick if (step > _BAR_STEP).mean() >= _BAR_SHARE else 0
 
 
-def _are_plain(lines: NDArray[np.int16]) -> NDArray[np.bool_]:
+def _are_plain(lines: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which lines are of one colour, the first one's."""
     return (lines.std(1) < _BAR_SPREAD) & (np.abs(lines.mean(1) - lines[0].mean()) < _BAR_SPREAD)
 
 
-def _ground(small: Image.Image) -> tuple[float, int, int, int]:
-    pixels = np.asarray(small).astype(np.float32)
-    ring = np.concatenate([pixels[:6].reshape(-1, 3), pixels[-6:].reshape(-1, 3), pixels[:, :6].reshape(-1, 3)])
-    ring = np.concatenate([ring, pixels[:, -6:].reshape(-1, 3)])
+def _ground(pixels: NDArray[np.uint8]) -> tuple[float, int, int, int]:
+    sides = [pixels[:6], pixels[-6:], pixels[:, :6], pixels[:, -6:]]
+    ring = np.concatenate([side.reshape(-1, 3) for side in sides]).astype(np.float32)
     colour = np.median(ring, 0)
     return (round(float(ring.mean(1).std()), 1), *(int(value) for value in colour))  # type: ignore[return-value]
 
 
-def _colours(small: Image.Image) -> NDArray[np.uint8]:
-    parts = np.asarray(small) >> 6
+def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    parts = pixels >> 6
     counts = np.bincount((parts[..., 0] << 4 | parts[..., 1] << 2 | parts[..., 2]).ravel(), minlength=64)
     return np.rint(counts / counts.sum() * 255).astype(np.uint8)
 
 
 def _edges(small: Image.Image) -> NDArray[np.uint8]:
-    grey = np.asarray(small.convert("L").filter(ImageFilter.BoxBlur(0.5))).astype(np.int16)
-    step = np.abs(np.diff(grey, axis=1, append=grey[:, -1:])) + np.abs(np.diff(grey, axis=0, append=grey[-1:]))
+    grey = np.asarray(small.convert("L").filter(ImageFilter.BoxBlur(0.5)))
+    step = np.zeros(grey.shape, np.int16)
+    step[:, :-1] = absolute_difference(grey, axis=1)
+    step[:-1] += absolute_difference(grey, axis=0)
     cells = step.reshape(EDGES, 256 // EDGES, EDGES, 256 // EDGES).max((1, 3))
     return np.packbits(cells > _EDGE_STEP)
