@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import open_tab
 from tests.prepare_pictures import make_pictures
+
+
+def paint(page: Page, picture: Locator) -> None:
+    """Draw a stroke over the left of a picture."""
+    box = picture.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.8, steps=3)
+    page.mouse.up()
 
 
 def test_a_crop_and_a_mask_are_drawn_a_turn_takes_them_along_and_undo_takes_all_back(
@@ -49,12 +59,7 @@ def test_a_crop_and_a_mask_are_drawn_a_turn_takes_them_along_and_undo_takes_all_
     # Its mask file says 40 percent; a stroke over the left makes it more, and an erased one less.
     expect(trained).to_contain_text("40% of the whole picture is subject")
     page.get_by_role("button", name="Paint the subject").click()
-    box = picture.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.2)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.8, steps=3)
-    page.mouse.up()
+    paint(page, picture)
     page.get_by_role("button", name="Save the mask").click()
     expect(trained).not_to_contain_text("40% of the whole picture is subject")
     expect(trained).to_contain_text("is subject")
@@ -62,12 +67,7 @@ def test_a_crop_and_a_mask_are_drawn_a_turn_takes_them_along_and_undo_takes_all_
     expect(trained).to_contain_text("40% of the whole picture is subject")
     # Turned with its mask; what was painted and not saved is turned along, and then saved as it lies.
     picture.scroll_into_view_if_needed()
-    box = picture.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.2)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.8, steps=3)
-    page.mouse.up()
+    paint(page, picture)
     expect(page.get_by_text("not saved yet")).to_be_visible()
     page.get_by_role("button", name="Turn to the right").click()
     expect(fields).to_have_value("100")

@@ -118,12 +118,12 @@ class ChangedLayer(nn.Module):
         What it is made of is as large as the weight, in float32, several times over: it is made again in the backward pass
         (to the bit: nothing in it is random) and not kept until then.
         """
-        if not torch.is_grad_enabled():
-            return self.change.delta_weight(weight).to(weight.dtype)
 
         def make() -> Tensor:
             return self.change.delta_weight(weight).to(weight.dtype)
 
+        if not torch.is_grad_enabled():
+            return make()
         return checkpoint(make, use_reentrant=False, preserve_rng_state=False)
 
 

@@ -106,19 +106,32 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _open_pickle(path: Path) -> dict[str, StoredTensor]:
+def load_pickle(path: Path, *, mmap: bool, otherwise: str = "", broken: str = "Get the model as .safetensors.") -> Any:
+    """What a pickled file holds, read without running any code of it.
+
+    Args:
+        mmap: do not read weights before they are used; files of before 2020 cannot be read so.
+        otherwise: what else helps where the file wants to run code, after "Get the model as .safetensors."
+        broken: what helps where it cannot be read.
+
+    Raises: ModelFileError: it wants to run code, or cannot be read.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ModelFileError(
-            "This .ckpt wants to run code while it is read, which a model has no need of.",
+            f"This {path.suffix} wants to run code while it is read, which a model has no need of.",
             where=str(path),
-            fix="Get the model as .safetensors. If you trust the file, convert it with the program that it came from.",
+            fix=f"Get the model as .safetensors.{otherwise}",
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise ModelFileError(
-            f"The file cannot be read: {error}", where=str(path), fix="Get the model as .safetensors."
-        ) from error
+        raise ModelFileError(f"The file cannot be read: {error}", where=str(path), fix=broken) from error
+
+
+def _open_pickle(path: Path) -> dict[str, StoredTensor]:
+    content = load_pickle(
+        path, mmap=True, otherwise=" If you trust the file, convert it with the program that it came from."
+    )
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     return {
         name: StoredTensor(lambda tensor=tensor: tensor.clone(), tensor.to("meta"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import ModelFileError, ResourceError
-from trainer.models.stored import open_tensors
+from trainer.models.stored import load_pickle, open_tensors
 from trainer.upscalers import EXTRA
 
 _MAX_NESTING = 3
@@ -80,17 +79,7 @@ def _no_upscaler(path: Path, reason: str) -> ModelFileError:
 def _weights(path: Path) -> dict[str, Tensor]:
     if path.suffix.lower() == ".safetensors":
         return {name: tensor.load(torch.float32) for name, tensor in open_tensors(path).items()}
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelFileError(
-            "This file wants to run code while it is read, which a model has no need of.",
-            where=str(path),
-            fix="Get the model as .safetensors.",
-        ) from error
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise ModelFileError(f"The file cannot be read: {error}", where=str(path), fix="Download it again.") from error
-    return _tensors(content)
+    return _tensors(load_pickle(path, mmap=False, broken="Download it again."))
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
