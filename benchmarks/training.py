@@ -8,6 +8,7 @@
 A row's processes stay resident and take turns step by step, so that a machine that slows down slows all; the median of the
 ratios of steps taken side by side counts, and no absolute time. `benchmarks/training_sides.py` says what each does. The table is
 of random weights (`full_model.py`), made in a temporary folder (2.1 GB); its rows are named RESOLUTIONpx-bBATCH-PARTS-METHOD.
+With `--together 3` three methods of one size are measured beside the same script.
 A row goes to the file as soon as it is measured, and one that is there is not measured again, so that the table can be
 made in pieces; a row that fails says so and the others go on. `--against ours` compares our own step with and without changed
 settings: what a setting costs.
@@ -26,7 +27,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,39 +95,62 @@ class Side:
         self._process.wait()
 
 
-def measure(row: Row, options: argparse.Namespace, place: Path) -> dict[str, Any]:
-    """Measure a row; a failure is in the result."""
-    common = {
-        "base": options.base,
-        "dataset": options.dataset,
-        "resolution": row.resolution,
-        "batch_size": row.batch_size,
-        "parts": row.parts,
-        "method": row.method,
-        "rank": options.rank,
-        "threads": options.threads,
-    }
-    names = {"ours": {}, **({"other": options.changes} if options.against == "ours" else {"script": {}})}
+def measure(rows: list[Row], options: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
+    """Measure rows of one size against the same script and floor; a failure is in the results.
+
+    One method that fails is said in its row; where the script or the floor fails all rows say so.
+    """
+    beside: dict[str, dict[str, Any]] = {"other": options.changes} if options.against == "ours" else {"script": {}}
     if options.floor:
-        names["floor"] = {}
-    sides: list[Side] = []
+        beside["floor"] = {}
+    sides: dict[str, Side] = {}
+    starts: dict[str, dict[str, Any]] = {}
+    steps: dict[str, list[dict[str, Any]]] = {}
+    failed: dict[str, str] = {}
+
+    def start(name: str, kind: str, row: Row, changes: dict[str, Any]) -> None:
+        about = {"base": options.base, "dataset": options.dataset, "rank": options.rank, "threads": options.threads}
+        # One after the other: the time to the first step is of a process that is alone. Nothing is cached before it.
+        data = tempfile.mkdtemp(dir=place)
+        sides[name] = Side(kind, {**about, **asdict(row), "changes": changes, "data": data}, options.timeout)
+        starts[name], steps[name] = sides[name].answer(), []
+
+    def step(name: str) -> None:
+        steps[name].append(sides[name].step())
+
+    def attempt(row: Row, action: Callable[[], object]) -> None:
+        try:
+            if row.name not in failed:
+                action()
+        except (RuntimeError, OSError, ValueError) as error:
+            failed[row.name] = str(error)
+
     try:
-        starts: dict[str, dict[str, Any]] = {}
-        for side, changes in names.items():
-            # One after the other: the time to the first step is of a process that is alone. Nothing is cached before it.
-            data = Path(tempfile.mkdtemp(dir=place))
-            sides.append(Side(side, {**common, "changes": changes, "data": str(data)}, options.timeout))
-            starts[side] = sides[-1].answer()
-        steps: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
+        for kind, changes in beside.items():
+            start(kind, kind, rows[0], changes)
+        for row in rows:
+            attempt(row, partial(start, row.name, "ours", row, {}))
         for _ in range(options.steps):
-            for side in sides:
-                steps[side.name].append(side.step())
+            for kind in beside:
+                step(kind)
+            for row in rows:
+                attempt(row, partial(step, row.name))
     except (RuntimeError, OSError, ValueError) as error:
-        return {"row": row.name, "error": str(error)}
+        failed = {row.name: str(error) for row in rows}
     finally:
-        for side in sides:
+        for side in sides.values():
             side.close()
-    return {"row": row.name, "steps": options.steps, "clock": options.clock, **_figures(starts, steps, options.clock)}
+    results = []
+    for row in rows:
+        if row.name in failed:
+            results.append({"row": row.name, "error": failed[row.name]})
+            continue
+        kinds = {"ours": row.name, **{kind: kind for kind in beside}}
+        figures = _figures(
+            *({kind: found[name] for kind, name in kinds.items()} for found in (starts, steps)), options.clock
+        )
+        results.append({"row": row.name, "steps": options.steps, "clock": options.clock, **figures})
+    return results
 
 
 def _figures(starts: dict[str, dict[str, Any]], steps: dict[str, list[dict[str, Any]]], clock: str) -> dict[str, Any]:
@@ -185,6 +211,16 @@ def _chosen(options: argparse.Namespace) -> list[Row]:
     return [row for row in all_rows() if any(fnmatch.fnmatch(row.name, pattern) for pattern in options.rows)]
 
 
+def _groups(rows: list[Row], together: int) -> list[list[Row]]:
+    """Rows of one size that are measured together, `together` at most."""
+    sizes: dict[tuple[int, int, str], list[Row]] = {}
+    for row in rows:
+        sizes.setdefault((row.resolution, row.batch_size, row.parts), []).append(row)
+    return [
+        of_size[first : first + together] for of_size in sizes.values() for first in range(0, len(of_size), together)
+    ]
+
+
 def _measured(out: Path | None) -> list[dict[str, Any]]:
     """Results of an earlier run, without those that failed."""
     if out is None or not out.exists():
@@ -234,6 +270,12 @@ def _parser() -> argparse.ArgumentParser:
         "--clock", default="wall", choices=["wall", "processor"], help="processor: on a busy machine without a GPU"
     )
     parser.add_argument("--timeout", type=float, default=3600, help="seconds that a step or a start may take")
+    parser.add_argument(
+        "--together",
+        type=int,
+        default=1,
+        help="methods that are measured beside one script; on the CPU each takes 3 to 5 GB, and the script 5 to 9",
+    )
     parser.add_argument("--floor", action="store_true", help="also the frozen UNet without any adapter")
     parser.add_argument("--against", default="script", choices=["script", "ours"])
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="changed for `--against ours`")
@@ -249,6 +291,8 @@ def main() -> int:
     options.changes = merge({}, *(_change(text) for text in options.set))
     if bool(options.set) != (options.against == "ours"):
         parser.error("--set and --against ours go together")
+    if options.together < 1 or (options.together > 1 and options.against == "ours"):
+        parser.error("--together takes a number of methods, and one only with --against ours")
     rows = _chosen(options)
     results = _measured(options.out)
     with tempfile.TemporaryDirectory() as folder:
@@ -258,13 +302,14 @@ def main() -> int:
             from benchmarks.full_model import make_full_model
 
             options.base = str(make_full_model("sd1", Path(folder) / "sd1.safetensors"))
-        for row in todo:
-            results.append(measure(row, options, Path(folder)))
-            line = json.dumps(results[-1])
-            print(line, flush=True)
+        for group in _groups(todo, options.together):
+            found = measure(group, options, Path(folder))
+            results += found
+            lines = "".join(f"{json.dumps(result)}\n" for result in found)
+            print(lines, end="", flush=True)
             if options.out:
                 with open(options.out, "a", encoding="utf-8") as handle:
-                    handle.write(line + "\n")
+                    handle.write(lines)
     print("\n" + table([result for result in results if result["row"] in {row.name for row in rows}]))
     return int(any("error" in result for result in results))
 

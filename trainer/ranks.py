@@ -24,7 +24,8 @@ from trainer.runs import RequestName, Run
 
 log = logging.getLogger(__name__)
 _STARTER = "INKWASH_STARTER"
-_LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+"""How long a process may take to see that one it depends on has ended."""
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,13 @@ def watch(run: Run, place: Place) -> threading.Event:
 
     def look() -> None:
         had_main = False
-        while not over.wait(_LOOK_SECONDS):
+        while not over.wait(LOOK_SECONDS):
             gone = next((process.pid for process in needed if not _lives(process)), None)
             if gone is not None:
                 log.error("The process %d, which watches over this one, is gone: this one ends, too", gone)
                 os._exit(1)
             has_main = needs_main and is_locked(main_lock_path(run))
-            if had_main and not has_main and not over.wait(_LOOK_SECONDS):
+            if had_main and not has_main and not over.wait(LOOK_SECONDS):
                 log.warning("The main process has ended: this one ends, too")
                 os._exit(0)
             had_main = has_main

@@ -47,11 +47,13 @@ def cache_latents(
     store = TensorStore(data.cache / "latents")
     latents = LatentCache(store, components, components.fingerprint("vae"))
     progress = partial(StageProgress(context), "Caching latents")
+    # What is wanted twice, as a picture that is both learned and compared, is in one share only: else two make it.
+    once = list({latents.key(example, variant): (example, variant) for example, variant in wanted}.values())
     # Each device makes its share, and then finds those of the others.
-    computed = latents.prepare(wanted[ranks.index :: ranks.count], progress)
+    computed = latents.prepare(once[ranks.index :: ranks.count], progress)
     if ranks.count > 1:
         ranks.meet()
-        latents.prepare(wanted, progress)
+        latents.prepare(once, progress)
     log.info("%d latents were computed, the others were cached", computed)
     return latents
 
