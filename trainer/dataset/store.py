@@ -14,6 +14,7 @@ from typing import Any
 
 from trainer.dataset.captions import caption_files, caption_lines, clean_caption
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
+from trainer.dataset.dropped import Source
 from trainer.dataset.history import Change, History, Patch, apply, changed, difference, reverse, state_at
 from trainer.dataset.importing import ImportReport, import_files
 from trainer.dataset.masks import MASK_ENDINGS, sort_masks
@@ -50,7 +51,7 @@ class DatasetStore(DatasetCatalog):
     def create_from(
         self,
         name: str,
-        paths: Sequence[str | Path],
+        paths: Sequence[Source],
         *,
         trigger_word: str = "",
         kind: str = "",
@@ -72,7 +73,7 @@ class DatasetStore(DatasetCatalog):
             )
         word = _checked_trigger_word(trigger_word)
         record = Record(origin="own", title=title, kind=kind, trigger_word=word, **(training or {}))
-        folder, report = self._make_folder(folder_name, record, [Path(path) for path in paths])
+        folder, report = self._make_folder(folder_name, record, paths)
         return self._own_info(folder), report
 
     def link(self, folder: str | Path) -> DatasetInfo:
@@ -112,7 +113,7 @@ class DatasetStore(DatasetCatalog):
                 removed.append(partial)
         return removed
 
-    def _make_folder(self, name: str, record: Record, paths: Sequence[Path]) -> tuple[Path, ImportReport]:
+    def _make_folder(self, name: str, record: Record, paths: Sequence[Source]) -> tuple[Path, ImportReport]:
         """A data set's folder, complete before it has its name."""
         target = self._data.datasets / name
         report = ImportReport((), 0, (), {})
@@ -129,7 +130,7 @@ class DatasetStore(DatasetCatalog):
                     shutil.rmtree(partial)
         return target, report
 
-    def add_files(self, name: str, paths: Sequence[str | Path]) -> ImportReport:
+    def add_files(self, name: str, paths: Sequence[Source]) -> ImportReport:
         """Copy pictures, folders and zips into a data set of ours, captions too. After an error nothing came in.
 
         Raises: DatasetError: see `import_files`; or the data set is not ours to add to. ResourceError: the disk is full.
@@ -146,13 +147,14 @@ class DatasetStore(DatasetCatalog):
         if not paths:
             raise DatasetError("No files were given.", fix="Drop pictures, a folder or a zip.")
         with locked(record):
-            report = import_files(info.folder, [Path(path) for path in paths])
-            # As if they had been left out before: so undoing takes them out, and no file is touched.
             before = load_state(record)
+            report = import_files(info.folder, paths, before[EXCLUDED])
+            # As if they had been left out before: so undoing takes them out, and no file is touched.
             before[EXCLUDED] |= dict.fromkeys(report.added, True)
-            values: dict[tuple[str, str], Any] = {(EXCLUDED, picture): None for picture in report.added}
+            in_use = (*report.added, *report.brought_back)
+            values: dict[tuple[str, str], Any] = {(EXCLUDED, picture): None for picture in in_use}
             values |= {(CAPTIONS, picture): caption for picture, caption in report.captions_for.items()}
-            self._do(record, changed(before, f"Added {len(report.added)} pictures", values))
+            self._do(record, changed(before, f"Added {len(in_use)} pictures", values))
         return report
 
     def caption_of(self, name: str, picture: str) -> str:
