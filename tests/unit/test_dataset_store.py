@@ -15,6 +15,7 @@ from PIL import Image
 from app.services.training import TrainingService
 from tests import zoo
 from trainer.dataset import archives
+from trainer.dataset.bringing import bring_in
 from trainer.dataset.dropped import Dropped
 from trainer.dataset.store import DatasetStore
 from trainer.errors import DatasetError, ResourceError
@@ -229,9 +230,42 @@ def evil_zip(name: str) -> Callable[[Path], Path]:
     return lambda path: zoo.zip_of(path, {"good.png": zoo.png_bytes(), name: zoo.png_bytes(1)})
 
 
+def damaged_zip(method: int) -> Callable[[Path], Path]:
+    """A zip whose list is whole, packed by this method, with nonsense in the content of its entry."""
+
+    def make(path: Path) -> Path:
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("a.png", zoo.png_bytes())
+        data = bytearray(path.read_bytes())
+        data[60:160] = bytes(range(100, 200))
+        path.write_bytes(bytes(data))
+        return path
+
+    return make
+
+
+def zip_with_broken_name(path: Path) -> Path:
+    """The flag says that the name is UTF-8, and it is not."""
+    zoo.zip_of(path, {"é.png": zoo.png_bytes()})
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xe9\xe9"))
+    return path
+
+
+def zip_of_the_future(path: Path) -> Path:
+    """The list asks for a version of the format that there is not."""
+    data = bytearray(zoo.zip_of(path, {"a.png": zoo.png_bytes()}).read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 99
+    path.write_bytes(bytes(data))
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (damaged_zip(zipfile.ZIP_BZIP2), "incomplete or damaged"),
+        (damaged_zip(zipfile.ZIP_LZMA), "incomplete or damaged"),
+        (zip_with_broken_name, "incomplete or damaged"),
+        (zip_of_the_future, "cannot be unpacked"),
         (evil_zip("../evil.png"), "not safe to unpack"),
         (evil_zip("a/../../evil.png"), "not safe to unpack"),
         (evil_zip("/evil.png"), "not safe to unpack"),
@@ -256,6 +290,8 @@ def test_a_bad_zip_is_refused_whole_and_nothing_is_lost(
     (tmp_path / "drop").mkdir()
     archive = make(tmp_path / "drop" / "bad 包.zip")
     before, outside = state(data.datasets), state(tmp_path / "drop")
+    with pytest.raises(DatasetError, match=words):
+        bring_in(store, data, "another", [archive])
     with pytest.raises(DatasetError, match=words) as caught:
         store.add_files(NAME, [pictures / "a.png", Path(archive)])
     assert caught.value.fix

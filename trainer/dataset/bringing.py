@@ -94,7 +94,7 @@ def _is_kohya_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as opened:
             folders = {part for info in opened.infolist() for part in entry_name(info).split("/")[:-1]}
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
         return False  # what is wrong with it is said when it is unpacked
     return any(is_kohya_name(folder) for folder in folders)
 
