@@ -16,6 +16,7 @@ from app.services.datasets import TEMPLATES, DatasetService
 from app.tabs import dataset_html
 from app.tabs.dataset_fields import FetchFields, TrainingFields
 from app.tabs.dataset_page import DatasetPage, news
+from app.uploads import KEEPS_FOLDERS, names_js, with_names
 from trainer.dataset.bringing import Brought
 from trainer.dataset.history import Change
 from trainer.dataset.importing import ImportReport
@@ -26,6 +27,12 @@ SECTIONS = ("pictures", "captions", "caption", "check", "prepare", "history")
 """What can be done with the pictures: files `app/tabs/dataset_<name>.py`, each with TITLE and build(services, page)."""
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _SMALL: dict[str, Any] = {"size": "sm", "min_width": 90}
+_TAKEN: dict[str, Any] = {
+    "label": "Pictures, captions (.txt), folders or a zip",
+    "file_count": "multiple",
+    "height": 150,
+    "elem_classes": KEEPS_FOLDERS,
+}
 
 
 class DatasetTab:
@@ -70,13 +77,11 @@ class DatasetTab:
             self._new_trigger = gr.Textbox(
                 "", label="Trigger word", placeholder="optional", elem_id="dataset-new-trigger", max_length=200
             )
-            self._drop = gr.File(
-                label="Pictures, captions (.txt) or a zip", file_count="multiple", height=150, elem_id="dataset-drop"
-            )
+            self._drop = gr.File(elem_id="dataset-drop", **_TAKEN)
+            self._names = gr.JSON(visible=False)
             with gr.Row():
-                self._drop_folder = gr.UploadButton(
-                    "Choose a folder…", file_count="directory", elem_id="dataset-drop-folder", **_SMALL
-                )
+                # What is chosen goes into the area above: see app.uploads.
+                gr.UploadButton("Choose a folder…", file_count="directory", elem_id="dataset-drop-folder", **_SMALL)
                 self._create = gr.Button("Create", variant="primary", elem_id="dataset-create", **_SMALL)
         with gr.Accordion("Use a folder on this machine", open=False, elem_id="dataset-link-open"):
             self._link_path = gr.Textbox(
@@ -91,9 +96,7 @@ class DatasetTab:
 
     def _lay_out_changing(self) -> None:
         with gr.Accordion("Add pictures", open=False, visible=False, elem_id="dataset-add-open") as self._add_open:
-            self._add = gr.File(
-                label="Pictures, captions (.txt) or a zip", file_count="multiple", height=150, elem_id="dataset-add"
-            )
+            self._add = gr.File(elem_id="dataset-add", **_TAKEN)
         self._training = TrainingFields(self._service)
         with gr.Accordion("Caption all that have none", open=False, elem_id="dataset-captions-open"):
             self._template = gr.Dropdown(
@@ -170,21 +173,25 @@ class DatasetTab:
 
     def _wire_making(self) -> None:
         changed = self._page.changed
-        self._drop_folder.upload(lambda files: files, self._drop_folder, self._drop, **_QUIET)
         # Hidden: gradio would lay an error over the fields, and hide what was typed.
         unseen: dict[str, Any] = {"show_progress": "hidden"}
         self._create.click(
             handler(self._make),
-            [self._new_name, self._new_trigger, self._drop],
+            [self._new_name, self._new_trigger, self._drop, self._names],
             [self._choice, self._new_name, self._new_trigger, self._drop],
             trigger_mode="once",
+            js=names_js(2),
             **unseen,
         )
         for event in (self._link.click, self._link_path.submit):
             event(handler(self._use_folder), self._link_path, [self._choice, self._link_path], **unseen)
         self._fetch.wire(self._offer, self._choice, changed)
         self._add.upload(
-            handler(self._add_files), [self._choice, self._add], [self._choice, self._add, changed], **unseen
+            handler(self._add_files),
+            [self._choice, self._add, self._names],
+            [self._choice, self._add, changed],
+            js=names_js(1),
+            **unseen,
         )
         self._fill.click(handler(self._fill_captions), [self._choice, self._template], changed, **unseen)
 
@@ -238,10 +245,10 @@ class DatasetTab:
 
     # --- making --------------------------------------------------------------------------------------------------
 
-    def _make(self, name: str, trigger_word: str, files: list[str] | None) -> tuple[Any, ...]:
+    def _make(self, name: str, trigger_word: str, files: list[str] | None, names: list[str] | None) -> tuple[Any, ...]:
         if files:
             note("Bringing the pictures in…")
-        brought = self._service.create(name, files or [], trigger_word)
+        brought = self._service.create(name, with_names(files, names), trigger_word)
         _tell(brought)
         return self._offer(brought.sets[0].name), "", "", None
 
@@ -252,8 +259,8 @@ class DatasetTab:
         _tell_left_out(linked)
         return self._offer(linked.sets[0].name), ""
 
-    def _add_files(self, name: str, files: list[str] | None) -> tuple[Any, None, float]:
-        _tell(self._service.store.add_files(name, files or []))
+    def _add_files(self, name: str, files: list[str] | None, names: list[str] | None) -> tuple[Any, None, float]:
+        _tell(self._service.store.add_files(name, with_names(files, names)))
         return self._offer(name), None, news()
 
     def _fill_captions(self, name: str, template: str) -> float:

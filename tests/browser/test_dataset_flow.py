@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App, fill_number, open_tab
 from tests.leaves import leaves
+from trainer.dataset.store import DatasetStore
 from trainer.paths import DataFolder
 from trainer.runs import list_runs
 
@@ -29,10 +30,55 @@ def make_zip(path: Path) -> Path:
     return path
 
 
+def make_folder(folder: Path, *pictures: str) -> Path:
+    """Pictures in folders, each with a caption that says where it is."""
+    for index, name in enumerate(pictures):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        leaves(index + len(name), 64).save(path)
+        path.with_suffix(".txt").write_text(f"leaf of {path.parent.name}", encoding="utf-8")
+    return folder
+
+
+def drop(page: Page, selector: str, *paths: Path) -> None:
+    """Drop files and folders as a user does: by the browser's own dragging, which no script of a page can do."""
+    area = page.locator(selector)
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    assert box is not None
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2, "data": data}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, **place})
+
+
+def bring_folders(page: Page, app: App, folder: Path) -> None:
+    """A folder as kohya's scripts want it is chosen, and another with folders in it is dropped onto what came of it."""
+    page.locator("#dataset-new-name input, #dataset-new-name textarea").first.fill("Kohya")
+    kohya = make_folder(folder / "train", "10_zib robot/é 1.png", "5_cat/é 1.png")
+    page.locator("#dataset-new input[webkitdirectory]").set_input_files(kohya)
+    expect(page.locator("#dataset-drop")).to_contain_text("train/5_cat/")
+    page.locator("#dataset-create").click()
+    expect(page.locator("#dataset-summary")).to_contain_text("1 picture")
+    page.locator("#dataset-add-open > button").first.click()
+    expect(page.locator("#dataset-add")).to_be_visible()
+    drop(page, "#dataset-add", make_folder(folder / "sea", "near/a.png", "far/deep/a.png"), kohya / "5_cat" / "é 1.png")
+    expect(page.locator("#dataset-summary")).to_contain_text("4 pictures")
+    store = DatasetStore(DataFolder(app.data))
+    robot, cat = (info for info in store.list() if info.title.startswith("Kohya"))
+    if cat.repeats == 10:
+        robot, cat = cat, robot
+    assert (robot.title, robot.repeats, cat.title, cat.repeats) == ("Kohya zib robot", 10, "Kohya cat", 5)
+    captions = sorted(picture.caption or "" for info in (robot, cat) for picture in store.scan(info.name).pictures)
+    assert captions == ["", *(f"leaf of {name}" for name in ("10_zib robot", "5_cat", "deep", "near"))]
+
+
 def test_from_a_zip_to_a_training(page: Page, app: App, tmp_path: Path) -> None:
     summary = page.locator("#dataset-summary")
     open_tab(page, "Dataset")
     page.locator("#dataset-new > button").first.click()
+    bring_folders(page, app, tmp_path)
     page.locator("#dataset-new-name input, #dataset-new-name textarea").first.fill("Leaves")
     page.locator("#dataset-drop input[type=file]").set_input_files(make_zip(tmp_path / "leaves.zip"))
     expect(page.locator("#dataset-drop")).to_contain_text("leaves.zip")
