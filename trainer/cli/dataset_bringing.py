@@ -11,6 +11,7 @@ from trainer.dataset.fetch_job import start_fetch
 from trainer.dataset.store import DatasetStore
 from trainer.errors import ConfigError
 from trainer.paths import data_folder
+from trainer.progress import StageProgress
 
 
 def bring(arguments: argparse.Namespace) -> int:
@@ -19,7 +20,9 @@ def bring(arguments: argparse.Namespace) -> int:
         raise ConfigError("Give a name and what to import.", fix="`inkwash dataset import NAME FILE|FOLDER|ZIP…`")
     name, *paths = arguments.what
     data = data_folder(arguments.data_dir)
-    brought = bring_in(DatasetStore(data), data, name, [Path(path).expanduser() for path in paths])
+    sources = [Path(path).expanduser() for path in paths]
+    with ProgressPrinter(quiet=arguments.json) as printer:
+        brought = bring_in(DatasetStore(data), data, name, sources, progress=StageProgress(printer))
     if arguments.json:
         sets = [{"name": info.name, "pictures": info.num_pictures, **info.concept()} for info in brought.sets]
         print_json({"datasets": sets, "left_out": [str(finding) for finding in brought.left_out]})
@@ -45,10 +48,7 @@ def fetch(arguments: argparse.Namespace) -> int:
             "Give a data set and addresses.", fix="`inkwash dataset fetch NAME ADDRESS…`, or --list FILE."
         )
     run = start_fetch(data_folder(arguments.data_dir), name, addresses, allow_private=arguments.allow_private)
-    printer = ProgressPrinter(quiet=arguments.json)
-    try:
+    with ProgressPrinter(quiet=arguments.json) as printer:
         result = follow(run, printer)
-    finally:
-        printer.close()
     print_json(result) if arguments.json else print(f"{result['dataset']}: {result['added']} pictures added.")
     return 3 if result["failed"] else 0

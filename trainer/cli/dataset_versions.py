@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 
 from trainer.cli.output import ProgressPrinter, print_json
 from trainer.dataset.restoring import Restored, restore_as_new, restore_in_place
@@ -11,6 +12,7 @@ from trainer.dataset.store import DatasetStore
 from trainer.dataset.versions import DatasetVersion, Difference, current_version, differences, read_versions
 from trainer.errors import ConfigError
 from trainer.paths import DataFolder, data_folder
+from trainer.progress import StageProgress
 from trainer.runs import Run, find_run
 
 
@@ -40,9 +42,8 @@ def restore(arguments: argparse.Namespace) -> int:
     if len(versions) > 1:
         names = ", ".join(f"'{version.name}'" for version in versions)
         raise ConfigError(f"This run has several data sets: {names}.", fix="Say which one with --set NAME.")
-    printer = ProgressPrinter(quiet=arguments.json)
-    restored = _restored(data, run, versions[0], arguments.new, printer)
-    printer.close()
+    with ProgressPrinter(quiet=arguments.json) as printer:
+        restored = _restored(data, run, versions[0], arguments.new, printer)
     if arguments.json:
         print_json(asdict(restored))
     else:
@@ -60,13 +61,11 @@ def _restored(
     data: DataFolder, run: Run, version: DatasetVersion, new_name: str | None, printer: ProgressPrinter
 ) -> Restored:
     store = DatasetStore(data)
-
-    def progress(done: int, total: int) -> None:
-        printer.over(f"looking at the pictures {done}/{total}", is_last=done == total)
-
+    progress = StageProgress(printer)
     if new_name:
         return restore_as_new(store, data, version, new_name, progress)
-    return restore_in_place(store, version, f"Back to the state of the run {run.id}", progress)
+    looking = partial(progress, "Looking at the pictures")
+    return restore_in_place(store, version, f"Back to the state of the run {run.id}", looking)
 
 
 def _run_name(arguments: argparse.Namespace) -> str:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, Self
 
 from trainer.errors import Cancelled, InkwashError, RunError, error_from_dict
 from trainer.events import (
@@ -48,7 +48,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 class ProgressPrinter:
-    """Shows events as lines and, on a terminal, one line that is written over."""
+    """Shows events as lines and, on a terminal, one line that is written over, which ends with the `with` it is made in.
+
+    It is a `trainer.progress.Watcher`, too, for what works in this process: Ctrl-C ends that.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._is_terminal = sys.stderr.isatty()
@@ -118,6 +121,19 @@ class ProgressPrinter:
         self.close()
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
+
+    def check_stop(self) -> None:
+        """Ctrl-C raises an exception of its own."""
+
+    def stage(self, name: str, done: int, total: int, eta_seconds: float | None, unit: Literal["", "bytes"]) -> None:
+        """Print how far this process is."""
+        self.show(Stage(name=name, done=done, total=total, eta_seconds=eta_seconds, unit=unit))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the line that is being written over."""

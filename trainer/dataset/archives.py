@@ -19,6 +19,7 @@ from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.walk import is_hidden_name
 from trainer.errors import DatasetError, Finding
 from trainer.files import disk_errors, require_free, safe_name, unused_path
+from trainer.progress import Progress, no_progress
 
 MAX_ENTRIES = 50_000
 MAX_ENTRY_BYTES = 1_000_000_000
@@ -42,7 +43,7 @@ class _Entry:
         return "/".join(self.parts)
 
 
-def unpack_zip(archive: Path, target: Path) -> list[Finding]:
+def unpack_zip(archive: Path, target: Path, progress: Progress = no_progress) -> list[Finding]:
     """Unpack the pictures and captions of a zip into `target`, a folder for each of its folders.
 
     Args:
@@ -58,7 +59,7 @@ def unpack_zip(archive: Path, target: Path) -> list[Finding]:
             entries = _judge(opened, archive)
             wanted, findings = _choose(entries)
             require_free(target, sum(entry.info.file_size for entry in wanted), "unpacking the zip")
-            _extract(opened, wanted, target, archive)
+            _extract(opened, wanted, target, archive, progress)
             return findings
     except (
         zipfile.BadZipFile,
@@ -171,9 +172,10 @@ def _is_about_pictures(name: str) -> bool:
     return is_table_name(name) or PurePosixPath(name).suffix.lower() in CAPTION_SUFFIXES
 
 
-def _extract(opened: zipfile.ZipFile, entries: list[_Entry], target: Path, archive: Path) -> None:
+def _extract(opened: zipfile.ZipFile, entries: list[_Entry], target: Path, archive: Path, progress: Progress) -> None:
     folders: dict[tuple[str, ...], Path] = {}
-    for entry in entries:
+    for number, entry in enumerate(entries):
+        progress("Unpacking the zip", number, len(entries))
         # Folders too deep or long for a file system get numbers; captions stay with their pictures.
         folder = folders.setdefault(entry.parts[:-1], _folder_of(entry.parts[:-1], target, len(folders)))
         folder.mkdir(parents=True, exist_ok=True)

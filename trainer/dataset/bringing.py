@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from trainer.dataset.archives import entry_name, unpack_zip
@@ -18,6 +19,10 @@ from trainer.dataset.store import DatasetStore
 from trainer.errors import Finding
 from trainer.files import TEMPORARY_PREFIX, disk_errors, safe_name
 from trainer.paths import DataFolder
+from trainer.progress import Progress, no_progress
+
+_Create = Callable[..., tuple[DatasetInfo, ImportReport]]
+"""`DatasetStore.create_from`."""
 
 
 @dataclass(frozen=True)
@@ -44,41 +49,48 @@ class Brought:
 
 
 def bring_in(
-    store: DatasetStore, data: DataFolder, name: str, paths: Sequence[Source], *, trigger_word: str = ""
+    store: DatasetStore,
+    data: DataFolder,
+    name: str,
+    paths: Sequence[Source],
+    *,
+    trigger_word: str = "",
+    progress: Progress = no_progress,
 ) -> Brought:
     """A data set out of pictures, folders and zips; several of a folder or zip that is laid out as kohya's scripts want it
     (`10_zib robot`, also in `img` and `reg`): each with its repeats, the folder's name as caption of pictures that have none,
     and class pictures marked as such. After an error there is none.
 
-    Raises: DatasetError, ResourceError: see `DatasetStore.create_from`.
+    Raises: DatasetError, ResourceError, Cancelled: see `DatasetStore.create_from`.
     """
+    create = partial(store.create_from, progress=progress)
     only = as_dropped(paths[0]).path if len(paths) == 1 else None
     if only is not None and only.is_dir():
-        return _of_folder(store, name, kohya_layout(only), [only], trigger_word)
+        return _of_folder(create, name, kohya_layout(only), [only], trigger_word)
     is_zip = only is not None and _is_kohya_zip(only)
     if not is_zip and not has_folders(paths):
-        return _of_folder(store, name, KohyaLayout(), paths, trigger_word)
+        return _of_folder(create, name, KohyaLayout(), paths, trigger_word)
     data.datasets.mkdir(parents=True, exist_ok=True)
     with disk_errors(data.datasets, "the pictures"):
         laid_out = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}tree-", dir=data.datasets))
     try:
         if only is not None and is_zip:
-            problems, sources = unpack_zip(only, laid_out), [laid_out]
+            problems, sources = unpack_zip(only, laid_out, progress), [laid_out]
         else:
             problems, sources = [], lay_out(paths, laid_out)
         layout = _outermost(laid_out) if sources == [laid_out] else KohyaLayout()
-        brought = _of_folder(store, name, layout, sources, trigger_word)
+        brought = _of_folder(create, name, layout, sources, trigger_word)
         return replace(brought, not_taken=(*problems, *brought.not_taken))
     finally:
         shutil.rmtree(laid_out, ignore_errors=True)
 
 
 def _of_folder(
-    store: DatasetStore, name: str, layout: KohyaLayout, sources: Sequence[Source], trigger_word: str
+    create: _Create, name: str, layout: KohyaLayout, sources: Sequence[Source], trigger_word: str
 ) -> Brought:
     if layout.concepts:
-        return _make(store, name, layout, trigger_word)
-    info, report = store.create_from(name, sources, trigger_word=trigger_word)
+        return _make(create, name, layout, trigger_word)
+    info, report = create(name, sources, trigger_word=trigger_word)
     return Brought((info,), (report,))
 
 
@@ -99,17 +111,17 @@ def _is_kohya_zip(path: Path) -> bool:
     return any(is_kohya_name(folder) for folder in folders)
 
 
-def _make(store: DatasetStore, name: str, layout: KohyaLayout, trigger_word: str) -> Brought:
+def _make(create: _Create, name: str, layout: KohyaLayout, trigger_word: str) -> Brought:
     made: list[tuple[DatasetInfo, ImportReport]] = []
     learned = [one for one in layout.concepts if not one.is_class]
     try:
         for concept, title in zip(layout.concepts, _titles(name, layout.concepts), strict=True):
             # One word cannot call up several things.
             word = trigger_word if len(learned) == 1 and not concept.is_class else ""
-            made.append(store.create_from(title, [concept.path], trigger_word=word, training=concept.training()))
+            made.append(create(title, [concept.path], trigger_word=word, training=concept.training()))
     except BaseException:
         for info, _ in made:
-            store.delete(info.name)
+            shutil.rmtree(info.folder, ignore_errors=True)  # copies, made a moment ago
         raise
     return Brought(tuple(info for info, _ in made), tuple(report for _, report in made), layout.left_out)
 

@@ -15,6 +15,7 @@ from trainer.dataset.masks import sort_masks
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.walk import is_hidden_name, readable_name, walk_folder
 from trainer.errors import DatasetError, Finding
+from trainer.progress import Progress, no_progress
 
 _UNCLEAR = (
     "belongs to one of several pictures of that name, and which one cannot be told: bring in their folders instead"
@@ -45,7 +46,7 @@ class Gathered:
         return caption_of_texts(self.from_tables.get(picture, ())).all
 
 
-def gather(sources: Sequence[Source], staging: Path) -> Gathered:
+def gather(sources: Sequence[Source], staging: Path, progress: Progress = no_progress) -> Gathered:
     """Look through pictures, caption files, folders and zips; only read.
 
     Args:
@@ -67,7 +68,7 @@ def gather(sources: Sequence[Source], staging: Path) -> Gathered:
         elif source.suffix.lower() == ".zip":
             unpacked = staging / f"zip-{number}"
             unpacked.mkdir()
-            found.left_out += unpack_zip(source, unpacked)
+            found.left_out += unpack_zip(source, unpacked, progress)
             _take_folder(walk_folder(unpacked).files, unpacked, found)
         else:
             loose.append(source)

@@ -28,6 +28,7 @@ from trainer.files import (
     write_json,
     write_text,
 )
+from trainer.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def import_files(folder: Path, sources: Sequence[Source], excluded: Collection[str] = ()) -> ImportReport:
+def import_files(
+    folder: Path, sources: Sequence[Source], excluded: Collection[str] = (), progress: Progress = no_progress
+) -> ImportReport:
     """Copy pictures and their captions into `folder`, under names that are unused there.
 
     Args:
@@ -71,16 +74,16 @@ def import_files(folder: Path, sources: Sequence[Source], excluded: Collection[s
         excluded: names of pictures in it that are left out: where one is given again, the report says so.
 
     Raises: DatasetError: a source is missing, nothing of it is a picture, or a zip is broken or harmful; nothing came in.
-            ResourceError: the disk is full; nothing came in.
+            ResourceError: the disk is full; nothing came in. Cancelled: by `progress`; nothing came in.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with disk_errors(folder, "the pictures"):
         staging = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}import-", dir=folder.parent))
     try:
-        report = _stage(gather(sources, staging), folder, staging, excluded)
+        report = _stage(gather(sources, staging, progress), folder, staging, excluded, progress)
         if not (report.added or report.captions_for or report.num_masks or report.brought_back):
             _refuse_nothing(report)
-        _publish(folder, staging / "ready")
+        _publish(folder, staging / "ready", progress)
         return report
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -96,7 +99,7 @@ def _refuse_nothing(report: ImportReport) -> None:
     )
 
 
-def _stage(found: Gathered, folder: Path, staging: Path, excluded: Collection[str]) -> ImportReport:
+def _stage(found: Gathered, folder: Path, staging: Path, excluded: Collection[str], progress: Progress) -> ImportReport:
     """Copy what is new into `staging/ready` under its final names."""
     ready = staging / "ready"
     ready.mkdir()
@@ -111,7 +114,8 @@ def _stage(found: Gathered, folder: Path, staging: Path, excluded: Collection[st
     added, brought_back = list[str](), dict[str, None]()
     lone_masks = [(mask, _subject(mask)) for mask in found.lone_masks]
     num_captions = num_masks = 0
-    for path in sorted(found.pictures, key=lambda path: path.name):
+    for number, path in enumerate(sorted(found.pictures, key=lambda path: path.name)):
+        progress("Copying pictures", number, len(found.pictures))
         texts = found.texts_of(path)
         if (same := known.same_as(path)) is not None:
             name = names.get(same, same.name)
@@ -226,12 +230,15 @@ class _Known:
         return self._hashes[path]
 
 
-def _publish(folder: Path, ready: Path) -> None:
+def _publish(folder: Path, ready: Path, progress: Progress) -> None:
     """Give the staged files their names. Pictures last: one is never there without its caption."""
     files = sorted(ready.iterdir(), key=lambda path: (is_picture_name(path), path.name))
     with disk_errors(folder, "the pictures"):
-        for path in files:
+        for number, path in enumerate(files):
+            progress("Writing to the disk", number, len(files))
             sync_file(path)
+        progress("Writing to the disk", len(files), len(files))
+        # From here on it is not asked again whether to stop: all of them come in.
         for path in files:
             replace(path, folder / path.name)
         sync_folder(folder)

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from trainer.dataset.walk import walk_folder
 from trainer.errors import DatasetError, Finding
 from trainer.files import TEMPORARY_PREFIX, disk_errors, file_sha256, is_inside, write_json, write_text
 from trainer.paths import DataFolder
+from trainer.progress import Progress as StageProgress
+from trainer.progress import no_progress
 
 _KEPT_SETTINGS = ("title",)
 """Settings that restoring leaves as they are: a data set that was named anew keeps its name."""
@@ -118,13 +121,19 @@ def _caption(version: DatasetVersion, name: str, facts: PictureFacts) -> tuple[s
 
 
 def restore_as_new(
-    store: DatasetStore, data: DataFolder, version: DatasetVersion, name: str, progress: Progress | None = None
+    store: DatasetStore,
+    data: DataFolder,
+    version: DatasetVersion,
+    name: str,
+    progress: StageProgress = no_progress,
 ) -> Restored:
     """Make a data set of its own out of a version: copies of its pictures, looked for by their bytes in the data set's folder and in the trash.
 
     Raises: DatasetError: the name is empty or taken, or no picture is there any more. ResourceError: the disk is full.
+            Cancelled: by `progress`; there is none then.
     """
-    files, masks = _find_files(store, data, version, progress)
+    looking = partial(progress, "Looking at the pictures")
+    files, masks = _find_files(store, data, version, looking)
     problems = [Finding(each, "its file is gone") for each in version.pictures if each not in files]
     problems += [
         Finding(each, "its mask is gone")
@@ -145,12 +154,16 @@ def restore_as_new(
                 _put(masks[one.mask], place.with_name(f"{place.stem}{MASK_ENDINGS[0]}{masks[one.mask].suffix}"))
             _write_several(place, one)
         trigger_word = version.documents.get(SETTINGS, {}).get("trigger_word") or ""
-        info, report = store.create_from(name, [staging], trigger_word=trigger_word)
+        info, report = store.create_from(name, [staging], trigger_word=trigger_word, progress=progress)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     problems += [Finding(finding.where, finding.message) for finding in report.left_out]
-    values = _documents_of_copy(version, store.scan_files(info, progress=progress).pictures)
-    store.change(info.name, f"As it was in {version.title}", values)
+    try:
+        values = _documents_of_copy(version, store.scan_files(info, progress=looking).pictures)
+        store.change(info.name, f"As it was in {version.title}", values)
+    except BaseException:
+        shutil.rmtree(info.folder, ignore_errors=True)  # copies, made a moment ago
+        raise
     return Restored(info.name, True, len(report.added), tuple(problems))
 
 

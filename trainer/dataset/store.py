@@ -35,6 +35,7 @@ from trainer.dataset.scan import PictureFacts
 from trainer.dataset.walk import readable_name, walk_folder
 from trainer.errors import DatasetError
 from trainer.files import TEMPORARY_PREFIX, disk_errors, is_inside, replace, safe_name, unused_path, write_text
+from trainer.progress import Progress, no_progress
 
 __all__ = ["DatasetInfo", "DatasetStore"]
 
@@ -56,12 +57,14 @@ class DatasetStore(DatasetCatalog):
         trigger_word: str = "",
         kind: str = "",
         training: Mapping[str, Any] | None = None,
+        progress: Progress = no_progress,
     ) -> tuple[DatasetInfo, ImportReport]:
         """A data set out of pictures, folders and zips, as `add_files` takes them. After an error there is none.
 
         `training` are further settings of its record: role, repeats, weight, instance_prompt, class_prompt.
 
         Raises: DatasetError: the name is empty or taken, or see `import_files`. ResourceError: the disk is full.
+                Cancelled: by `progress`.
         """
         title = " ".join(name.split())
         folder_name = safe_name(title, fallback="")
@@ -73,7 +76,7 @@ class DatasetStore(DatasetCatalog):
             )
         word = _checked_trigger_word(trigger_word)
         record = Record(origin="own", title=title, kind=kind, trigger_word=word, **(training or {}))
-        folder, report = self._make_folder(folder_name, record, paths)
+        folder, report = self._make_folder(folder_name, record, paths, progress)
         return self._own_info(folder), report
 
     def link(self, folder: str | Path) -> DatasetInfo:
@@ -113,7 +116,9 @@ class DatasetStore(DatasetCatalog):
                 removed.append(partial)
         return removed
 
-    def _make_folder(self, name: str, record: Record, paths: Sequence[Source]) -> tuple[Path, ImportReport]:
+    def _make_folder(
+        self, name: str, record: Record, paths: Sequence[Source], progress: Progress = no_progress
+    ) -> tuple[Path, ImportReport]:
         """A data set's folder, complete before it has its name."""
         target = self._data.datasets / name
         report = ImportReport((), 0, (), {})
@@ -123,17 +128,18 @@ class DatasetStore(DatasetCatalog):
             try:
                 save_record(partial, record)
                 if paths:
-                    report = import_files(partial, paths)
+                    report = import_files(partial, paths, progress=progress)
                 replace(partial, target)
             finally:
                 if partial.exists():
                     shutil.rmtree(partial)
         return target, report
 
-    def add_files(self, name: str, paths: Sequence[Source]) -> ImportReport:
+    def add_files(self, name: str, paths: Sequence[Source], progress: Progress = no_progress) -> ImportReport:
         """Copy pictures, folders and zips into a data set of ours, captions too. After an error nothing came in.
 
         Raises: DatasetError: see `import_files`; or the data set is not ours to add to. ResourceError: the disk is full.
+                Cancelled: by `progress`.
         """
         info, record = self._known(name)
         if not info.is_own:
@@ -148,7 +154,7 @@ class DatasetStore(DatasetCatalog):
             raise DatasetError("No files were given.", fix="Drop pictures, a folder or a zip.")
         with locked(record):
             before = load_state(record)
-            report = import_files(info.folder, paths, before[EXCLUDED])
+            report = import_files(info.folder, paths, before[EXCLUDED], progress)
             # As if they had been left out before: so undoing takes them out, and no file is touched.
             before[EXCLUDED] |= dict.fromkeys(report.added, True)
             in_use = (*report.added, *report.brought_back)

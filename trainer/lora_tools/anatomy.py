@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.lora_tools.checkpoints import Checkpoint
-from trainer.lora_tools.figures import Progress, no_progress
 from trainer.lora_tools.inputs import Lora, open_lora, vector_differences
 from trainer.lora_tools.lowrank import effective_rank, squares
 from trainer.lora_tools.names import block_of, common_name, in_model_order
+from trainer.progress import Progress, no_progress
 
 _SHOWN_VALUES = 64
 # A layer that moves its weight this much less than the usual layer of the file does nothing that can be seen.

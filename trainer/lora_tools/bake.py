@@ -17,13 +17,13 @@ from torch import Tensor
 from trainer.errors import ConfigError, Finding, LoraFileError
 from trainer.files import TEMPORARY_PREFIX, disk_errors, replace, require_free
 from trainer.lora_tools.checkpoints import Checkpoint, Slot, part_of
-from trainer.lora_tools.figures import Progress, no_progress
 from trainer.lora_tools.inputs import Lora, open_lora
 from trainer.lora_tools.lowrank import squares
 from trainer.lora_tools.merge import MergeInput
 from trainer.lora_tools.names import block_of, in_model_order
 from trainer.lora_tools.outputs import TOOL_KEY, refuse_existing
 from trainer.lora_tools.rewrite import rewrite_tensors
+from trainer.progress import Progress, no_progress
 
 MAX_UNKNOWN_SHARE = 0.25
 BakePrecision = Literal["keep", "fp16", "bf16", "fp32"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from trainer.errors import LoraFileError
 from trainer.lora_tools.changes import Change
 from trainer.lora_tools.checkpoints import Checkpoint
-from trainer.lora_tools.figures import Progress, no_progress
 from trainer.lora_tools.inputs import matrix_names, open_lora, require_same_architecture
 from trainer.lora_tools.lowrank import LowRank, Svd, inner, numerical_rank, subspace_overlap
 from trainer.lora_tools.names import block_of, in_model_order
+from trainer.progress import Progress, no_progress
 
 _DENSE_DIRECTIONS = 64
 

@@ -11,9 +11,10 @@ import torch
 
 from trainer.lora_files.file import LoraModule
 from trainer.lora_tools.changes import Change, to_module
-from trainer.lora_tools.figures import LayerFigures, Progress
+from trainer.lora_tools.figures import LayerFigures
 from trainer.lora_tools.lowrank import LowRank
 from trainer.lora_tools.truncation import Truncation, element_bytes, ranks_for_size
+from trainer.progress import Progress
 
 Changes = Mapping[str, Callable[[], Change]]
 """By common name; a change is made when it is its turn, so that one dense matrix is in memory at a time."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from trainer.errors import LoraFileError
-from trainer.lora_tools.figures import Progress, no_progress
 from trainer.lora_tools.overlaps import Overlaps, StackedFile, Sums, measure_overlaps
 from trainer.lora_tools.settling import (
     DROWNED,
@@ -25,6 +24,7 @@ from trainer.lora_tools.settling import (
     overall,
     verdict,
 )
+from trainer.progress import Progress, no_progress
 
 __all__ = ["ConflictReport", "StackedFile", "find_conflicts"]
 _DISTURBED = 0.1

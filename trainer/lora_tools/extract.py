@@ -17,10 +17,11 @@ from trainer.lora_files.file import DTYPES
 from trainer.lora_tools.changes import Change
 from trainer.lora_tools.checkpoints import Checkpoint
 from trainer.lora_tools.compress import compress
-from trainer.lora_tools.figures import Progress, WrittenLora, no_progress, written_figures
+from trainer.lora_tools.figures import WrittenLora, written_figures
 from trainer.lora_tools.names import in_model_order
 from trainer.lora_tools.outputs import finished_metadata, header_bytes, require_writable, write_result
 from trainer.lora_tools.truncation import Truncation
+from trainer.progress import Progress, no_progress
 
 # Layers that the loaders of other tools skip without a word.
 _NOT_READ = re.compile(r"lora_unet_(conv_in|conv_out|time_embedding|add_embedding)|.*text_projection$")

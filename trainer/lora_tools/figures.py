@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.lora_tools.names import block_of, in_model_order
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, how many layers are done, and of how many. It may raise Cancelled: nothing is written then."""
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """For callers that do not look."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from trainer.lora_tools.changes import Change
 from trainer.lora_tools.checkpoints import Checkpoint
 from trainer.lora_tools.combine import agreeing_mean, drop_randomly, trim, weighted_sum
 from trainer.lora_tools.compress import Compressed, compress, keep_factors
-from trainer.lora_tools.figures import Progress, WrittenLora, no_progress, written_figures
+from trainer.lora_tools.figures import WrittenLora, written_figures
 from trainer.lora_tools.inputs import Lora, matrix_names, open_lora, require_same_architecture, vector_differences
 from trainer.lora_tools.lowrank import LowRank, concatenate
 from trainer.lora_tools.names import in_model_order
@@ -37,6 +37,7 @@ from trainer.lora_tools.outputs import (
 )
 from trainer.lora_tools.products import exact_product
 from trainer.lora_tools.truncation import Truncation
+from trainer.progress import Progress, no_progress
 
 Method = Literal["sum", "ties", "dare", "dare_ties", "magnitude"]
 METHODS: dict[Method, str] = {

@@ -15,9 +15,9 @@ from trainer import block_names
 from trainer.lora_tools.changes import Change
 from trainer.lora_tools.checkpoints import Checkpoint
 from trainer.lora_tools.compare import compare_changes
-from trainer.lora_tools.figures import Progress, no_progress
 from trainer.lora_tools.inputs import Lora, matrix_names, open_lora, require_same_architecture
 from trainer.lora_tools.names import block_of, in_model_order
+from trainer.progress import Progress, no_progress
 
 _UNET = "lora_unet_"
 Part = Literal["unet", "text"]

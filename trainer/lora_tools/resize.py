@@ -12,7 +12,7 @@ from trainer.errors import Finding, LoraFileError
 from trainer.lora_files.modules import AdapterModule
 from trainer.lora_tools.checkpoints import Checkpoint
 from trainer.lora_tools.compress import Compressed, compress, keep_factors
-from trainer.lora_tools.figures import Progress, WrittenLora, no_progress, written_figures
+from trainer.lora_tools.figures import WrittenLora, written_figures
 from trainer.lora_tools.inputs import Lora, matrix_names, open_lora, vector_differences
 from trainer.lora_tools.names import in_model_order
 from trainer.lora_tools.outputs import (
@@ -26,6 +26,7 @@ from trainer.lora_tools.outputs import (
 )
 from trainer.lora_tools.products import exact_product
 from trainer.lora_tools.truncation import Truncation
+from trainer.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)
