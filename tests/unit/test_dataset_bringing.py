@@ -12,6 +12,7 @@ from app.services.dataset_history import DatasetHistoryService
 from app.services.training import TrainingService
 from tests import zoo
 from trainer.cli.commands.train import with_trigger_word
+from trainer.config.loading import merge
 from trainer.dataset.bringing import bring_in, link_all
 from trainer.dataset.dropped import Dropped, Source
 from trainer.dataset.record import CLASS_PICTURES
@@ -41,7 +42,7 @@ def test_kohyas_folders_become_data_sets_with_roles_and_repeats(
     assert facts == {
         "mine zib robot": ("", 10, "zib robot", ""),
         "mine kol cat": ("", 5, "kol cat", ""),
-        "mine robot (class pictures)": (CLASS_PICTURES, 1, "", "robot"),
+        "mine robot (class pictures)": (CLASS_PICTURES, 1, "robot", ""),
     }
     assert [info.num_pictures for info in brought.sets] == [1, 1, 1]
     assert not list(data.datasets.glob(".*"))
@@ -65,6 +66,21 @@ def test_kohyas_folders_become_data_sets_with_roles_and_repeats(
     assert found["concepts"][0]["instance_prompt"] == "kol cat"
 
 
+def test_class_pictures_say_what_they_show(store: DatasetStore, data: DataFolder, kohya: Path) -> None:
+    bring_in(store, data, "mine", [kohya])
+    prior = {"dataset": "mine robot (class pictures)"}
+    values = {"model": {"base": "x"}, "data": {"dataset": "mine zib robot", "prior": prior}}
+    config, _ = TrainingService(data).check(values)
+    assert config is not None
+    assert config.data.prior.class_prompt == "robot"
+    config, _ = TrainingService(data).check(merge(values, {"data": {"prior": {"class_prompt": "a robot"}}}))
+    assert config is not None
+    assert config.data.prior.class_prompt == "a robot"
+    store.set_training("mine robot (class pictures)", {"instance_prompt": None})
+    _, findings = TrainingService(data).check(values)
+    assert [finding.where for finding in findings] == ["data.prior.class_prompt"]
+
+
 def test_after_an_error_none_of_the_sets_is_there(store: DatasetStore, data: DataFolder, kohya: Path) -> None:
     store.create("mine kol cat")
     with pytest.raises(DatasetError, match="already"):
@@ -76,7 +92,7 @@ def test_kohyas_folders_are_linked_one_by_one(store: DatasetStore, kohya: Path) 
     linked = link_all(store, kohya).sets
     assert [(info.repeats, info.role) for info in linked] == [(10, ""), (5, ""), (1, CLASS_PICTURES)]
     assert all(info.is_linked for info in linked)
-    assert [info.class_prompt for info in linked] == ["", "", "robot"]
+    assert [info.instance_prompt for info in linked] == ["zib robot", "kol cat", "robot"]
     assert len(link_all(store, kohya / "img" / "5_kol cat").sets) == 1
 
 

@@ -34,7 +34,7 @@ class KohyaFolder:
     def training(self) -> dict[str, Any]:
         """It as settings of a data set's record."""
         if self.is_class:
-            return {"role": CLASS_PICTURES, "class_prompt": self.caption}
+            return {"role": CLASS_PICTURES, "instance_prompt": self.caption}
         return {"repeats": self.repeats, "instance_prompt": self.caption}
 
     def settings(self) -> dict[str, str | int]:

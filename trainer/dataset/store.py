@@ -66,6 +66,14 @@ class DatasetStore(DatasetCatalog):
         Raises: DatasetError: the name is empty or taken, or see `import_files`. ResourceError: the disk is full.
                 Cancelled: by `progress`.
         """
+        title, folder_name = self.new_name(name)
+        word = _checked_trigger_word(trigger_word)
+        record = Record(origin="own", title=title, kind=kind, trigger_word=word, **(training or {}))
+        folder, report = self._make_folder(folder_name, record, paths, progress)
+        return self._own_info(folder), report
+
+    def new_name(self, name: str) -> tuple[str, str]:
+        """The title and the folder's name of a new data set. Raises DatasetError: the name is empty or taken."""
         title = " ".join(name.split())
         folder_name = safe_name(title, fallback="")
         if not folder_name.strip("_ "):  # what stands for characters that no file system takes
@@ -74,10 +82,7 @@ class DatasetStore(DatasetCatalog):
             raise DatasetError(
                 f"There is already a data set '{folder_name}'.", fix="Choose another name, or add to that one."
             )
-        word = _checked_trigger_word(trigger_word)
-        record = Record(origin="own", title=title, kind=kind, trigger_word=word, **(training or {}))
-        folder, report = self._make_folder(folder_name, record, paths, progress)
-        return self._own_info(folder), report
+        return title, folder_name
 
     def link(self, folder: str | Path) -> DatasetInfo:
         """A folder used where it is; it is only read. One that is linked already is given back.
