@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from app.services.datasets import DatasetService
 from app.services.training import TrainingService
 from tests import zoo
 from trainer.dataset import archives
@@ -311,6 +312,35 @@ def test_a_damaged_record_is_said_and_not_replaced(store: DatasetStore, data: Da
         with pytest.raises(DatasetError, match="damaged"):
             action()
     assert record.read_text() == '{"a.png": "half a cap'
+
+
+@pytest.mark.parametrize("name", [NAME, "ink-wash"])
+def test_a_damaged_record_leaves_the_other_data_sets_as_they_are(
+    store: DatasetStore, data: DataFolder, pictures: Path, name: str
+) -> None:
+    store.create_from("good", [pictures])
+    record = data.datasets / name / "dataset.json"
+    record.parent.mkdir()
+    record.write_text("{")
+    infos = store.list()
+    assert (infos[0].name, infos[-1].name) == ("good", name)
+    assert [info.name for info in infos if info.problem] == [name]
+    assert (name, " · damaged") in [(key, label[-10:]) for label, key in DatasetService(data).choices()]
+    assert TrainingService(data).first_values()["data.dataset"] == "good"
+    assert len(store.scan("good").usable) == 3
+    for action in (
+        lambda: store.get(name),
+        lambda: store.scan(name),
+        lambda: store.get(data.datasets / NAME if name == NAME else ASSETS / "datasets" / name),
+        lambda: store.add_files(name, [pictures]),
+        lambda: store.set_caption(name, "a.png", "x"),
+    ):
+        with pytest.raises(DatasetError, match="damaged"):
+            action()
+    assert [path.name for path in record.parent.iterdir()] == ["dataset.json"]
+    assert record.read_text() == "{"
+    if name == NAME:
+        assert store.delete(name).joinpath("dataset.json").read_text() == "{"
 
 
 def test_trigger_words(store: DatasetStore) -> None:

@@ -342,7 +342,7 @@ class DatasetStore(DatasetCatalog):
 
     def delete(self, name: str) -> Path:
         """Move a data set to the trash; of a linked one only the record. Returns where it lies. Raises DatasetError."""
-        info, record = self._known(name)
+        info, record = self._listed(name)
         if info.is_bundled:
             raise DatasetError("Bundled data sets cannot be deleted.", where=info.title)
         self._data.trash.mkdir(parents=True, exist_ok=True)
