@@ -114,6 +114,43 @@ def test_a_long_caption_is_cut_where_training_cuts_it(store: DatasetStore, data:
     assert found(diagnose(data, "set", SETTINGS), "caption_length") == []
 
 
+def test_several_captions_of_a_picture_stay_several(data: DataFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "several"
+    folder.mkdir()
+    for index in range(5):
+        image = Image.new("RGB", (240, 240), "white")
+        image.paste(leaves(index, 140), (50, 50))
+        save(folder, f"{index}.png", image, "a leaf")
+    long = ", ".join(f"word{number}" for number in range(60))
+    (folder / "0.txt").unlink()
+    (folder / "0.json").write_text(json.dumps(["a red leaf", "zsy, a leaf", "on white background"]))
+    (folder / "1.txt").write_text(f"short\n{long}")
+    (folder / "2.txt").write_text(f"{long[:90]}\n{long[90:180]}")
+    save(folder, "again.jpg", image.resize((220, 220)), "zsy, one\nand a longer one, day\nnight, three")
+    store = DatasetStore(data)
+    store.link(folder)
+    store.set_trigger_word("several", "zsy")
+    report = check_dataset(data, "several", SETTINGS)
+    remark, flaw = sorted(of_check(report, "caption_length"), key=lambda each: each.verdict.value)
+    assert (remark.pictures, remark.verdict, remark.fix) == (("2.png",), Verdict.GOOD, None)
+    assert (flaw.pictures, flaw.verdict) == (("1.png",), Verdict.USABLE)
+    fix(store, "several", [flaw])
+    short, cut = store.captions_of("several", "1.png")
+    assert (short, cut[:13], len(cut) < len(long)) == ("short", "word0, word1,", True)
+    fix(store, "several", of_check(report, "contradictions"))
+    assert store.captions_of("several", "4.png") == ("zsy, one", "and a longer one, day", "night, three")
+    assert "“day” and “night”" in " ".join(each.message for each in of_check(report, "contradictions"))
+    fix(store, "several", of_check(diagnose(data, "several", SETTINGS), "trigger"))
+    assert store.captions_of("several", "0.png") == ("zsy, a red leaf", "zsy, a leaf", "zsy, on white background")
+    fix(store, "several", of_check(diagnose(data, "several", SETTINGS), "background"))
+    tag = ", white background"
+    assert store.captions_of("several", "0.png") == (
+        *(f"zsy, a red leaf{tag}", f"zsy, a leaf{tag}"),
+        "zsy, on white background",
+    )
+    assert found(diagnose(data, "several", SETTINGS), "trigger") == []
+
+
 def test_what_is_ignored_stays_ignored_and_counts_for_nothing(store: DatasetStore, data: DataFolder) -> None:
     report = check_dataset(data, "set", SETTINGS)
     ignore(store, "set", of_check(report, "borders"))
