@@ -129,6 +129,10 @@ def test_appending_adds_only_what_is_new() -> None:
     assert caption(tags("boat"), "boat", **append) == "boat"
     assert caption(tags("boat"), "", **append) == "boat"
     assert caption(tags("boat"), "sea\nboat at sea, boat", **append) == "sea, boat\nboat at sea, boat"
+    append["insert_trigger"] = True
+    assert caption(tags("boat"), "a sea view", **append) == "zsy, a sea view, boat"
+    assert caption(tags("boat"), "a photo of zsy\nsea", **append) == "a photo of zsy, boat\nzsy, sea, boat"
+    assert caption(tags("boat"), "a photo of zsy", **append, template="{trigger}, {caption}") == "a photo of zsy, boat"
 
 
 @pytest.mark.parametrize(
