@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
+from app.services.dataset_check import DatasetCheckService
 from tests import zoo
 from tests.leaves import cropped, leaves, resized
 from trainer.cli.main import main
 from trainer.dataset import record
-from trainer.dataset.doctor import measuring
+from trainer.dataset.doctor import measuring, similar
 from trainer.dataset.doctor.checks.contradictions import opposites
 from trainer.dataset.doctor.diagnosis import CHECKS, check_dataset, diagnose, fix, ignore, of_check
 from trainer.dataset.doctor.findings import Finding, Report, Verdict
@@ -205,6 +207,46 @@ def test_a_pass_that_is_cancelled_goes_on_where_it_was(
     times.clear()
     assert check_dataset(data, "set", SETTINGS) == whole
     assert times == []
+
+
+def test_comparing_is_told_can_be_cancelled_and_is_done_once(
+    store: DatasetStore, data: DataFolder, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        told.append(what)
+        if what == "Comparing the pictures":
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        check_dataset(data, "set", SETTINGS, stop)
+    shown = DatasetCheckService(data)
+    # All is measured, but nothing compared: whoever only looks does not begin with it.
+    assert shown.report("set", SETTINGS).num_unmeasured == len(store.scan("set").usable)
+    report = check_dataset(data, "set", SETTINGS, lambda what, *_: told.append(what))
+    assert told[-1] == "Laying pictures over one another"
+    real = similar.groups
+    compared: list[int] = []
+    monkeypatch.setattr(similar, "groups", lambda measures, *_: compared.append(len(measures)) or real(measures))
+    assert shown.report("set", SETTINGS) == report == diagnose(data, "set", SETTINGS)
+    store.remove_pictures("set", ["good 3.png"])
+    assert [set(group) for group in found(shown.report("set", SETTINGS), "duplicates")] == [{"copy.jpg", "good 0.png"}]
+    assert compared == []
+    store.remove_pictures("set", ["copy.jpg"])
+    assert found(shown.report("set", SETTINGS), "duplicates") == []
+    assert compared == [1], "no more than what is left of its group"
+    # A file twice, which was there once when the pictures were compared, is not taken for compared.
+    plain = str(folder)
+    check_dataset(data, plain, SETTINGS)
+    shutil.copyfile(folder / "good 1.png", folder / "good 9.png")
+    assert shown.report(plain, SETTINGS).num_unmeasured == 1
+    groups = found(check_dataset(data, plain, SETTINGS), "duplicates")
+    assert sorted(map(sorted, groups)) == [["copy.jpg", "good 0.png"], ["good 1.png", "good 9.png"]]
+    for path in (data.cache / "check").glob("*-alike.json"):
+        path.write_text("{")
+    assert shown.report(plain, SETTINGS).num_unmeasured == len(store.scan(plain).usable)
+    assert sorted(found(diagnose(data, plain, SETTINGS), "duplicates")) == sorted(groups)
 
 
 def test_a_renamed_picture_is_not_measured_again(
