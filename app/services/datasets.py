@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from trainer.dataset.bringing import Brought, bring_in, link_all
 from trainer.dataset.captions import caption_lines, fill_template
+from trainer.dataset.dropped import Source
 from trainer.dataset.problems import Problem
 from trainer.dataset.scan import DatasetScan, PictureFacts, Progress
 from trainer.dataset.store import DatasetInfo, DatasetStore
@@ -170,13 +171,13 @@ class DatasetService:
             return False
         return self.store.write_captions(name, {picture: new})
 
-    def create(self, name: str, files: Sequence[str], trigger_word: str) -> Brought:
+    def create(self, name: str, files: Sequence[Source], trigger_word: str) -> Brought:
         """A new data set of dropped files; several of kohya's folders. Raises DatasetError, ResourceError; then there is none."""
         if not files:
             raise DatasetError("There are no pictures yet.", fix="Drop pictures, a folder or a zip first.")
         return bring_in(self.store, self._data, name, files, trigger_word=trigger_word)
 
-    def use_folder(self, path: str) -> tuple[DatasetInfo, ...]:
+    def use_folder(self, path: str) -> Brought:
         """A folder where it is, as one data set, or one for each of kohya's folders in it. Raises DatasetError."""
         return link_all(self.store, path)
 

@@ -18,6 +18,7 @@ from trainer.config.objective import ObjectiveConfig
 from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
 from trainer.config.targets import is_target
+from trainer.dataset.class_words import with_class_words
 from trainer.dataset.kohya import kohya_folders
 from trainer.dataset.record import CLASS_PICTURES
 from trainer.dataset.store import DatasetInfo, DatasetStore
@@ -115,7 +116,7 @@ class TrainingService:
     def check(self, values: Mapping[str, Any]) -> tuple[RunConfig | None, list[Finding]]:
         """The settings if they are valid, and everything that keeps them from being run."""
         try:
-            config = build_config(values)
+            config = build_config(with_class_words(values, self._datasets))
         except ConfigError as error:
             return None, list(error.findings) or [Finding(error.where, error.message)]
         problem = missing_part(config.optimizer)

@@ -246,10 +246,11 @@ class DatasetTab:
         return self._offer(brought.sets[0].name), "", "", None
 
     def _use_folder(self, path: str) -> tuple[Any, str]:
-        linked = list(self._service.use_folder(path))
-        if len(linked) > 1:
-            note(f"{len(linked)} data sets, one for each numbered folder, with its number as repeats.")
-        return self._offer(linked[0].name), ""
+        linked = self._service.use_folder(path)
+        if len(linked.sets) > 1:
+            note(f"{len(linked.sets)} data sets, one for each numbered folder, with its number as repeats.")
+        _tell_left_out(linked)
+        return self._offer(linked.sets[0].name), ""
 
     def _add_files(self, name: str, files: list[str] | None) -> tuple[Any, None, float]:
         _tell(self._service.store.add_files(name, files or []))
@@ -272,6 +273,10 @@ def _step(name: str, step: Callable[[str], Change | None]) -> Any:
 
 def _tell(report: ImportReport | Brought) -> None:
     note(report.summary())
+    _tell_left_out(report)
+
+
+def _tell_left_out(report: ImportReport | Brought) -> None:
     if report.left_out:
         shown = [str(finding) for finding in report.left_out[:5]]
         more = [f"… and {len(report.left_out) - 5} more"] if len(report.left_out) > 5 else []

@@ -140,13 +140,63 @@ def test_tables_count_for_folders_in_theirs_and_the_nearest_wins(tmp_path: Path)
 def test_a_broken_table_is_a_warning(tmp_path: Path, text: str) -> None:
     zoo.good(tmp_path / "a.png", "a hill")
     (tmp_path / "metadata.jsonl").write_text(text)
-    (tmp_path / "metadata.csv").write_bytes(b"file_name,text\na.png,\xff\xfe\n")
+    (tmp_path / "metadata.csv").write_bytes(b"file_name,text\na.png,\0\1\2\n")
     (tmp_path / "metadata.parquet").write_bytes(b"PAR1")
     scan = scan_folder(tmp_path)
     assert scan.pictures[0].caption == "a hill"
     messages = " ".join(problem.message for problem in scan.problems)
     assert "metadata.csv cannot be read" in messages
     assert "metadata.parquet is not read" in messages
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        ("file_name;text\na.png;un café à Besançon – été\n".encode("cp1252"), "cp1252"),
+        ("file_name,text\na.png,un café à Besançon – été\n".encode("utf-16"), ""),
+    ],
+)
+def test_tables_as_spreadsheets_save_them_are_read(tmp_path: Path, data: bytes, encoding: str) -> None:
+    zoo.good(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_bytes(data)
+    scan = scan_folder(tmp_path)
+    assert scan.pictures[0].caption == "un café à Besançon – été"
+    messages = [problem.message for problem in scan.problems]
+    assert messages == ([f"The table of captions metadata.csv was read as {encoding}."] if encoding else [])
+
+
+def test_other_ends_of_lines_within_json_lines_are_text(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        zoo.good(tmp_path / f"{name}.png", seed=seed)
+    rows = ['{"file_name": "a.png", "text": "a hill\u2028far away"}', '{"file_name": "b.png", "text": "a\x85lake"}']
+    (tmp_path / "metadata.jsonl").write_bytes("\r\n".join(rows).encode())
+    scan = scan_folder(tmp_path)
+    assert [facts.caption_source for facts in scan.pictures] == ["metadata.jsonl"] * 2
+    assert scan.pictures[0].captions == ("a hill far away",)
+    assert scan.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.jsonl", '{"file_name": "a.png", "text": "one"}\n{"file_name": "./a.png", "text": "two"}\n'),
+        ("metadata.csv", "file_name,text\na.png,one\na.png,two\na.png,one\n"),
+    ],
+)
+def test_several_rows_of_a_picture_are_several_captions(tmp_path: Path, name: str, text: str) -> None:
+    zoo.good(tmp_path / "a.png")
+    (tmp_path / name).write_text(text)
+    assert only(tmp_path) == ("one", name, ("one", "two"))
+
+
+def test_paths_of_another_place_that_end_alike_are_nobodys(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        zoo.good(tmp_path / f"{name}.png", seed=seed)
+    rows = {"C:\\x\\a.png": "one", "C:\\y\\a.png": "two", "C:\\y\\b.png": "three"}
+    (tmp_path / "metadata.json").write_text(json.dumps({key: {"caption": text} for key, text in rows.items()}))
+    scan = scan_folder(tmp_path)
+    assert [facts.captions for facts in scan.pictures] == [(), ("three",)]
+    assert "several pictures named a.png" in scan.problems[0].message
 
 
 @pytest.mark.parametrize("data", [3, None, [1], {"x": 1}, {"captions": 3}])

@@ -12,7 +12,9 @@ from app.services.dataset_history import DatasetHistoryService
 from app.services.training import TrainingService
 from tests import zoo
 from trainer.cli.commands.train import with_trigger_word
+from trainer.config.loading import merge
 from trainer.dataset.bringing import bring_in, link_all
+from trainer.dataset.dropped import Dropped, Source
 from trainer.dataset.record import CLASS_PICTURES
 from trainer.dataset.store import DatasetStore
 from trainer.dataset.versions import current_version, write_versions
@@ -40,7 +42,7 @@ def test_kohyas_folders_become_data_sets_with_roles_and_repeats(
     assert facts == {
         "mine zib robot": ("", 10, "zib robot", ""),
         "mine kol cat": ("", 5, "kol cat", ""),
-        "mine robot (class pictures)": (CLASS_PICTURES, 1, "", "robot"),
+        "mine robot (class pictures)": (CLASS_PICTURES, 1, "robot", ""),
     }
     assert [info.num_pictures for info in brought.sets] == [1, 1, 1]
     assert not list(data.datasets.glob(".*"))
@@ -64,6 +66,21 @@ def test_kohyas_folders_become_data_sets_with_roles_and_repeats(
     assert found["concepts"][0]["instance_prompt"] == "kol cat"
 
 
+def test_class_pictures_say_what_they_show(store: DatasetStore, data: DataFolder, kohya: Path) -> None:
+    bring_in(store, data, "mine", [kohya])
+    prior = {"dataset": "mine robot (class pictures)"}
+    values = {"model": {"base": "x"}, "data": {"dataset": "mine zib robot", "prior": prior}}
+    config, _ = TrainingService(data).check(values)
+    assert config is not None
+    assert config.data.prior.class_prompt == "robot"
+    config, _ = TrainingService(data).check(merge(values, {"data": {"prior": {"class_prompt": "a robot"}}}))
+    assert config is not None
+    assert config.data.prior.class_prompt == "a robot"
+    store.set_training("mine robot (class pictures)", {"instance_prompt": None})
+    _, findings = TrainingService(data).check(values)
+    assert [finding.where for finding in findings] == ["data.prior.class_prompt"]
+
+
 def test_after_an_error_none_of_the_sets_is_there(store: DatasetStore, data: DataFolder, kohya: Path) -> None:
     store.create("mine kol cat")
     with pytest.raises(DatasetError, match="already"):
@@ -72,10 +89,92 @@ def test_after_an_error_none_of_the_sets_is_there(store: DatasetStore, data: Dat
 
 
 def test_kohyas_folders_are_linked_one_by_one(store: DatasetStore, kohya: Path) -> None:
-    linked = link_all(store, kohya)
+    linked = link_all(store, kohya).sets
     assert [(info.repeats, info.role) for info in linked] == [(10, ""), (5, ""), (1, CLASS_PICTURES)]
     assert all(info.is_linked for info in linked)
-    assert len(link_all(store, kohya / "img" / "5_kol cat")) == 1
+    assert [info.instance_prompt for info in linked] == ["zib robot", "kol cat", "robot"]
+    assert len(link_all(store, kohya / "img" / "5_kol cat").sets) == 1
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Pictures of which some lie in folders that only look like kohya's."""
+    folder = tmp_path / "ink"
+    for number, name in enumerate(("a.png", "b.png", "2_sketches/c.png", "2023_holiday/d.png", "x/01_january/e.png")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        zoo.good(folder / name, seed=number)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "dropped"])
+def test_numbered_folders_among_other_pictures_are_folders_like_any(
+    store: DatasetStore, data: DataFolder, mixed: Path, form: str
+) -> None:
+    sources: list[Source] = [mixed]
+    if form == "zip":
+        sources = [shutil.make_archive(str(mixed), "zip", mixed.parent, mixed.name)]
+    if form == "dropped":
+        sources = dropped(mixed)
+    brought = bring_in(store, data, "mine", sources)
+    assert [(info.title, info.num_pictures, info.repeats) for info in brought.sets] == [("mine", 5, 1)]
+    assert (brought.left_out, brought.summary()) == ((), "5 pictures added.")
+    assert not list(data.datasets.glob(".*"))
+
+
+def dropped(folder: Path) -> list[Source]:
+    """A folder as a browser gives it: each file in a place of its own, with its name relative to what was chosen."""
+    found: list[Source] = []
+    for number, path in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+        place = folder.parent / "uploads" / str(number) / path.name
+        place.parent.mkdir(parents=True)
+        shutil.copy(path, place)
+        found.append(Dropped(place, path.relative_to(folder.parent).as_posix()))
+    return found
+
+
+def test_numbered_folders_among_other_pictures_are_linked_as_one(store: DatasetStore, mixed: Path) -> None:
+    (info,) = link_all(store, mixed).sets
+    assert (info.folder, info.num_pictures) == (mixed, 5)
+
+
+@pytest.mark.parametrize("names", [("2023_holiday", "2024_holiday"), ("01_january", "02_february")])
+def test_folders_of_years_and_months_are_no_repeats(
+    store: DatasetStore, data: DataFolder, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    for number, name in enumerate(names):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        zoo.good(tmp_path / "photos" / name / "a.png", seed=number)
+    brought = bring_in(store, data, "mine", [tmp_path / "photos"])
+    assert [(info.num_pictures, info.repeats) for info in brought.sets] == [(2, 1)]
+
+
+def test_what_kohyas_scripts_write_is_left_out_with_a_word(store: DatasetStore, data: DataFolder, kohya: Path) -> None:
+    (kohya / "model" / "sample").mkdir(parents=True)
+    zoo.good(kohya / "model" / "sample" / "s.png", seed=9)
+    (kohya / "img" / "metadata.json").write_text("{}")
+    (kohya / "img" / "3_empty").mkdir()
+    brought = bring_in(store, data, "mine", [kohya])
+    assert [info.num_pictures for info in brought.sets] == [1, 1, 1]
+    assert sorted(finding.where for finding in brought.left_out) == ["img/metadata.json", "model/sample/s.png"]
+    assert brought.summary().endswith("2 left out.")
+    assert len(link_all(store, kohya).left_out) == 2
+
+
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_kohyas_folders_of_one_name_get_numbers(
+    store: DatasetStore, data: DataFolder, tmp_path: Path, is_dropped: bool
+) -> None:
+    for number, name in enumerate(("10_robot", "5_robot", "2_Robot")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        zoo.good(tmp_path / "set" / name / "a.png", f"caption {name}", seed=number)
+    sources = dropped(tmp_path / "set") if is_dropped else [tmp_path / "set"]
+    brought = bring_in(store, data, "Koh", sources)
+    facts = {info.title: (info.repeats, store.caption_of(info.name, "a.png")) for info in brought.sets}
+    assert facts == {
+        "Koh robot": (10, "caption 10_robot"),
+        "Koh Robot 2": (2, "caption 2_Robot"),
+        "Koh robot 3": (5, "caption 5_robot"),
+    }
 
 
 def test_how_it_is_trained_can_be_changed_and_undone(store: DatasetStore) -> None:

@@ -16,6 +16,8 @@ from app.services.datasets import DatasetService
 from app.services.training import TrainingService
 from tests import zoo
 from trainer.dataset import archives
+from trainer.dataset.bringing import bring_in
+from trainer.dataset.dropped import Dropped
 from trainer.dataset.record import CAPTIONS, CROPS, IGNORED, TURNS, load_state
 from trainer.dataset.store import DatasetStore
 from trainer.errors import DatasetError, ResourceError
@@ -93,6 +95,121 @@ def test_captions_dropped_later_go_to_their_pictures(store: DatasetStore, tmp_pa
     assert [finding.where for finding in report.left_out] == ["zzz.txt"]
 
 
+def captions_in(store: DatasetStore) -> dict[str, tuple[str, ...]]:
+    return {facts.name: facts.captions for facts in store.scan(NAME).pictures}
+
+
+def numbered(folder: Path, captions: dict[str, str]) -> None:
+    """Two folders with a `1.png` each, and these captions."""
+    for seed in (1, 2):
+        (folder / f"up{seed}").mkdir()
+        zoo.good(folder / f"up{seed}" / "1.png", seed=seed)
+    for place, text in captions.items():
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_text(text)
+
+
+def test_loose_files_of_one_name_keep_the_captions_of_their_folders(store: DatasetStore, tmp_path: Path) -> None:
+    numbered(tmp_path, {"up1/1.txt": "first", "up2/1.txt": "second"})
+    loose = sorted(path for path in tmp_path.rglob("1.*") if path.is_file())
+    _, report = store.create_from(NAME, loose)
+    assert sorted(captions_in(store).values()) == [("first",), ("second",)]
+    assert report.left_out == ()
+
+
+@pytest.mark.parametrize("captions", [{"up3/1.txt": "first", "up4/1.txt": "second"}, {"up3/1.txt": "first"}])
+def test_nobody_guesses_whose_a_loose_caption_is(store: DatasetStore, tmp_path: Path, captions: dict[str, str]) -> None:
+    """As a browser sends two folders with a `1.png` each: every file in a place of its own."""
+    numbered(tmp_path, captions)
+    zoo.good(tmp_path / "up1" / "only.png", seed=3)
+    (tmp_path / "up3" / "only.txt").write_text("its own")
+    zoo.noise(seed=9).save(tmp_path / "up3" / "1-masklabel.png")
+    loose = sorted(path for path in tmp_path.glob("up*/*.*") if path.is_file())
+    _, report = store.create_from(NAME, loose)
+    assert captions_in(store) == {"1.png": (), "1 2.png": (), "only.png": ("its own",)}
+    assert report.num_masks == 0
+    assert sorted(finding.where for finding in report.left_out) == ["1-masklabel.png", *["1.txt"] * len(captions)]
+    assert all("cannot be told" in finding.message for finding in report.left_out)
+
+
+def test_files_with_the_names_that_a_browser_knows_come_in_as_their_folder(store: DatasetStore, tmp_path: Path) -> None:
+    numbered(tmp_path, {"up3/1.txt": "first", "up4/1.txt": "second", "up5/metadata.csv": "1.png,third\n"})
+    zoo.good(tmp_path / "up5" / "1.png", seed=3)
+    zoo.noise(seed=9).save(tmp_path / "up3" / "m.png")
+    sources = [
+        Dropped(tmp_path / "up1" / "1.png", "pics/a/1.png"),
+        Dropped(tmp_path / "up2" / "1.png", "pics\\b\\1.png"),
+        Dropped(tmp_path / "up5" / "1.png", "/pics/../c/1.png"),
+        Dropped(tmp_path / "up3" / "1.txt", "pics/a/1.txt"),
+        Dropped(tmp_path / "up4" / "1.txt", "pics/b/1.txt"),
+        Dropped(tmp_path / "up5" / "metadata.csv", "pics/c/metadata.csv"),
+        Dropped(tmp_path / "up3" / "m.png", "pics/a/masks/1.png"),
+    ]
+    before = state(tmp_path)
+    _, report = store.create_from(NAME, sources)
+    assert sorted(captions_in(store).values()) == [("first",), ("second",), ("third",)]
+    assert (report.num_masks, report.left_out) == (1, ())
+    assert {name: value for name, value in state(tmp_path).items() if name.startswith("up")} == {
+        name: value for name, value in before.items() if name.startswith("up")
+    }
+
+
+def test_a_picture_that_was_left_out_comes_back_when_it_is_given_again(
+    store: DatasetStore, tmp_path: Path, pictures: Path
+) -> None:
+    store.create_from(NAME, [pictures / "a.png"])
+    zoo.good(tmp_path / "b.png", seed=30)
+    store.add_files(NAME, [tmp_path / "b.png"])
+    store.undo(NAME)
+    report = store.add_files(NAME, [tmp_path / "b.png"])
+    assert report.summary() == "0 pictures added, 1 brought back."
+    assert sorted(captions_in(store)) == ["a.png", "b.png"]
+    assert [change.title for change in store.history(NAME)[0]] == ["Added 1 pictures"]
+    store.undo(NAME)
+    assert sorted(captions_in(store)) == ["a.png"]
+
+
+def test_a_newer_caption_comes_in_with_a_picture_that_is_there(store: DatasetStore, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    zoo.good(folder / "a.png", seed=1)
+    store.create_from(NAME, [folder])
+    (folder / "a.txt").write_text("a hill\nhills")
+    report = store.add_files(NAME, [folder / "a.png", folder / "a.txt"])
+    assert captions_in(store) == {"a.png": ("a hill", "hills")}
+    assert "1 caption" in report.summary()
+    (folder / "a.txt").write_text("a lake")
+    store.add_files(NAME, [folder])
+    assert captions_in(store) == {"a.png": ("a lake",)}
+    store.undo(NAME)
+    assert captions_in(store) == {"a.png": ("a hill", "hills")}
+
+
+def test_the_caption_that_came_in_before_does_not_undo_what_was_written_since(
+    store: DatasetStore, pictures: Path
+) -> None:
+    store.create_from(NAME, [pictures])
+    store.set_caption(NAME, "a.png", "written by hand")
+    store.add_files(NAME, [pictures])
+    assert captions_in(store)["a.png"] == ("written by hand",)
+
+
+def test_the_same_picture_twice_in_a_drop_keeps_the_caption_that_one_of_them_has(
+    store: DatasetStore, tmp_path: Path
+) -> None:
+    zoo.good(tmp_path / "a.png", seed=1)
+    zoo.good(tmp_path / "b.png", "a hill", seed=1)
+    store.create_from(NAME, [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "b.txt"])
+    assert captions_in(store) == {"a.png": ("a hill",)}
+
+
+def test_several_captions_dropped_later_stay_several(store: DatasetStore, tmp_path: Path, pictures: Path) -> None:
+    store.create_from(NAME, [pictures / "a.png"])
+    (tmp_path / "a.txt").write_text("one\ntwo")
+    store.add_files(NAME, [tmp_path / "a.txt"])
+    assert captions_in(store) == {"a.png": ("one", "two")}
+
+
 def test_broken_pictures_come_in_and_are_said(store: DatasetStore, tmp_path: Path) -> None:
     info, report = store.create_from(NAME, [zoo.everything(tmp_path / "zoo")])
     assert len(report.added) == 15
@@ -115,9 +232,42 @@ def evil_zip(name: str) -> Callable[[Path], Path]:
     return lambda path: zoo.zip_of(path, {"good.png": zoo.png_bytes(), name: zoo.png_bytes(1)})
 
 
+def damaged_zip(method: int) -> Callable[[Path], Path]:
+    """A zip whose list is whole, packed by this method, with nonsense in the content of its entry."""
+
+    def make(path: Path) -> Path:
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("a.png", zoo.png_bytes())
+        data = bytearray(path.read_bytes())
+        data[60:160] = bytes(range(100, 200))
+        path.write_bytes(bytes(data))
+        return path
+
+    return make
+
+
+def zip_with_broken_name(path: Path) -> Path:
+    """The flag says that the name is UTF-8, and it is not."""
+    zoo.zip_of(path, {"é.png": zoo.png_bytes()})
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xe9\xe9"))
+    return path
+
+
+def zip_of_the_future(path: Path) -> Path:
+    """The list asks for a version of the format that there is not."""
+    data = bytearray(zoo.zip_of(path, {"a.png": zoo.png_bytes()}).read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 99
+    path.write_bytes(bytes(data))
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (damaged_zip(zipfile.ZIP_BZIP2), "incomplete or damaged"),
+        (damaged_zip(zipfile.ZIP_LZMA), "incomplete or damaged"),
+        (zip_with_broken_name, "incomplete or damaged"),
+        (zip_of_the_future, "cannot be unpacked"),
         (evil_zip("../evil.png"), "not safe to unpack"),
         (evil_zip("a/../../evil.png"), "not safe to unpack"),
         (evil_zip("/evil.png"), "not safe to unpack"),
@@ -142,6 +292,8 @@ def test_a_bad_zip_is_refused_whole_and_nothing_is_lost(
     (tmp_path / "drop").mkdir()
     archive = make(tmp_path / "drop" / "bad 包.zip")
     before, outside = state(data.datasets), state(tmp_path / "drop")
+    with pytest.raises(DatasetError, match=words):
+        bring_in(store, data, "another", [archive])
     with pytest.raises(DatasetError, match=words) as caught:
         store.add_files(NAME, [pictures / "a.png", Path(archive)])
     assert caught.value.fix

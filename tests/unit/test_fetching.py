@@ -131,6 +131,14 @@ def test_addresses_are_judged_before_anything_starts(tmp_path: Path, address: st
     assert not data.runs.exists()
 
 
+def test_the_name_of_a_new_set_is_judged_before_anything_is_fetched(site: Site, tmp_path: Path) -> None:
+    data = DataFolder(tmp_path)
+    site.pages["/1.png"] = (200, {}, png(1))
+    with pytest.raises(DatasetError, match="needs a name"):
+        start_fetch(data, "???", [f"{site.url}/1.png"], allow_private=True)
+    assert (site.asked, data.runs.exists()) == ([], False)
+
+
 def job(data: DataFolder, site: Site, *pages: str) -> Run:
     config = {"dataset": "set", "addresses": [site.url + page for page in pages], "allow_private": True}
     return create_run(data, "fetch", "t", config)

@@ -17,7 +17,7 @@ class PriorConfig(Settings):
     """Prior preservation (DreamBooth, arXiv 2208.12242): class pictures keep the model from forgetting what the class looked like."""
 
     class_prompt: str = ""
-    """Prompt of the class pictures, such as "a robot" for a character that is one. Empty turns prior preservation off."""
+    """Prompt of the class pictures, such as "a robot" for a character that is one. Empty: what the data set of class pictures says; without one, prior preservation is off."""
     source: Literal["class_pictures", "base_prediction"] = "class_pictures"
     """What is kept: `class_pictures` makes pictures of the prompt first and trains on them too; `base_prediction` needs none: with that prompt the model must predict for your pictures what the base model does."""
     dataset: str = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import re
 import shutil
 import stat
@@ -11,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from trainer.dataset.caption_sources import is_table_name
-from trainer.dataset.captions import CAPTION_SUFFIXES, decode_unmarked
+from trainer.dataset.captions import CAPTION_SUFFIXES
+from trainer.dataset.encodings import decode_unmarked
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.walk import is_hidden_name
 from trainer.errors import DatasetError, Finding
@@ -57,7 +60,11 @@ def unpack_zip(archive: Path, target: Path) -> list[Finding]:
             require_free(target, sum(entry.info.file_size for entry in wanted), "unpacking the zip")
             _extract(opened, wanted, target, archive)
             return findings
-    except zipfile.BadZipFile as failure:
+    except (
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        ValueError,
+    ) as failure:  # ValueError: names that are no UTF-8, wrong places
         raise _not_a_zip(archive) from failure
     except (NotImplementedError, RuntimeError, zlib.error, EOFError) as failure:
         raise DatasetError(
@@ -65,6 +72,13 @@ def unpack_zip(archive: Path, target: Path) -> list[Finding]:
         ) from failure
     except PermissionError as failure:
         raise DatasetError("This zip may not be read.", where=archive.name, fix="Change its permissions.") from failure
+    except OSError as failure:
+        if failure.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # bz2 says it without a number, and a place before the file's start is invalid
+            raise
+        raise _not_a_zip(archive) from failure
 
 
 def _not_a_zip(archive: Path) -> DatasetError:

@@ -6,16 +6,17 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.dataset.archives import entry_name, unpack_zip
 from trainer.dataset.catalog import DatasetInfo
+from trainer.dataset.dropped import Source, as_dropped, has_folders, lay_out
 from trainer.dataset.importing import ImportReport
-from trainer.dataset.kohya import KohyaFolder, is_kohya_name, kohya_layout
+from trainer.dataset.kohya import KohyaFolder, KohyaLayout, is_kohya_name, kohya_layout
 from trainer.dataset.store import DatasetStore
 from trainer.errors import Finding
-from trainer.files import TEMPORARY_PREFIX, disk_errors
+from trainer.files import TEMPORARY_PREFIX, disk_errors, safe_name
 from trainer.paths import DataFolder
 
 
@@ -24,24 +25,26 @@ class Brought:
     """The data sets that were made, and what came in of each."""
 
     sets: tuple[DatasetInfo, ...]
-    reports: tuple[ImportReport, ...]
+    reports: tuple[ImportReport, ...] = ()
+    """For each set; none for folders that are used where they are."""
+    not_taken: tuple[Finding, ...] = ()
+    """What became part of none of them."""
 
     def summary(self) -> str:
         """One line for the user."""
-        if len(self.sets) == 1:
+        if len(self.sets) == 1 and not self.not_taken:
             return self.reports[0].summary()
-        return " ".join(
-            f"'{info.title}': {report.summary()}" for info, report in zip(self.sets, self.reports, strict=True)
-        )
+        each = [f"'{info.title}': {report.summary()}" for info, report in zip(self.sets, self.reports, strict=True)]
+        return " ".join([*each, f"{len(self.not_taken)} left out."] if self.not_taken else each)
 
     @property
     def left_out(self) -> tuple[Finding, ...]:
-        """What was left out of any."""
-        return tuple(finding for report in self.reports for finding in report.left_out)
+        """What was left out of any, and of all."""
+        return (*self.not_taken, *(finding for report in self.reports for finding in report.left_out))
 
 
 def bring_in(
-    store: DatasetStore, data: DataFolder, name: str, paths: Sequence[str | Path], *, trigger_word: str = ""
+    store: DatasetStore, data: DataFolder, name: str, paths: Sequence[Source], *, trigger_word: str = ""
 ) -> Brought:
     """A data set out of pictures, folders and zips; several of a folder or zip that is laid out as kohya's scripts want it
     (`10_zib robot`, also in `img` and `reg`): each with its repeats, the folder's name as caption of pictures that have none,
@@ -49,28 +52,40 @@ def bring_in(
 
     Raises: DatasetError, ResourceError: see `DatasetStore.create_from`.
     """
-    only = Path(paths[0]) if len(paths) == 1 else None
+    only = as_dropped(paths[0]).path if len(paths) == 1 else None
     if only is not None and only.is_dir():
-        concepts = kohya_layout(only)
-        return _make(store, name, concepts, trigger_word) if concepts else _plain(store, name, paths, trigger_word)
-    if only is None or not _is_kohya_zip(only):
-        return _plain(store, name, paths, trigger_word)
+        return _of_folder(store, name, kohya_layout(only), [only], trigger_word)
+    is_zip = only is not None and _is_kohya_zip(only)
+    if not is_zip and not has_folders(paths):
+        return _of_folder(store, name, KohyaLayout(), paths, trigger_word)
     data.datasets.mkdir(parents=True, exist_ok=True)
-    with disk_errors(data.datasets, "unpacking the zip"):
-        unpacked = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}zip-", dir=data.datasets))
+    with disk_errors(data.datasets, "the pictures"):
+        laid_out = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}tree-", dir=data.datasets))
     try:
-        unpack_zip(only, unpacked)
-        concepts = _outermost(unpacked)
-        return _make(store, name, concepts, trigger_word) if concepts else _plain(store, name, paths, trigger_word)
+        if only is not None and is_zip:
+            problems, sources = unpack_zip(only, laid_out), [laid_out]
+        else:
+            problems, sources = [], lay_out(paths, laid_out)
+        layout = _outermost(laid_out) if sources == [laid_out] else KohyaLayout()
+        brought = _of_folder(store, name, layout, sources, trigger_word)
+        return replace(brought, not_taken=(*problems, *brought.not_taken))
     finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
+        shutil.rmtree(laid_out, ignore_errors=True)
 
 
-def _outermost(folder: Path) -> list[KohyaFolder]:
-    """The concepts in a zip, which may have one folder around all."""
-    found = kohya_layout(folder)
-    inside = [path for path in folder.iterdir() if path.is_dir()]
-    return found or (kohya_layout(inside[0]) if len(inside) == 1 else [])
+def _of_folder(
+    store: DatasetStore, name: str, layout: KohyaLayout, sources: Sequence[Source], trigger_word: str
+) -> Brought:
+    if layout.concepts:
+        return _make(store, name, layout, trigger_word)
+    info, report = store.create_from(name, sources, trigger_word=trigger_word)
+    return Brought((info,), (report,))
+
+
+def _outermost(folder: Path) -> KohyaLayout:
+    """How a zip or a dropped folder is laid out, which may have one folder around all."""
+    found, inside = kohya_layout(folder), list(folder.iterdir())
+    return kohya_layout(inside[0]) if not found.concepts and len(inside) == 1 and inside[0].is_dir() else found
 
 
 def _is_kohya_zip(path: Path) -> bool:
@@ -79,45 +94,49 @@ def _is_kohya_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as opened:
             folders = {part for info in opened.infolist() for part in entry_name(info).split("/")[:-1]}
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
         return False  # what is wrong with it is said when it is unpacked
     return any(is_kohya_name(folder) for folder in folders)
 
 
-def _plain(store: DatasetStore, name: str, paths: Sequence[str | Path], trigger_word: str) -> Brought:
-    info, report = store.create_from(name, paths, trigger_word=trigger_word)
-    return Brought((info,), (report,))
-
-
-def _make(store: DatasetStore, name: str, concepts: Sequence[KohyaFolder], trigger_word: str) -> Brought:
+def _make(store: DatasetStore, name: str, layout: KohyaLayout, trigger_word: str) -> Brought:
     made: list[tuple[DatasetInfo, ImportReport]] = []
+    learned = [one for one in layout.concepts if not one.is_class]
     try:
-        for concept in concepts:
-            title = name if len(concepts) == 1 else f"{name} {concept.caption}"
-            title += " (class pictures)" if concept.is_class and len(concepts) > 1 else ""
+        for concept, title in zip(layout.concepts, _titles(name, layout.concepts), strict=True):
             # One word cannot call up several things.
-            word = (
-                trigger_word if len([one for one in concepts if not one.is_class]) == 1 and not concept.is_class else ""
-            )
+            word = trigger_word if len(learned) == 1 and not concept.is_class else ""
             made.append(store.create_from(title, [concept.path], trigger_word=word, training=concept.training()))
     except BaseException:
         for info, _ in made:
             store.delete(info.name)
         raise
-    return Brought(tuple(info for info, _ in made), tuple(report for _, report in made))
+    return Brought(tuple(info for info, _ in made), tuple(report for _, report in made), layout.left_out)
 
 
-def link_all(store: DatasetStore, folder: str | Path) -> tuple[DatasetInfo, ...]:
+def _titles(name: str, concepts: Sequence[KohyaFolder]) -> list[str]:
+    """What the data sets are called: each otherwise, also where two folders differ in their number alone."""
+    if len(concepts) == 1:
+        return [name]
+    titles: dict[str, str] = {}
+    for concept in concepts:
+        whole = f"{name} {concept.caption}{' (class pictures)' if concept.is_class else ''}"
+        title, number = whole, 2
+        while safe_name(title).casefold() in titles:
+            title, number = f"{whole} {number}", number + 1
+        titles[safe_name(title).casefold()] = title
+    return list(titles.values())
+
+
+def link_all(store: DatasetStore, folder: str | Path) -> Brought:
     """A folder used where it is, as a data set, or one for each of kohya's folders in it. Raises DatasetError: see `DatasetStore.link`."""
     path = Path(str(folder).strip().strip('"')).expanduser()
-    concepts = kohya_layout(path) if str(folder).strip() else []
-    if not concepts:
-        return (store.link(folder),)
+    layout = kohya_layout(path) if str(folder).strip() else KohyaLayout()
+    if not layout.concepts:
+        return Brought((store.link(folder),))
     linked = []
-    for concept in concepts:
+    for concept in layout.concepts:
         info = store.link(concept.path)
-        store.set_training(
-            info.name, {key: value for key, value in concept.training().items() if key != "class_prompt"}
-        )
+        store.set_training(info.name, concept.training())
         linked.append(store.get(info.name))
-    return tuple(linked)
+    return Brought(tuple(linked), (), layout.left_out)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from trainer.dataset.encodings import decode_text
 from trainer.dataset.problems import Problem, warning
 
 TABLE_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv", "captions.tsv", "metadata.json")
@@ -99,11 +100,18 @@ def read_tables(files: Sequence[Path]) -> CaptionTables:
         try:
             if path.stat().st_size > _MAX_BYTES:
                 raise ValueError(f"is larger than {_MAX_BYTES // 2**20} MB")
-            rows = dict(_rows(path, path.read_bytes().decode("utf-8-sig")))
+            text, encoding = decode_text(path.read_bytes())
+            if text is None:
+                raise ValueError("it holds no text")
+            rows, problems = _collected(path, _rows(path, text))
         except (OSError, ValueError, LookupError, TypeError, RecursionError, csv.Error) as failure:
             message = f"The table of captions {path.name} cannot be read ({failure})."
             tables.problems.append(warning("caption_table", message, "Save it as UTF-8, with columns file_name, text."))
             continue
+        if not encoding.startswith("utf"):
+            message = f"The table of captions {path.name} was read as {encoding}."
+            problems.append(warning("caption_table", message, "Save it as UTF-8 if letters look wrong."))
+        tables.problems += problems
         if rows:
             tables._of_folder.setdefault(path.parent, []).append((path.name, rows))
     if any(path.name.casefold() in _UNREAD for path in files):
@@ -112,17 +120,37 @@ def read_tables(files: Sequence[Path]) -> CaptionTables:
     return tables
 
 
+def _collected(table: Path, rows: Iterable[tuple[str, list[str]]]) -> tuple[dict[str, list[str]], list[Problem]]:
+    """The captions by picture; a picture may have several rows. What several paths from the root have in common is no name."""
+    found: dict[str, list[str]] = {}
+    written: dict[str, set[str]] = {}
+    for text, captions in rows:
+        name = _name(text)
+        found[name] = list(dict.fromkeys([*found.get(name, ()), *captions]))
+        written.setdefault(name, set()).add(PureWindowsPath(text.strip()).as_posix().removeprefix("./"))
+    unclear = dict.fromkeys(name for name, paths in written.items() if len(paths) > 1)
+    if not unclear:
+        return found, []
+    message = (
+        f"The table of captions {table.name} has several pictures named {next(iter(unclear))}, by paths of another place"
+        f"{f', and {len(unclear) - 1} more such names' if len(unclear) > 1 else ''}: their captions are left out."
+    )
+    problem = warning("caption_table", message, "Write their paths below the table's folder, such as train/a.png.")
+    return {name: captions for name, captions in found.items() if name not in unclear}, [problem]
+
+
 def _rows(path: Path, text: str) -> Iterator[tuple[str, list[str]]]:
     match path.suffix.casefold():
         case ".jsonl":
-            rows = (json.loads(line) for line in text.splitlines() if line.strip())
+            # Its lines end with LF: other ends of lines may stand within JSON.
+            rows = (json.loads(line) for line in text.split("\n") if line.strip())
             yield from (row for row in map(_row, rows) if row)
         case ".json":
             data = json.loads(text)
             if not isinstance(data, Mapping):
                 yield from (row for row in map(_row, data) if row)
             else:
-                yield from ((_name(key), found) for key, value in data.items() if (found := _caption_and_tags(value)))
+                yield from ((key, found) for key, value in data.items() if (found := _caption_and_tags(value)))
         case _:
             yield from _csv_rows(text)
 
@@ -140,7 +168,7 @@ def _csv_rows(text: str) -> Iterator[tuple[str, list[str]]]:
         file_at, caption_at, rows = 0, 1, [[], *rows]
     for row in rows[1:]:
         if len(row) > max(file_at, caption_at) and row[caption_at].strip():
-            yield _name(row[file_at]), [row[caption_at]]
+            yield row[file_at], [row[caption_at]]
 
 
 def _column(header: Iterable[str], names: Sequence[str]) -> int | None:
@@ -153,7 +181,7 @@ def _row(row: Any) -> tuple[str, list[str]] | None:
         raise ValueError("an entry is no object with a file_name and a text")
     name = next((row[key] for key in _FILE_KEYS if isinstance(row.get(key), str)), None)
     found = captions_in(row)
-    return (_name(name), found) if name and found else None
+    return (name, found) if name and found else None
 
 
 def _caption_and_tags(value: Any) -> list[str] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 import unicodedata
@@ -12,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from trainer.dataset.caption_sources import captions_in
+from trainer.dataset.encodings import decode_text
 from trainer.dataset.problems import Problem, warning
 from trainer.errors import DatasetError
 
@@ -24,8 +24,6 @@ PROMPT_TOKENS = 75
 _MAX_CAPTION_BYTES = 64 * 1024
 _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s]")
 _LINE_ENDS = re.compile(r"[\r\n\u2028\u2029\v\f]+")
-# Pairs of high bytes only: text in the usual Chinese encoding. Latin-1 accents stand beside ASCII letters.
-_GBK = re.compile(rb"(?:[\x00-\x7f]|[\x81-\xfe][\xa1-\xfe])*")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def read_caption(path: Path) -> ReadCaption:
         message = f"The caption file {path.name} cannot be read ({failure.strerror or failure})."
         return ReadCaption(None, (warning("caption_unreadable", message, "Change its permissions, or write it anew."),))
     problems: list[Problem] = []
-    text, encoding = decode_text(data[:_MAX_CAPTION_BYTES])
+    text, encoding = decode_text(data[:_MAX_CAPTION_BYTES], is_cut=len(data) > _MAX_CAPTION_BYTES)
     if text is None:
         message = f"The caption file {path.name} holds no text; it is ignored."
         return ReadCaption(None, (warning("caption_binary", message, "Write the caption anew."),))
@@ -120,46 +118,6 @@ def caption_of_texts(texts: Iterable[str]) -> ReadCaption:
     several = _several(texts)
     first = clean_caption(several[0]) if several else ReadCaption(None)
     return ReadCaption(first.text, first.problems, several)
-
-
-def decode_text(data: bytes) -> tuple[str | None, str]:
-    """`data` as text and the name of its encoding; (None, "") where it is no text."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data[: len(data) // 2 * 2].decode("utf-16", errors="replace"), "utf-16"
-    if data.startswith(b"\xef\xbb\xbf"):
-        return data.decode("utf-8-sig", errors="replace"), "utf-8-sig"
-    zeros = data.count(0)
-    if zeros >= len(data) // 3 and zeros and len(data) > 3:
-        is_little = data[1::2].count(0) >= data[0::2].count(0)
-        encoding = "utf-16-le" if is_little else "utf-16-be"
-        text = data[: len(data) // 2 * 2].decode(encoding, errors="replace")
-        return (text, encoding) if _looks_like_text(text) else (None, "")
-    text, encoding = decode_unmarked(data, fallback="cp1252")
-    return (text, encoding) if _looks_like_text(text) else (None, "")
-
-
-def decode_unmarked(data: bytes, *, fallback: str) -> tuple[str, str]:
-    """`data` as UTF-8, else as Chinese where it looks like that, else in the `fallback` encoding; with the encoding's name.
-
-    Some Chinese words are valid UTF-8 by chance ("水墨"): they give themselves away by letters of phonetic script.
-    """
-    is_chinese = not data.isascii() and _GBK.fullmatch(data) is not None
-    try:
-        # A multi-byte letter cut by the size limit is no fault of the file.
-        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=len(data) < _MAX_CAPTION_BYTES)
-        if not (is_chinese and any("\u0250" <= char <= "\u02ff" for char in text)):
-            return text, "utf-8"
-    except UnicodeDecodeError:
-        pass  # it is in one of the other encodings
-    encoding = "gb18030" if is_chinese else fallback
-    return data.decode(encoding, errors="replace"), encoding
-
-
-def _looks_like_text(text: str) -> bool:
-    if text.isprintable() and "\ufffd" not in text:
-        return True
-    strange = sum(1 for char in text if (ord(char) < 32 and char not in "\t\r\n\0") or char == "\ufffd")
-    return strange <= len(text) // 20
 
 
 @lru_cache(maxsize=20_000)

@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 from PIL import ExifTags, Image, IptcImagePlugin
 
-from trainer.dataset.captions import MAX_CAPTION_CHARACTERS, clean_caption, decode_text
+from trainer.dataset.captions import MAX_CAPTION_CHARACTERS, clean_caption
 from trainer.dataset.colours import DECODER_ERRORS
+from trainer.dataset.encodings import decode_text
 
 _MAX_XMP_CHARACTERS = 1 << 20
 _DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"

@@ -32,7 +32,9 @@ def start_fetch(data: DataFolder, dataset: str, addresses: Sequence[str], *, all
 
 def begin_fetch(data: DataFolder, config: FetchConfig) -> Run:
     """`start_fetch` with all its settings. Raises DatasetError."""
-    _existing(DatasetStore(data), config.dataset)
+    store = DatasetStore(data)
+    if not _existing(store, config.dataset):
+        store.new_name(config.dataset)  # before anything is fetched for it
     run = create_run(data, "fetch", f"Pictures for {config.dataset}", config.model_dump(mode="json"))
     enqueue(run, data)
     return run

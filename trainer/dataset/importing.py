@@ -5,16 +5,17 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.dataset.archives import safe_file_name, unpack_zip
-from trainer.dataset.caption_sources import CaptionTables, is_table_name, read_tables
-from trainer.dataset.captions import CAPTION_SUFFIXES, RECORD_NAMES, read_caption
+from trainer.dataset.archives import safe_file_name
+from trainer.dataset.captions import RECORD_NAMES, caption_path, read_caption
+from trainer.dataset.dropped import Source
+from trainer.dataset.gathering import Gathered, gather
 from trainer.dataset.masks import MASK_ENDINGS, Sorted, sort_masks
 from trainer.dataset.pictures import is_picture_name
-from trainer.dataset.walk import is_hidden_name, readable_name, walk_folder
+from trainer.dataset.walk import readable_name, walk_folder
 from trainer.errors import DatasetError, Finding
 from trainer.files import (
     TEMPORARY_PREFIX,
@@ -31,17 +32,22 @@ from trainer.files import (
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What came in. `captions_for` are captions dropped without their picture, for pictures that were there already."""
+    """What came in. `captions_for` are captions for pictures that were there already."""
 
     added: tuple[str, ...]
     num_captions: int
     left_out: tuple[Finding, ...]
     captions_for: dict[str, str]
+    """By picture name, several one a line."""
     num_masks: int = 0
+    brought_back: tuple[str, ...] = ()
+    """Pictures that had been left out of the data set, and were given again."""
 
     def summary(self) -> str:
         """One line for the user."""
         parts = [f"{_count(len(self.added), 'picture')} added"]
+        if self.brought_back:
+            parts.append(f"{len(self.brought_back)} brought back")
         captions = self.num_captions + len(self.captions_for)
         if captions:
             parts.append(_count(captions, "caption"))
@@ -56,26 +62,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-@dataclass
-class _Found:
-    """Pictures and captions of a drop. Loose files are one group: a browser gives each its own folder."""
-
-    pictures: list[tuple[Path, str]]
-    captions: dict[tuple[str, str], Path]
-    left_out: list[Finding]
-    masks: dict[Path, Path]
-    lone_masks: list[Path]
-    """Masks that came without their picture, which may be there already."""
-    from_tables: dict[Path, list[str]] = field(default_factory=dict)
-    """Captions that tables have, by picture."""
-
-
-def import_files(folder: Path, sources: Sequence[Path]) -> ImportReport:
+def import_files(folder: Path, sources: Sequence[Source], excluded: Collection[str] = ()) -> ImportReport:
     """Copy pictures and their captions into `folder`, under names that are unused there.
 
     Args:
         folder: a data set's own folder.
         sources: pictures, caption files, folders and zips; only read.
+        excluded: names of pictures in it that are left out: where one is given again, the report says so.
 
     Raises: DatasetError: a source is missing, nothing of it is a picture, or a zip is broken or harmful; nothing came in.
             ResourceError: the disk is full; nothing came in.
@@ -84,9 +77,8 @@ def import_files(folder: Path, sources: Sequence[Path]) -> ImportReport:
     with disk_errors(folder, "the pictures"):
         staging = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}import-", dir=folder.parent))
     try:
-        found = _gather(sources, staging)
-        report = _stage(found, folder, staging)
-        if not report.added and not report.captions_for and not report.num_masks:
+        report = _stage(gather(sources, staging), folder, staging, excluded)
+        if not (report.added or report.captions_for or report.num_masks or report.brought_back):
             _refuse_nothing(report)
         _publish(folder, staging / "ready")
         return report
@@ -104,103 +96,44 @@ def _refuse_nothing(report: ImportReport) -> None:
     )
 
 
-def _gather(sources: Sequence[Path], staging: Path) -> _Found:
-    found = _Found([], {}, [], {}, [])
-    loose: list[Path] = []
-    for number, source in enumerate(sources):
-        if source.is_dir():
-            walked = walk_folder(source)
-            found.left_out += [Finding("", problem.message) for problem in walked.problems]
-            _take_folder(walked.files, source, found, f"{number}/")
-        elif not source.is_file():
-            raise DatasetError("This file is not there.", where=readable_name(source), fix="Check the path.")
-        elif source.suffix.lower() == ".zip":
-            unpacked = staging / f"zip-{number}"
-            unpacked.mkdir()
-            found.left_out += unpack_zip(source, unpacked)
-            _take_folder(walk_folder(unpacked).files, unpacked, found, f"{number}/")
-        else:
-            loose.append(source)
-    _sort_in([path for path in loose if not is_table_name(path.name)], found, "")
-    tables = read_tables(loose)
-    _note_tables(tables, found)
-    for path, place in found.pictures:
-        if not place and (texts := tables.captions_of_name(path.name)):
-            found.from_tables[path] = texts
-    return found
-
-
-def _take_folder(files: Sequence[Path], root: Path, found: _Found, group: str) -> None:
-    tables = read_tables(files)
-    _note_tables(tables, found)
-    _sort_in([path for path in files if not is_table_name(path.name)], found, group)
-    for path in files:
-        texts, _ = tables.captions_of(path, root)
-        if texts:
-            found.from_tables[path] = texts
-
-
-def _note_tables(tables: CaptionTables, found: _Found) -> None:
-    found.left_out += [Finding("", problem.message) for problem in tables.problems]
-
-
-def _sort_in(files: Sequence[Path], found: _Found, group: str) -> None:
-    # Loose files are compared by their names, wherever each of them lies.
-    places = {(path if group else Path(path.name)): path for path in files if not is_hidden_name(path.name)}
-    named = sort_masks(list(places))
-    masks = {*named.masks.values(), *named.orphans}
-    found.masks |= {places[picture]: places[mask] for picture, mask in named.masks.items()}
-    found.lone_masks += [places[mask] for mask in named.orphans]
-    for path in files:
-        if (path if group else Path(path.name)) in masks:
-            continue
-        place = f"{group}{path.parent}" if group else ""
-        if is_hidden_name(path.name):
-            continue
-        if is_picture_name(path):
-            found.pictures.append((path, place))
-        elif path.suffix.lower() in CAPTION_SUFFIXES:
-            # .txt comes before .caption, as when a folder is scanned.
-            key = (place, path.stem)
-            if key not in found.captions or _precedes(path, found.captions[key]):
-                found.captions[key] = path
-        elif not group:
-            found.left_out.append(Finding(readable_name(path.name), "is neither a picture, a caption nor a zip"))
-
-
-def _precedes(path: Path, other: Path) -> bool:
-    return CAPTION_SUFFIXES.index(path.suffix.lower()) < CAPTION_SUFFIXES.index(other.suffix.lower())
-
-
-def _stage(found: _Found, folder: Path, staging: Path) -> ImportReport:
+def _stage(found: Gathered, folder: Path, staging: Path, excluded: Collection[str]) -> ImportReport:
     """Copy what is new into `staging/ready` under its final names."""
     ready = staging / "ready"
     ready.mkdir()
-    files = [*(path for path, _ in found.pictures), *found.masks.values(), *found.lone_masks]
+    files = [*found.pictures, *found.masks.values(), *found.lone_masks]
     require_free(folder, sum(path.stat().st_size for path in files), "the pictures")
     there = sort_masks(walk_folder(folder).files)
-    existing = there.pictures
     taken = {path.stem.casefold() for path in folder.iterdir()} | {Path(name).stem for name in RECORD_NAMES}
-    known = _Known(existing)
-    added, left_out = list[str](), list(found.left_out)
-    used = set[tuple[str, str]]()
+    names = {path: path.relative_to(folder).as_posix() for path in there.pictures}
+    # One that is in use comes before the same one that was left out.
+    known = _Known(sorted(there.pictures, key=lambda path: names[path] in excluded))
+    left_out, captions_for = list(found.left_out), dict[str, str]()
+    added, brought_back = list[str](), dict[str, None]()
     lone_masks = [(mask, _subject(mask)) for mask in found.lone_masks]
     num_captions = num_masks = 0
-    for path, place in sorted(found.pictures, key=lambda item: item[0].name):
-        # `cat.txt`, else `cat.png.txt`.
-        key = next((key for key in ((place, path.stem), (place, path.name)) if key in found.captions), None)
-        caption = found.captions[key] if key else None
-        used |= {key} if key else set()
+    for path in sorted(found.pictures, key=lambda path: path.name):
+        texts = found.texts_of(path)
         if (same := known.same_as(path)) is not None:
-            left_out.append(Finding(readable_name(path.name), f"is already in the data set, as {same}"))
+            name = names.get(same, same.name)
+            if name in excluded:
+                brought_back[name] = None
+            else:
+                left_out.append(Finding(readable_name(path.name), f"is already in the data set, as {name}"))
+            kept = caption_path(same)
+            if texts and same in names and (kept is None or read_caption(kept).all != texts):
+                # Another caption than came in with it is news; the same may have been changed by the user since.
+                captions_for[name] = "\n".join(texts)
+            elif texts and same not in names and kept is None:
+                write_captions(same, texts)
+                num_captions += 1
             if path in found.masks:
-                lone_masks.append((found.masks[path], Path(same).stem))
+                lone_masks.append((found.masks[path], same.stem))
             continue
         name = safe_file_name(readable_name(path.name))
         name = unused_name(name, taken)
         with disk_errors(ready / name, path.name):
             shutil.copyfile(path, ready / name)
-            if caption is not None:
+            if (caption := found.captions.get(path)) is not None:
                 suffix = ".json" if caption.suffix.lower() == ".json" else ".txt"
                 shutil.copyfile(caption, ready / f"{Path(name).stem}{suffix}")
                 num_captions += 1
@@ -212,21 +145,27 @@ def _stage(found: _Found, folder: Path, staging: Path) -> ImportReport:
                 num_masks += 1
         known.add(ready / name)
         added.append(name)
-    of_stem = {path.stem: path.relative_to(folder).as_posix() for path in existing}
-    captions_for: dict[str, str] = {}
-    for key, path in found.captions.items():
-        if key in used:
-            continue
-        text = read_caption(path).text
-        if path.stem in of_stem and text:
-            captions_for[of_stem[path.stem]] = text
-        elif key[0] == "":
-            left_out.append(Finding(readable_name(path.name), "is a caption without a picture of that name"))
+    left_out += _take_lone_captions(found, names, captions_for)
     for mask, stem in lone_masks:
         problem = _stage_lone_mask(mask, stem, there, ready)
         left_out += [problem] if problem else []
         num_masks += not problem
-    return ImportReport(tuple(added), num_captions, tuple(left_out), captions_for, num_masks)
+    return ImportReport(tuple(added), num_captions, tuple(left_out), captions_for, num_masks, tuple(brought_back))
+
+
+def _take_lone_captions(found: Gathered, names: Mapping[Path, str], captions_for: dict[str, str]) -> list[Finding]:
+    """Add captions without a picture to `captions_for`, where there is a picture of that name; returns what finds none."""
+    of_key = {path.stem: name for path, name in names.items()}
+    of_key |= {path.name: name for path, name in names.items()}
+    problems: list[Finding] = []
+    for path in found.lone_captions:
+        name, text = of_key.get(path.stem), "\n".join(read_caption(path).all)
+        if name is not None and text:
+            if captions_for.setdefault(name, text) != text:
+                problems.append(Finding(readable_name(path.name), f"is another caption of {name} than the one taken"))
+        elif path in found.loose:
+            problems.append(Finding(readable_name(path.name), "is a caption without a picture of that name"))
+    return problems
 
 
 def write_captions(picture: Path, texts: Sequence[str]) -> None:
@@ -277,9 +216,9 @@ class _Known:
     def add(self, path: Path) -> None:
         self._of_size[path.stat().st_size].append(path)
 
-    def same_as(self, path: Path) -> str | None:
+    def same_as(self, path: Path) -> Path | None:
         candidates = self._of_size.get(path.stat().st_size, ())
-        return next((other.name for other in candidates if self._hash(other) == self._hash(path)), None)
+        return next((other for other in candidates if self._hash(other) == self._hash(path)), None)
 
     def _hash(self, path: Path) -> str:
         if path not in self._hashes:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.dataset.caption_sources import is_table_name
+from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.record import CLASS_PICTURES
-from trainer.dataset.walk import is_hidden_name, readable_name, walk_folder
-from trainer.errors import DatasetError
+from trainer.dataset.walk import readable_name, walk_folder
+from trainer.errors import DatasetError, Finding
 
 _NAME = re.compile(r"(\d{1,4})_(.+)")
 _MAX_REPEATS = 1000
+# No year and no date: repeats are neither that high, nor written with a zero in front.
+_LAYOUT_NAME = re.compile(r"([1-9]\d{0,2}|1000)_(.+)")
 _CLASS_FOLDERS = {"reg", "reg_images", "regularization", "regularisation", "class", "class_images", "class_pictures"}
+_OUTPUT_FOLDERS = {"model", "models", "sample", "samples", "log", "logs", "output"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class KohyaFolder:
     def training(self) -> dict[str, Any]:
         """It as settings of a data set's record."""
         if self.is_class:
-            return {"role": CLASS_PICTURES, "class_prompt": self.caption}
+            return {"role": CLASS_PICTURES, "instance_prompt": self.caption}
         return {"repeats": self.repeats, "instance_prompt": self.caption}
 
     def settings(self) -> dict[str, str | int]:
@@ -39,7 +44,7 @@ class KohyaFolder:
 
 def is_kohya_name(name: str) -> bool:
     """Whether a folder is named like `10_zib robot`."""
-    return _NAME.fullmatch(name) is not None
+    return _LAYOUT_NAME.fullmatch(name) is not None
 
 
 def kohya_folders(folder: Path) -> list[KohyaFolder]:
@@ -56,19 +61,51 @@ def kohya_folders(folder: Path) -> list[KohyaFolder]:
     ]
 
 
-def kohya_layout(folder: Path) -> list[KohyaFolder]:
-    """The concepts in a folder or, where their program was given `img` and `reg` in it, in those; empty for another layout."""
-    found = kohya_folders(folder)
-    if found:
-        is_class = folder.name.casefold() in _CLASS_FOLDERS
-        return [replace(one, is_class=is_class) for one in found]
-    try:
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden_name(path.name))
-    except OSError:
-        return []
-    return [
-        replace(one, is_class=path.name.casefold() in _CLASS_FOLDERS) for path in inside for one in kohya_folders(path)
-    ]
+@dataclass(frozen=True)
+class KohyaLayout:
+    """The concepts in a folder that is laid out for kohya's scripts, none in another; and what in it is no part of them."""
+
+    concepts: tuple[KohyaFolder, ...] = ()
+    left_out: tuple[Finding, ...] = ()
+
+
+def kohya_layout(folder: Path) -> KohyaLayout:
+    """The concepts in a folder or, where their program was given `img` and `reg` in it, in those.
+
+    Only where every picture lies in such folders: among others, `2_sketches` or `2023_holiday` is a name like any. What the
+    scripts themselves put beside `img` (`model`, `sample`, `log`) does not count, and is named as left out.
+
+    Raises: DatasetError: the folder cannot be read.
+    """
+    concepts: dict[Path, KohyaFolder] = {}
+    left_out: list[Finding] = []
+    for path in walk_folder(folder).files:
+        parts = path.relative_to(folder).parts
+        concept = _concept_of(folder, parts)
+        if concept is not None:
+            if is_picture_name(path):
+                concepts.setdefault(concept.path, concept)
+        elif is_table_name(path.name):
+            left_out.append(Finding("/".join(parts), "is a table of captions outside the numbered folders"))
+        elif is_picture_name(path):
+            if parts[0].casefold() not in _OUTPUT_FOLDERS or len(parts) == 1:
+                return KohyaLayout()
+            left_out.append(Finding("/".join(parts), "lies outside the numbered folders"))
+    return (
+        KohyaLayout(tuple(concepts[path] for path in sorted(concepts)), tuple(left_out)) if concepts else KohyaLayout()
+    )
+
+
+def _concept_of(folder: Path, parts: tuple[str, ...]) -> KohyaFolder | None:
+    """The concept that a file belongs to, by the names of the folders that it lies in."""
+    for depth, name in enumerate(parts[:-1][:2]):
+        match = _LAYOUT_NAME.fullmatch(name)
+        if match is not None:
+            around = parts[0] if depth else folder.name
+            caption = " ".join(match[2].split())
+            path = folder.joinpath(*parts[: depth + 1])
+            return KohyaFolder(path, int(match[1]), caption, around.casefold() in _CLASS_FOLDERS)
+    return None
 
 
 def require_kohya_folders(folder: Path) -> list[KohyaFolder]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from trainer.dataset.captions import caption_files, caption_lines, clean_caption
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
+from trainer.dataset.dropped import Source
 from trainer.dataset.history import Change, History, Patch, State, apply, changed, difference, reverse, state_at
 from trainer.dataset.importing import ImportReport, import_files, unused_name
 from trainer.dataset.masks import MASK_ENDINGS, sort_masks
@@ -52,7 +53,7 @@ class DatasetStore(DatasetCatalog):
     def create_from(
         self,
         name: str,
-        paths: Sequence[str | Path],
+        paths: Sequence[Source],
         *,
         trigger_word: str = "",
         kind: str = "",
@@ -64,6 +65,14 @@ class DatasetStore(DatasetCatalog):
 
         Raises: DatasetError: the name is empty or taken, or see `import_files`. ResourceError: the disk is full.
         """
+        title, folder_name = self.new_name(name)
+        word = _checked_trigger_word(trigger_word)
+        record = Record(origin="own", title=title, kind=kind, trigger_word=word, **(training or {}))
+        folder, report = self._make_folder(folder_name, record, paths)
+        return self._own_info(folder), report
+
+    def new_name(self, name: str) -> tuple[str, str]:
+        """The title and the folder's name of a new data set. Raises DatasetError: the name is empty or taken."""
         title = " ".join(name.split())
         folder_name = safe_name(title, fallback="")
         if not folder_name.strip("_ "):  # what stands for characters that no file system takes
@@ -72,10 +81,7 @@ class DatasetStore(DatasetCatalog):
             raise DatasetError(
                 f"There is already a data set '{folder_name}'.", fix="Choose another name, or add to that one."
             )
-        word = _checked_trigger_word(trigger_word)
-        record = Record(origin="own", title=title, kind=kind, trigger_word=word, **(training or {}))
-        folder, report = self._make_folder(folder_name, record, [Path(path) for path in paths])
-        return self._own_info(folder), report
+        return title, folder_name
 
     def link(self, folder: str | Path) -> DatasetInfo:
         """A folder used where it is; it is only read. One that is linked already is given back.
@@ -114,7 +120,7 @@ class DatasetStore(DatasetCatalog):
                 removed.append(partial)
         return removed
 
-    def _make_folder(self, name: str, record: Record, paths: Sequence[Path]) -> tuple[Path, ImportReport]:
+    def _make_folder(self, name: str, record: Record, paths: Sequence[Source]) -> tuple[Path, ImportReport]:
         """A data set's folder, complete before it has its name."""
         target = self._data.datasets / name
         report = ImportReport((), 0, (), {})
@@ -131,7 +137,7 @@ class DatasetStore(DatasetCatalog):
                     shutil.rmtree(partial)
         return target, report
 
-    def add_files(self, name: str, paths: Sequence[str | Path]) -> ImportReport:
+    def add_files(self, name: str, paths: Sequence[Source]) -> ImportReport:
         """Copy pictures, folders and zips into a data set of ours, captions too. After an error nothing came in.
 
         Raises: DatasetError: see `import_files`; or the data set is not ours to add to. ResourceError: the disk is full.
@@ -148,13 +154,15 @@ class DatasetStore(DatasetCatalog):
         if not paths:
             raise DatasetError("No files were given.", fix="Drop pictures, a folder or a zip.")
         with locked(record):
-            report = import_files(info.folder, [Path(path) for path in paths])
-            # As if they had been left out before: so undoing takes them out, and no file is touched.
             before = load_state(record)
+            report = import_files(info.folder, paths, before[EXCLUDED])
+            # As if they had been left out before: so undoing takes them out, and no file is touched.
             before[EXCLUDED] |= dict.fromkeys(report.added, True)
             values = _nothing_said_of(report.added, before)
+            values |= {(EXCLUDED, picture): None for picture in report.brought_back}
+            in_use = (*report.added, *report.brought_back)
             values |= {(CAPTIONS, picture): caption for picture, caption in report.captions_for.items()}
-            self._do(record, changed(before, f"Added {len(report.added)} pictures", values))
+            self._do(record, changed(before, f"Added {len(in_use)} pictures", values))
         return report
 
     def caption_of(self, name: str, picture: str) -> str:

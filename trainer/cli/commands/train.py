@@ -13,6 +13,7 @@ from trainer.config.concept import parse_concept
 from trainer.config.loading import build_config, load_preset, merge, nest, read_settings
 from trainer.config.run import RunConfig
 from trainer.dataset.catalog import DatasetCatalog
+from trainer.dataset.class_words import with_class_words
 from trainer.dataset.kohya import require_kohya_folders
 from trainer.errors import ConfigError
 from trainer.events import EventWriter, Stopped
@@ -93,10 +94,11 @@ def run(arguments: argparse.Namespace) -> int:
         layers.append({"data": {"dataset": arguments.dataset}})
     if arguments.concepts_from:
         layers.append({"data": _concepts_in(arguments.concepts_from)})
-    build_config(*layers)  # before anything is looked up: what is typed wrongly is said first
+    settings = with_class_words(merge(*layers), DatasetCatalog(data))
+    build_config(settings)  # before other data sets are looked up: what is typed wrongly is said first
     if arguments.recipe:
-        require_parts(build_config(*layers), data)
-    config = build_config(with_trigger_word(merge(*layers), data))
+        require_parts(build_config(settings), data)
+    config = build_config(with_trigger_word(settings, data))
     if arguments.fit or arguments.estimate:
         report = _report(config, data, arguments)
         if arguments.estimate:
