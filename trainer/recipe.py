@@ -101,7 +101,7 @@ class Recipe:
 def save_picture(image: Image.Image, path: Path, recipe: Recipe) -> Path:
     """Write a picture with its recipe inside, atomically, in the format of its suffix.
 
-    Returns: where it lies: with the suffix .png where JPEG has no room for so long a recipe.
+    Returns: where it lies: a name with the suffix .png that was free where JPEG has no room for so long a recipe.
     Raises: ResourceError: the disk is full.
     """
     texts = {INFOTEXT_KEY: recipe.infotext(), RECIPE_KEY: json.dumps(recipe.document())}

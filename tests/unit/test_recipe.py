@@ -76,6 +76,10 @@ def test_a_recipe_too_long_for_jpeg_is_kept_in_a_png(tmp_path: Path) -> None:
     assert path == tmp_path / "a.png"
     assert not (tmp_path / "a.jpg").exists()
     assert read_recipe(path)["prompt"] == "永" * 10_000
+    first = path.read_bytes()
+    again = save_picture(Image.new("RGB", (8, 8), (9, 9, 9)), tmp_path / "a.jpg", recipe)
+    assert again == tmp_path / "a 2.png"
+    assert path.read_bytes() == first
 
 
 def test_hashes_stand_in_the_infotext_as_the_sites_look_them_up() -> None:
