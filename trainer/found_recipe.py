@@ -106,21 +106,38 @@ def read_any_recipe(data: DataFolder, path: Path) -> FoundRecipe:
 
 
 def _own(data: DataFolder, config: GenerateConfig, hashes: Mapping[str, Any]) -> FoundRecipe:
-    lora_hashes = hashes.get("loras")
-    digests = lora_hashes if isinstance(lora_hashes, Mapping) else {}
+    digests, hash_notes = _own_digests(config, hashes.get("loras"))
     loras = [
-        FoundLora(lora.file, lora.model_dump(mode="json"), (str(digests[lora.file]),) if lora.file in digests else ())
-        for lora in config.loras
+        FoundLora(lora.file, lora.model_dump(mode="json"), (digest,) if digest else ())
+        for lora, digest in zip(config.loras, digests, strict=True)
     ]
     # What says nothing about the picture stays in the form as it is.
     values = config.model_dump(mode="json", exclude={"loras", "device", "precision", "output_format", "quality"})
     found, notes = _base(data, values.pop("base"), str(hashes.get("model", "")))
+    notes += hash_notes
     notes += _without_lost_files(data, values)
     upscaler = str(values["hires_upscaler"])
     if upscaler not in BUILT_IN:
         values["hires_upscaler"], note = find_upscaler(upscaler, _upscaling_model(data))
         notes += [note] if note else []
     return _fitted(data, "Inkwash", {**values, **found}, loras, notes)
+
+
+def _own_digests(config: GenerateConfig, written: object) -> tuple[list[str], list[str]]:
+    """A hash for each LoRA of a recipe of ours, empty where there is none, and sentences about them.
+
+    Older recipes have them by name, and where two are alike that of the last.
+    """
+    if isinstance(written, list):
+        found = [str(digest) for digest in written[: len(config.loras)]]
+        return found + [""] * (len(config.loras) - len(found)), []
+    by_name = written if isinstance(written, Mapping) else {}
+    names = [lora.file for lora in config.loras]
+    double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    notes = [
+        f"Several LoRAs are called '{_cut(name)}' in it: check that each is the one that was used." for name in double
+    ]
+    return [str(by_name.get(name, "")) for name in names], notes
 
 
 def _from_infotext(data: DataFolder, text: Infotext) -> FoundRecipe:

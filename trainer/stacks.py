@@ -19,7 +19,7 @@ from trainer.config.generate import StackedLora
 from trainer.errors import ConfigError
 from trainer.files import disk_errors, is_inside, safe_name, unused_path, write_json
 from trainer.library import SUFFIX, LibraryEntry, list_loras
-from trainer.lora_lookup import hashes, match_lora
+from trainer.lora_lookup import known_hashes, match_lora
 from trainer.paths import DataFolder
 
 STACK_SUFFIX = ".json"
@@ -128,7 +128,7 @@ def _record(lora: StackedLora, entries: Sequence[LibraryEntry]) -> dict[str, Any
     entry = next((entry for entry in entries if name == entry.name or lora.file == str(entry.path)), None)
     if entry is None:
         return {**record, "file": Path(name).name}
-    return {**record, "file": entry.name, **dict(zip(_HASH_KEYS, hashes(entry), strict=True))}
+    return {**record, "file": entry.name, **dict(zip(_HASH_KEYS, known_hashes(entry), strict=False))}
 
 
 def _stack_file(data: DataFolder, name_or_path: str) -> Path:

@@ -217,7 +217,7 @@ def test_our_own_picture_finds_a_lora_that_was_renamed(data: DataFolder, tmp_pat
     digest = hashes_of(data.loras / "renamed.safetensors")[1]
     for suffix in ("png", "jpg", "webp"):
         path = tmp_path / f"a.{suffix}"
-        hashes = RecipeHashes(loras={"called so there": digest})
+        hashes = RecipeHashes(loras=(digest, ""))
         save_picture(Image.new("RGB", (8, 8)), path, Recipe(config, 3, 64, 64, "No such model", hashes))
         found = read_any_recipe(data, path)
         assert [(lora["file"], lora["blocks"]) for lora in found.settings["loras"]] == [
@@ -228,6 +228,34 @@ def test_our_own_picture_finds_a_lora_that_was_renamed(data: DataFolder, tmp_pat
         # The form keeps what is not of the picture: the base model that is there, the device.
         assert not {"base", "device", "output_format"} & set(found.settings)
         assert any("no such model" in note for note in found.notes)
+
+
+def test_loras_of_one_name_in_two_folders_are_kept_apart(data: DataFolder, tmp_path: Path) -> None:
+    files = {name: data.loras / f"{name}.safetensors" for name in ("ink", "robot")}
+    for folder, source in (("a", "ink"), ("b", "robot")):
+        (data.loras / folder).mkdir()
+        files[source].rename(data.loras / folder / "style.safetensors")
+    loras = [
+        {"file": "a/style", "unet_weight": 0.5, "text_encoder_weight": 0.5},
+        {"file": "off", "is_on": False},
+        {"file": "b/style", "unet_weight": -1.0, "text_encoder_weight": 0.00001},
+        {"file": "a/style", "unet_weight": 0.25, "text_encoder_weight": 0.25},
+    ]
+    wanted = [("a/style", 0.5, 0.5), ("b/style", -1.0, 0.00001), ("a/style", 0.25, 0.25)]
+    config = GenerateConfig.model_validate({"prompt": "a", "loras": loras})
+    hashes = RecipeHashes(loras=[hashes_of(data.loras / f"{name}.safetensors")[1] for name, _, _ in wanted])
+    recipe = Recipe(config, 3, 64, 64, "Inkwash tiny", hashes)
+    save_picture(Image.new("RGB", (8, 8)), tmp_path / "own.png", recipe)
+    png(tmp_path / "infotext.png", parameters=recipe.infotext())
+    for name in ("own", "infotext"):
+        found = read_any_recipe(data, tmp_path / f"{name}.png")
+        rows = [(lora["file"], lora["unet_weight"], lora["text_encoder_weight"]) for lora in found.settings["loras"]]
+        assert (rows, found.missing) == (wanted, ())
+
+    # As it was written before: by name, so that nobody knows any more which was which.
+    document = recipe.document() | {"hashes": {"model": "", "loras": {"style": hashes.loras[1]}}}
+    found = read_any_recipe(data, png(tmp_path / "old.png", inkwash=json.dumps(document)))
+    assert any("Several LoRAs are called 'style'" in note for note in found.notes)
 
 
 def test_what_we_write_is_read_back_from_the_infotext_alone(data: DataFolder, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_recipe_too_long_for_jpeg_is_kept_in_a_png(tmp_path: Path) -> None:
 
 
 def test_hashes_stand_in_the_infotext_as_the_sites_look_them_up() -> None:
-    hashes = RecipeHashes("a" * 64, {"ink": "b" * 64, "two": "c" * 64}, {"word": "d" * 64})
+    hashes = RecipeHashes("a" * 64, ("b" * 64, "c" * 64), {"word": "d" * 64})
     text = replace(RECIPE, hashes=hashes).infotext()
     assert f"Model hash: {'a' * 10}, Model: " in text
     assert f'Lora hashes: "ink: {"b" * 12}, two: {"c" * 12}", TI hashes: "word: {"d" * 12}", Version: Inkwash' in text

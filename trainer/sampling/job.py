@@ -32,7 +32,7 @@ from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, memory_bytes, pick_device, pick_dtype
 from trainer.paths import DataFolder
 from trainer.picture_texts import FORMATS
-from trainer.recipe import Recipe, RecipeHashes, save_picture, short_name
+from trainer.recipe import Recipe, RecipeHashes, save_picture
 from trainer.sampling.making import Maker, picture_size
 from trainer.sampling.painting import Painting
 from trainer.sampling.preview import LatentPreview
@@ -175,11 +175,11 @@ def _recipe_hashes(context: JobContext, config: GenerateConfig, warm: _Warm) -> 
     base = Path(warm.key[0])
     if base.is_file() and not known_sha256(data, base):
         context.stage("Reading the base model's hash (once)")
-    files = {short_name(lora.file): resolve_lora(data, lora.file) for lora in config.loras if lora.is_on}
+    files = [resolve_lora(data, lora.file) for lora in config.loras if lora.is_on]
     words = named_embeddings(data, config.prompt, config.negative_prompt)
     return RecipeHashes(
         model=model_sha256(data, base) if base.is_file() else "",  # nobody else knows a folder by a hash
-        loras={name: hashes_of(file)[1] for name, file in files.items()},
+        loras=[hashes_of(file)[1] for file in files],
         embeddings={entry.path.stem: hashes_of(entry.path)[0] for entry in words},
     )
 
