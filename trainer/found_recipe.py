@@ -18,6 +18,7 @@ from trainer.base_models.scan import known_sha256
 from trainer.comfy_prompt import parse_comfy_prompt
 from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError
+from trainer.files import is_file
 from trainer.found_loras import FoundLora, civitai_resources, tagged_loras
 from trainer.infotext import MAX_CHARACTERS, Infotext, parse_infotext
 from trainer.infotext_options import SIZE, FindUpscaler, find_upscaler, read_options
@@ -229,10 +230,10 @@ def _upscaling_model(data: DataFolder) -> FindUpscaler:
 def _without_lost_files(data: DataFolder, values: dict[str, Any]) -> list[str]:
     """Take off the start picture, the mask and the VAE that are not on this computer; sentences about them."""
     notes: list[str] = []
-    if (name := values["init_image"]) and not (data.inputs / name).is_file():
+    if (name := values["init_image"]) and not is_file(data.inputs / name):
         values |= {"init_image": ""}
         notes.append(f"The start picture '{_cut(name)}' is not on this computer: choose it again.")
-    if (name := values["mask"]) and not (values["init_image"] and (data.inputs / name).is_file()):
+    if (name := values["mask"]) and not (values["init_image"] and is_file(data.inputs / name)):
         values |= {"mask": "", "masked_area": "whole picture"}
         notes.append(f"The mask '{_cut(name)}' is not on this computer: draw or choose it again.")
     if vae := values.pop("vae"):

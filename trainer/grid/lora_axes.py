@@ -11,6 +11,7 @@ from typing import Any
 from trainer.blocks import parse_blocks
 from trainer.config.generate import StackedLora
 from trainer.errors import InkwashError
+from trainer.files import is_file
 from trainer.grid.settings import Axis, Change, Choice, GridSettings
 from trainer.grid.values import AxisFault, Value, expand_numbers
 from trainer.library import SUFFIX, list_loras, resolve_lora
@@ -141,7 +142,7 @@ def _path(file: str, data: DataFolder) -> Path | None:
 def _lora(name: str, data: DataFolder) -> str:
     """A LoRA by name, hash or path. Raises LoraFileError."""
     path = Path(name).expanduser()
-    if path.suffix == SUFFIX and path.is_file():
+    if path.suffix == SUFFIX and is_file(path):
         return str(path.absolute())
     return find_lora(data, name).name
 
