@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from trainer.base_models import list_base_models
 from trainer.base_models.scan import known_sha256
+from trainer.base_models.vaes import find_vae
 from trainer.comfy_prompt import parse_comfy_prompt
 from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError
@@ -45,7 +46,7 @@ _UNUSED = GenerateConfig().model_dump(
     mode="json",
     include={
         "clip_skip", "hires_scale", "seamless", "guidance_rescale", "eta", "init_image", "mask", "masked_area",
-        "zero_terminal_snr",
+        "vae", "prediction_type", "zero_terminal_snr",
     },
 )  # fmt: skip
 # Read elsewhere, or of no effect on the picture.
@@ -54,7 +55,7 @@ _READ = {
     for name in (
         "Sampler", "Schedule type", "Size", "Model", "Model hash", "Lora hashes", "TI hashes", "Hashes", "Version",
         "Created Date", "Civitai resources", "Civitai metadata", "User", "Score", "Batch size", "Batch pos", "Emphasis",
-        "VAE hash", *_NUMBERS,
+        "VAE", "VAE hash", *_NUMBERS,
     )
 }  # fmt: skip
 
@@ -117,6 +118,7 @@ def _own(data: DataFolder, config: GenerateConfig, hashes: Mapping[str, Any]) ->
     found, notes = _base(data, values.pop("base"), str(hashes.get("model", "")))
     notes += hash_notes
     notes += _without_lost_files(data, values)
+    values["vae"] = _vae(data, str(values["vae"]), str(hashes.get("vae", "")), notes)
     upscaler = str(values["hires_upscaler"])
     if upscaler not in BUILT_IN:
         values["hires_upscaler"], note = find_upscaler(upscaler, _upscaling_model(data))
@@ -168,6 +170,8 @@ def _from_infotext(data: DataFolder, text: Infotext) -> FoundRecipe:
         loras, checkpoint = civitai_resources(text)
         model = model or checkpoint
     found, base_notes = _base(data, model, text.get("Model hash"))
+    if vae := text.get("VAE"):
+        values["vae"] = _vae(data, vae, text.get("VAE hash"), notes)
     known = _READ | options.read
     unread = [f"{key}: {_cut(value)}" for key, value in text.settings.items() if key.casefold() not in known]
     unread += [_cut(line) for line in text.rest.split("\n") if line.strip()]
@@ -228,7 +232,7 @@ def _upscaling_model(data: DataFolder) -> FindUpscaler:
 
 
 def _without_lost_files(data: DataFolder, values: dict[str, Any]) -> list[str]:
-    """Take off the start picture, the mask and the VAE that are not on this computer; sentences about them."""
+    """Take off the start picture and the mask that are not on this computer; sentences about them."""
     notes: list[str] = []
     if (name := values["init_image"]) and not is_file(data.inputs / name):
         values |= {"init_image": ""}
@@ -236,9 +240,16 @@ def _without_lost_files(data: DataFolder, values: dict[str, Any]) -> list[str]:
     if (name := values["mask"]) and not (values["init_image"] and is_file(data.inputs / name)):
         values |= {"mask": "", "masked_area": "whole picture"}
         notes.append(f"The mask '{_cut(name)}' is not on this computer: draw or choose it again.")
-    if vae := values.pop("vae"):
-        notes.append(f"It was made with the VAE '{_cut(vae)}': choose it in the settings.")
     return notes
+
+
+def _vae(data: DataFolder, name: str, digest: str, notes: list[str]) -> str:
+    """The path of the VAE that a recipe names; empty for the model's own, or one that is not here, which is noted."""
+    if not name:
+        return ""
+    path, note = find_vae(data, _cut(name), digest)
+    notes += [note] if note else []
+    return str(path) if path else ""
 
 
 def _valid(values: dict[str, Any], notes: list[str]) -> dict[str, Any]:

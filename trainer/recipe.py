@@ -94,6 +94,8 @@ class Recipe:
             "Size": f"{self.width}x{self.height}",
             "Model hash": self.hashes.model[:_AUTOV2_DIGITS],
             "Model": self.base_title,
+            "VAE hash": self.hashes.vae[:_AUTOV2_DIGITS],
+            "VAE": PureWindowsPath(config.vae).name,
             "Clip skip": config.clip_skip if config.clip_skip > 1 else "",
             **write_options(config),
             "Lora hashes": _short(dict(zip(names, self.hashes.loras, strict=False))),
