@@ -102,7 +102,7 @@ class Api:
 
     def datasets(self) -> list[dict[str, Any]]:
         """The data sets."""
-        names = ("name", "title", "trigger_word", "num_pictures", "description", "license")
+        names = ("name", "title", "trigger_word", "num_pictures", "description", "license", "problem")
         return [{name: getattr(info, name) for name in names} for info in DatasetStore(self._data).list()]
 
     def stacks(self) -> list[dict[str, Any]]:
