@@ -149,10 +149,10 @@ class Api:
             while not await request.is_disconnected():
                 # The state first: what was written until then is read below, so nothing is lost at the end.
                 is_over = (await asyncio.to_thread(run.state)).is_over
-                for event in await asyncio.to_thread(reader.read_new):
+                for event, place in await asyncio.to_thread(reader.read_new_places):
                     silent = 0.0
                     text = json.dumps(event.model_dump(mode="json"))
-                    yield f"id: {reader.offset}\nevent: {_type(event)}\ndata: {text}\n\n"
+                    yield f"id: {place}\nevent: {_type(event)}\ndata: {text}\n\n"
                 if is_over:
                     yield f"event: over\ndata: {json.dumps({'state': run.state().value})}\n\n"
                     return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -241,15 +242,20 @@ class EventReader:
 
     def read_new(self) -> list[Event]:
         """Events since the last call. Lines that are torn, or of an unknown type, are skipped."""
+        return [event for event, _ in self.read_new_places()]
+
+    def read_new_places(self) -> list[tuple[Event, int]]:
+        """The same, each with the offset behind it: a reader that starts there goes on with the next one."""
+        begin = self.offset
         try:
             with open(self._path, "rb") as handle:
-                handle.seek(self.offset)
+                handle.seek(begin)
                 data = handle.read()
         except FileNotFoundError:
             return []
         whole, newline, _ = data.rpartition(b"\n")
         self.offset += len(whole) + len(newline)
-        return list(_parse(whole.split(b"\n")))
+        return list(_parse(whole + newline, begin))
 
 
 def read_events(path: Path) -> list[Event]:
@@ -257,11 +263,12 @@ def read_events(path: Path) -> list[Event]:
     return EventReader(path).read_new()
 
 
-def _parse(lines: list[bytes]) -> Iterator[Event]:
-    for line in lines:
+def _parse(lines: bytes, begin: int) -> Iterator[tuple[Event, int]]:
+    for line in io.BytesIO(lines):
+        begin += len(line)
         if not line.strip():
             continue
         try:
-            yield _ADAPTER.validate_python(json.loads(line))
+            yield _ADAPTER.validate_python(json.loads(line)), begin
         except (ValueError, ValidationError):
             continue

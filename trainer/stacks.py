@@ -6,8 +6,6 @@ A file names each LoRA with its weights and the hashes of its file, so that it i
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,11 @@ from pydantic import ValidationError
 
 from trainer.config.generate import StackedLora
 from trainer.errors import ConfigError
-from trainer.files import disk_errors, is_inside, safe_name, unused_path, write_json
+from trainer.files import is_file, is_inside, safe_name, unused_path, write_json
 from trainer.library import SUFFIX, LibraryEntry, list_loras
-from trainer.lora_lookup import hashes, match_lora
+from trainer.lora_lookup import known_hashes, match_lora
 from trainer.paths import DataFolder
+from trainer.trash import move_to_trash
 
 STACK_SUFFIX = ".json"
 _MARK = "inkwash_stack"
@@ -111,10 +110,7 @@ def import_stack(data: DataFolder, path: Path) -> SavedStack:
 def delete_stack(data: DataFolder, name: str) -> Path:
     """Move a saved stack to the trash. Returns where it lies now. Raises ConfigError."""
     path = _saved_file(data, name)
-    folder = unused_path(data.trash / f"stack-{time.strftime('%Y%m%d-%H%M%S')}-{path.stem}")
-    folder.mkdir(parents=True)
-    with disk_errors(folder, "the stack"):
-        return Path(shutil.move(path, folder / path.name))
+    return move_to_trash(data, "stack", [path], "the stack") / path.name
 
 
 def stack_file(data: DataFolder, name: str) -> Path:
@@ -128,19 +124,19 @@ def _record(lora: StackedLora, entries: Sequence[LibraryEntry]) -> dict[str, Any
     entry = next((entry for entry in entries if name == entry.name or lora.file == str(entry.path)), None)
     if entry is None:
         return {**record, "file": Path(name).name}
-    return {**record, "file": entry.name, **dict(zip(_HASH_KEYS, hashes(entry), strict=True))}
+    return {**record, "file": entry.name, **dict(zip(_HASH_KEYS, known_hashes(entry), strict=False))}
 
 
 def _stack_file(data: DataFolder, name_or_path: str) -> Path:
     path = Path(name_or_path).expanduser()
-    if path.suffix == STACK_SUFFIX and path.is_file():
+    if path.suffix == STACK_SUFFIX and is_file(path):
         return path
     return _saved_file(data, name_or_path)
 
 
 def _saved_file(data: DataFolder, name: str) -> Path:
     path = data.stacks / f"{name.removesuffix(STACK_SUFFIX)}{STACK_SUFFIX}"
-    if name and path.is_file() and is_inside(path, data.stacks):
+    if name and is_file(path) and is_inside(path, data.stacks):
         return path
     known = list_stacks(data)
     fix = (

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from trainer import __version__
-from trainer.base_models import resolve_base
+from trainer.base_models import resolve_base, resolve_vae
 from trainer.config.generate import GenerateConfig
 from trainer.config.grid import GridConfig
 from trainer.config.loading import build_grid_config
@@ -186,13 +186,16 @@ def _cost(config: GenerateConfig) -> float:
 
 
 def _cell_key(config: GenerateConfig, data: DataFolder) -> str:
-    """A hash of all that decides what a cell shows: settings, contents of LoRAs and embeddings, state of the base model."""
+    """A hash of all that decides what a cell shows: settings, contents of LoRAs, embeddings and VAE, state of the base model."""
     values = config.model_dump(mode="json")
     values["loras"] = [
         {**lora, "file": _content(resolve_lora(data, lora["file"]))} for lora in values["loras"] if lora["is_on"]
     ]
     if upscaler := check_upscaler(config, data):
         values["hires_upscaler"] = _content(upscaler)
+    if config.vae:
+        vae = resolve_vae(config.vae)
+        values["vae"] = _content(vae) if vae.is_file() else [str(vae), newest_change(vae)]
     base = resolve_base(config.base, data, has_vae=bool(config.vae))
     embeddings = named_embeddings(data, config.prompt, config.negative_prompt)
     words = [(entry.path.stem, _content(entry.path)) for entry in embeddings]
