@@ -241,6 +241,10 @@ class EventReader:
 
     def read_new(self) -> list[Event]:
         """Events since the last call. Lines that are torn, or of an unknown type, are skipped."""
+        return [event for event, _ in self.read_each()]
+
+    def read_each(self) -> list[tuple[Event, int]]:
+        """As `read_new`; each event with the offset behind it, from which another reader goes on after it."""
         try:
             with open(self._path, "rb") as handle:
                 handle.seek(self.offset)
@@ -248,8 +252,9 @@ class EventReader:
         except FileNotFoundError:
             return []
         whole, newline, _ = data.rpartition(b"\n")
+        begin = self.offset
         self.offset += len(whole) + len(newline)
-        return list(_parse(whole.split(b"\n")))
+        return list(_parse(whole.split(b"\n"), begin))
 
 
 def read_events(path: Path) -> list[Event]:
@@ -257,11 +262,12 @@ def read_events(path: Path) -> list[Event]:
     return EventReader(path).read_new()
 
 
-def _parse(lines: list[bytes]) -> Iterator[Event]:
+def _parse(lines: list[bytes], end: int) -> Iterator[tuple[Event, int]]:
     for line in lines:
+        end += len(line) + 1
         if not line.strip():
             continue
         try:
-            yield _ADAPTER.validate_python(json.loads(line))
+            yield _ADAPTER.validate_python(json.loads(line)), end
         except (ValueError, ValidationError):
             continue
