@@ -471,11 +471,17 @@ def test_what_cannot_run_is_refused_at_its_field(
     assert list(data.runs.glob("*/run.json")) == []
 
 
-def test_a_missing_lora_is_refused_before_the_queue(client: TestClient, data: DataFolder) -> None:
+def test_a_missing_lora_is_refused_before_the_queue(
+    client: TestClient, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.jobs.start_next", lambda data: None)
     answer = client.post("/api/v1/jobs", json={"kind": "generate", "settings": {"loras": [{"file": "lost"}]}})
     assert answer.status_code == 422
     assert "lost" in answer.json()["error"]["message"]
     assert list(data.runs.glob("*/run.json")) == []
+    for kind, more in (("generate", {}), ("grid", {"x": "steps=4,8"})):  # what is switched off is not needed
+        settings = {"loras": [{"file": "lost", "is_on": False}], **more}
+        assert client.post("/api/v1/jobs", json={"kind": kind, "settings": settings}).json()["state"] == "queued"
 
 
 def test_a_body_without_end_is_refused(client: TestClient) -> None:
