@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import time
@@ -242,20 +241,20 @@ class EventReader:
 
     def read_new(self) -> list[Event]:
         """Events since the last call. Lines that are torn, or of an unknown type, are skipped."""
-        return [event for event, _ in self.read_new_places()]
+        return [event for event, _ in self.read_each()]
 
-    def read_new_places(self) -> list[tuple[Event, int]]:
-        """The same, each with the offset behind it: a reader that starts there goes on with the next one."""
-        begin = self.offset
+    def read_each(self) -> list[tuple[Event, int]]:
+        """As `read_new`; each event with the offset behind it, from which another reader goes on after it."""
         try:
             with open(self._path, "rb") as handle:
-                handle.seek(begin)
+                handle.seek(self.offset)
                 data = handle.read()
         except FileNotFoundError:
             return []
         whole, newline, _ = data.rpartition(b"\n")
+        begin = self.offset
         self.offset += len(whole) + len(newline)
-        return list(_parse(whole + newline, begin))
+        return list(_parse(whole.split(b"\n"), begin))
 
 
 def read_events(path: Path) -> list[Event]:
@@ -263,12 +262,12 @@ def read_events(path: Path) -> list[Event]:
     return EventReader(path).read_new()
 
 
-def _parse(lines: bytes, begin: int) -> Iterator[tuple[Event, int]]:
-    for line in io.BytesIO(lines):
-        begin += len(line)
+def _parse(lines: list[bytes], end: int) -> Iterator[tuple[Event, int]]:
+    for line in lines:
+        end += len(line) + 1
         if not line.strip():
             continue
         try:
-            yield _ADAPTER.validate_python(json.loads(line)), begin
+            yield _ADAPTER.validate_python(json.loads(line)), end
         except (ValueError, ValidationError):
             continue

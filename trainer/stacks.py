@@ -79,12 +79,16 @@ def load_stack(data: DataFolder, name_or_path: str | Path) -> SavedStack:
     Raises: ConfigError: there is no such stack, or the file is no stack.
     """
     path = _stack_file(data, str(name_or_path))
-    content = _read(path)
+    return _in_library(data, _read(path), path.stem, str(path))
+
+
+def _in_library(data: DataFolder, content: dict[str, Any], name: str, where: str) -> SavedStack:
+    """What a stack's file says, with its LoRAs as this library calls them. `name` is for a file that has none."""
     entries = list_loras(data)
     loras: list[StackedLora] = []
     missing: list[str] = []
     notes: list[str] = []
-    for record in content["loras"]:
+    for record in map(dict, content["loras"]):
         saved = {key: record.pop(key, "") for key in _HASH_KEYS}
         entry, note = match_lora(data, str(record.get("file", "")), map(str, saved.values()), entries)
         if entry is None:
@@ -94,15 +98,27 @@ def load_stack(data: DataFolder, name_or_path: str | Path) -> SavedStack:
         try:
             loras.append(StackedLora.model_validate({**record, "file": entry.name}))
         except ValidationError as error:
-            raise _no_stack(path) from error
-    return SavedStack(str(content.get("name") or path.stem), tuple(loras), tuple(missing), tuple(notes))
+            raise _no_stack(where) from error
+    return SavedStack(str(content.get("name") or name), tuple(loras), tuple(missing), tuple(notes))
 
 
 def import_stack(data: DataFolder, path: Path) -> SavedStack:
     """Copy a shared file to the saved stacks, under a name that is free, and load it. Raises ConfigError."""
-    stack = load_stack(data, path)
-    content = _read(path)
-    target = unused_path(data.stacks / f"{safe_name(stack.name, path.stem)}{STACK_SUFFIX}")
+    file = _stack_file(data, str(path))
+    return _taken_in(data, _read(file), file.stem, str(file))
+
+
+def import_stack_content(data: DataFolder, content: dict[str, Any]) -> SavedStack:
+    """As `import_stack`, of what a shared file says. Raises ConfigError."""
+    where = "the content"
+    if len(json.dumps(content)) > _MAX_BYTES:
+        raise _no_stack(where)
+    return _taken_in(data, _checked(content, where), "stack", where)
+
+
+def _taken_in(data: DataFolder, content: dict[str, Any], name: str, where: str) -> SavedStack:
+    stack = _in_library(data, content, name, where)
+    target = unused_path(data.stacks / f"{safe_name(stack.name, name)}{STACK_SUFFIX}")
     write_json(target, {**content, "name": target.stem}, "the stack")
     return SavedStack(target.stem, stack.loras, stack.missing, stack.notes)
 
@@ -150,23 +166,28 @@ def _saved_file(data: DataFolder, name: str) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise _no_stack(path)
+            raise _no_stack(str(path))
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _no_stack(path) from error
+        raise _no_stack(str(path)) from error
+    return _checked(content, str(path))
+
+
+def _checked(content: Any, where: str) -> dict[str, Any]:
+    """What a stack's file says, if it is one. Raises ConfigError."""
     loras = content.get("loras") if isinstance(content, dict) else None
     if not isinstance(loras, list) or _MARK not in content or not all(isinstance(lora, dict) for lora in loras):
-        raise _no_stack(path)
+        raise _no_stack(where)
     if content[_MARK] != _VERSION:
         raise ConfigError(
-            "This stack was saved by a newer Inkwash.", where=str(path), fix="Update Inkwash, then open it again."
+            "This stack was saved by a newer Inkwash.", where=where, fix="Update Inkwash, then open it again."
         )
     return content
 
 
-def _no_stack(path: Path) -> ConfigError:
+def _no_stack(where: str) -> ConfigError:
     return ConfigError(
         "This file is no stack of LoRAs, or it is damaged.",
-        where=str(path),
+        where=where,
         fix="Choose a .json file that Inkwash saved as a stack.",
     )

@@ -19,7 +19,7 @@ from trainer.config.generate import GenerateConfig
 from trainer.config.grid import GridConfig
 from trainer.config.loading import build_grid_config, read_settings
 from trainer.errors import Cancelled, ConfigError
-from trainer.events import Event, Picture, Stage
+from trainer.events import Event, Picture, Stage, Warned
 from trainer.grid.plan import GridPlan, plan_grid, prepare_grid
 from trainer.grid.values import AxisFault, expand_numbers, split_values
 from trainer.grids import GridCanvas
@@ -384,6 +384,38 @@ def test_another_vae_under_the_same_name_makes_other_cells(data: DataFolder, mod
         assert _cell_key(config, data) == before
         part.write_bytes(b"another")
         assert _cell_key(config, data) != before
+
+
+def test_a_cell_that_gives_no_picture_says_so_and_the_others_are_made(
+    library: DataFolder, config: GridConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.errors import NonFinitePictureError
+    from trainer.sampling import grid as grid_module
+
+    failing = {(1, 1.0)}
+
+    def make(context: JobContext, cell: Any) -> dict[str, Any]:
+        weight = cell.loras[0].unet_weight if cell.loras else 0.0
+        if (cell.seed, weight) in failing:
+            raise NonFinitePictureError("The model gave NaN instead of a picture.", fix="Lower the weights.")
+        path = library.outputs / f"{cell.seed} {weight}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (96, 96), "green").save(path)
+        return {"pictures": [str(path)]}
+
+    monkeypatch.setattr(grid_module, "make_pictures", make)
+    result, events, _ = run_grid(library, config)
+    assert (result["made"], result["kept"], result["failed"], len(result["pictures"])) == (3, 0, 1, 3)
+    (warning,) = [event.message for event in events if isinstance(event, Warned)]
+    assert "NaN" in warning
+    assert "Lower the weights." in warning
+    failing.clear()
+    result, events, _ = run_grid(library, config)
+    assert (result["made"], result["kept"], result["failed"]) == (1, 3, 0)
+
+    failing |= {(seed, weight) for seed in (3, 4) for weight in (0.0, 1.0)}
+    with pytest.raises(NonFinitePictureError):
+        run_grid(library, config.model_copy(update={"x": "seed=3,4"}))
 
 
 def test_the_app_starts_a_grid_of_what_each_lora_does(library: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
