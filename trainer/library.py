@@ -160,6 +160,11 @@ def import_lora(data: DataFolder, path: Path, name: str = "") -> LibraryEntry:
     return _entry(data, target)
 
 
+def has_preview(path: Path) -> bool:
+    """Whether a preview lies beside a file, under any of the names that it can have."""
+    return any(path.with_name(f"{path.stem}{suffix}").is_file() for suffix in PREVIEW_SUFFIXES)
+
+
 def set_preview(data: DataFolder, name: str, picture: Path) -> LibraryEntry:
     """Make a copy of a picture the LoRA's preview. Raises LoraFileError for a file that is no picture."""
     suffix = picture.suffix.lower()

@@ -106,6 +106,7 @@ class TrainParts:
         start: the adapter's state with which the model is the base model, where the base model's predictions are needed.
         frozen: the LoRAs under the adapter, merged into the model.
         fused: updates the weights within the backward pass, where the settings ask for it.
+        fresh_optimizer: the optimizer's state before the first step (`pack_optimizer`).
     """
 
     context: JobContext
@@ -129,6 +130,7 @@ class TrainParts:
     ranks: Ranks = field(default_factory=Ranks)
     frozen: tuple[FrozenLora, ...] = ()
     fused: FusedBackward | None = None
+    fresh_optimizer: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def total_steps(self) -> int:
