@@ -58,14 +58,17 @@ class Stage(Event):
 
 
 class StepDone(Event):
-    """A weight update. `step` counts from 1; losses are means since the last such event."""
+    """A weight update. `step` counts from 1; losses are means since the last such event.
+
+    `grad_norm` is the mean of the finite ones; None where fp16's scaled gradients overflowed in each of these steps.
+    """
 
     type: Literal["step"] = "step"
     step: int
     total_steps: int
     loss: float
     learning_rates: dict[str, float] = {}
-    grad_norm: float = 0.0
+    grad_norm: float | None = 0.0
     steps_per_second: float = 0.0
     eta_seconds: float = 0.0
     memory_bytes: int = 0

@@ -20,11 +20,14 @@ from trainer.adapters.method import grouped, take_over
 from trainer.config.optimizer import OPTIMIZERS, OptimizerConfig
 from trainer.config.run import RunConfig
 from trainer.errors import ChangedRunError, NonFiniteLossError, RunError
+from trainer.events import EventWriter, StepDone, read_events
 from trainer.objects import load_object
 from trainer.optimizers.adamw import build
 from trainer.optimizers.average import WeightAverage
 from trainer.training.checkpoint import Checkpoint, CheckpointStore, pack_optimizer, unpack_optimizer
+from trainer.training.distributed import Ranks
 from trainer.training.identity import machine_notes, require_same
+from trainer.training.report import Reporter
 from trainer.training.resume import load_checkpoint
 from trainer.training.state import TrainState
 from trainer.training.step import FiniteGuard, StepResult
@@ -400,3 +403,58 @@ def test_the_guard_of_a_cpu_tells_before_the_update() -> None:
     broken = StepResult(3, torch.tensor(0.5), None, torch.tensor(float("nan")), ())
     with pytest.raises(NonFiniteLossError, match="gradient"):
         guard.watch(parts_with(optimizer), broken)
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_gradient_that_is_broken_at_every_scale_is_caught_and_one_that_overflows_is_not(deferred: bool) -> None:
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = build(OptimizerConfig(unet_learning_rate=0.1), {"unet": [weight]})
+    guard, parts = FiniteGuard(deferred=deferred), parts_with(optimizer)
+    scaler = parts.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+
+    def step(number: int, gradient: float) -> None:
+        scaler.scale(weight.sum()).backward()
+        weight.grad = torch.full((1,), gradient)
+        scaler.unscale_(optimizer)
+        norm = torch.tensor(gradient)
+        guard.watch(parts, StepResult(number, torch.tensor(0.5), None, norm, ("a.png",), is_scaled=True))
+        scaler.step(optimizer)
+        scaler.update()
+        guard.check()
+
+    step(1, float("inf"))
+    step(2, float("nan"))
+    assert scaler.get_scale() == 1
+    step(3, 1.0)
+    assert weight.item() != 1
+    learned = weight.item()
+    with pytest.raises(
+        NonFiniteLossError, match="gradient became NaN or infinite in step 4 after others that fp16 skipped"
+    ):
+        step(4, float("nan"))
+    assert weight.item() == learned
+
+
+@pytest.mark.parametrize(("norms", "mean"), [((2.0, float("inf"), 4.0), 3.0), ((float("inf"), float("nan")), None)])
+def test_steps_whose_scaled_gradients_overflowed_are_reported_like_others(
+    tmp_path: Path, norms: tuple[float, ...], mean: float | None
+) -> None:
+    writer = EventWriter(tmp_path / "events.jsonl")
+    parts: Any = SimpleNamespace(
+        context=SimpleNamespace(emit=writer),
+        groups={},
+        optimizer=SimpleNamespace(optimizer=SimpleNamespace(param_groups=[{}])),
+        device=torch.device("cpu"),
+        ranks=Ranks(),
+        total_steps=len(norms),
+        epoch_at=lambda step: float(step),
+    )
+    reporter = Reporter(parts, FiniteGuard(deferred=False), first_step=-100)
+    reporter._last_time = float("inf")
+    for step, norm in enumerate(norms, 1):
+        each = StepResult(step, torch.tensor(0.5), None, torch.tensor(norm), (), is_scaled=True)
+        reporter.add(each, 0.1, TrainState(step=step))
+    writer.close()
+    (told,) = read_events(tmp_path / "events.jsonl")
+    assert isinstance(told, StepDone)
+    assert (told.step, told.loss, told.grad_norm) == (len(norms), 0.5, mean)

@@ -43,6 +43,8 @@ def checkpoint_store(parts: TrainParts) -> CheckpointStore:
 def save_checkpoint(parts: TrainParts, state: TrainState) -> None:
     """Write a checkpoint and say so. Raises NonFiniteLossError, ResourceError."""
     _keep_equal(parts, state)
+    # In all processes, which have equal weights: all must go back where one does.
+    _require_finite(parts, state)
     parts.ranks.on_main(partial(_save_checkpoint, parts, state))
 
 
@@ -59,8 +61,7 @@ def _keep_equal(parts: TrainParts, state: TrainState) -> None:
     parts.adapter.load_state_dict(parts.ranks.take_mains(parts.adapter.state_dict()))
 
 
-def _save_checkpoint(parts: TrainParts, state: TrainState) -> None:
-    parts.context.stage("Saving a checkpoint")
+def _require_finite(parts: TrainParts, state: TrainState) -> None:
     weights = parts.adapter.state_dict()
     broken = [name for name, weight in weights.items() if not math.isfinite(float(weight.sum(dtype=torch.float64)))]
     if broken:
@@ -70,9 +71,13 @@ def _save_checkpoint(parts: TrainParts, state: TrainState) -> None:
             fix="Lower the learning rates.",
             step=state.step,
         )
+
+
+def _save_checkpoint(parts: TrainParts, state: TrainState) -> None:
+    parts.context.stage("Saving a checkpoint")
     scaler = parts.accelerator.scaler
     checkpoint = Checkpoint(
-        adapter=weights,
+        adapter=parts.adapter.state_dict(),
         optimizer=pack_optimizer(parts.optimizer.optimizer),
         state={
             "train_state": state.to_dict(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,15 @@ class TrainParts:
         """Where the model is."""
         return self.components.device
 
-    @property
+    @cached_property
+    def groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        """The adapter's groups of weights. Found once: each layer's rate is looked up in all lines of `adapter.blocks`."""
+        return self.adapter.parameter_groups()
+
+    @cached_property
     def trainable(self) -> list[torch.nn.Parameter]:
         """All trained weights."""
-        return [weight for weights in self.adapter.parameter_groups().values() for weight in weights]
+        return [weight for weights in self.groups.values() for weight in weights]
 
     def epoch_at(self, step: int) -> float:
         """Epochs done after `step` updates."""
