@@ -13,12 +13,13 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from app.api_access import API_PATH, TokenGuard
+from app.api_stacks import StackAnswers
 from app.services.context import Services
 from app.services.gallery import GalleryService
 from app.services.starting import STARTS, start_job
@@ -32,14 +33,14 @@ from trainer.found_recipe import read_any_recipe
 from trainer.gallery import PictureInfo
 from trainer.library import list_loras
 from trainer.picture_texts import SUFFIXES
-from trainer.runs import Run
-from trainer.stacks import list_stacks, load_stack
+from trainer.runs import Run, RunState
 from trainer.upscalers import list_upscalers
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.3
 _KEEP_ALIVE_SECONDS = 15.0
 _MAX_LIMIT = 500
+_PREVIEW_SUFFIX = ".jpg"
 _PICTURE_HEADERS = {"x-content-type-options": "nosniff"}
 
 
@@ -102,21 +103,8 @@ class Api:
 
     def datasets(self) -> list[dict[str, Any]]:
         """The data sets."""
-        names = ("name", "title", "trigger_word", "num_pictures", "description", "license")
+        names = ("name", "title", "trigger_word", "num_pictures", "description", "license", "problem")
         return [{name: getattr(info, name) for name in names} for info in DatasetStore(self._data).list()]
-
-    def stacks(self) -> list[dict[str, Any]]:
-        """The saved stacks; `loras` as the settings of a generation take them, `missing` what the library lacks."""
-        found = [load_stack(self._data, name) for name in list_stacks(self._data)]
-        return [
-            {
-                "name": stack.name,
-                "loras": [lora.model_dump(mode="json") for lora in stack.loras],
-                "missing": stack.missing,
-                "notes": stack.notes,
-            }
-            for stack in found
-        ]
 
     def start(self, request: JobRequest) -> dict[str, Any]:
         """Start a job, or put it in the queue."""
@@ -149,10 +137,10 @@ class Api:
             while not await request.is_disconnected():
                 # The state first: what was written until then is read below, so nothing is lost at the end.
                 is_over = (await asyncio.to_thread(run.state)).is_over
-                for event in await asyncio.to_thread(reader.read_new):
+                for event, end in await asyncio.to_thread(reader.read_each):
                     silent = 0.0
                     text = json.dumps(event.model_dump(mode="json"))
-                    yield f"id: {reader.offset}\nevent: {_type(event)}\ndata: {text}\n\n"
+                    yield f"id: {end}\nevent: {_type(event)}\ndata: {text}\n\n"
                 if is_over:
                     yield f"event: over\ndata: {json.dumps({'state': run.state().value})}\n\n"
                     return
@@ -183,6 +171,18 @@ class Api:
             raise HTTPException(404, "There is no such picture.")
         return self._file(pictures[index])
 
+    def job_preview(self, job_id: str) -> Response:
+        """The rough view of the picture that a job makes now, a JPEG; another after the next step."""
+        path = self._preview(self._run(job_id).id)
+        try:
+            # Read at once: the job replaces the file as it goes on.
+            content = path.read_bytes() if path else b""
+        except OSError:
+            content = b""
+        if not content:
+            raise HTTPException(404, "There is no preview: the job makes no picture now.")
+        return Response(content, media_type="image/jpeg", headers={**_PICTURE_HEADERS, "cache-control": "no-store"})
+
     def pictures(
         self,
         search: str = "",
@@ -210,6 +210,19 @@ class Api:
         if trashed is None:
             raise HTTPException(404, "There is no such picture in the trash.")
         return _picture(self._gallery.restore(trashed))
+
+    def mark_picture(self, picture_id: str) -> dict[str, Any]:
+        """Mark a picture as a favourite: the search `is:favourite` finds it."""
+        return self._marked(picture_id, is_favourite=True)
+
+    def unmark_picture(self, picture_id: str) -> dict[str, Any]:
+        """Take the mark away."""
+        return self._marked(picture_id, is_favourite=False)
+
+    def _marked(self, picture_id: str, *, is_favourite: bool) -> dict[str, Any]:
+        picture = self._found(picture_id)
+        self._gallery.mark(picture, is_favourite=is_favourite)
+        return {"is_favourite": picture.name in self._gallery.favourites()}
 
     def recipe(self, picture_id: str) -> dict[str, Any]:
         """How a picture was made, as settings for another job."""
@@ -241,6 +254,15 @@ class Api:
             raise HTTPException(404, "There is no such picture.")
         return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], headers=_PICTURE_HEADERS)
 
+    def _preview(self, run_id: str) -> Path | None:
+        """Where a working job has its rough view, if it has one. The event's own path is not trusted beyond its name."""
+        history = self._jobs.history(run_id)
+        if history.preview is None or self._jobs.row(run_id).state is not RunState.RUNNING:
+            return None
+        path = history.run.folder / Path(history.preview.path).name
+        is_ours = path.suffix == _PREVIEW_SUFFIX and is_inside(path, history.run.folder)
+        return path if is_ours and path.is_file() else None
+
     def _job(self, job_id: str) -> dict[str, Any]:
         run_id = self._run(job_id).id
         row, history = self._jobs.row(run_id), self._jobs.history(run_id)
@@ -259,6 +281,7 @@ class Api:
             "warnings": list(history.warnings),
             "error": history.error.to_dict() if history.error else None,
             "lora": Path(history.lora.library_path).stem if history.lora and history.lora.library_path else "",
+            "preview": f"{url}/preview" if self._preview(run_id) else "",
             "pictures": [f"{url}/pictures/{at}" for at in range(len(self._jobs.pictures(job_id)))],
         }
 
@@ -274,7 +297,7 @@ def _picture(picture: PictureInfo) -> dict[str, Any]:
 
 def build_api(services: Services, token: str) -> ASGIApp:
     """The API as an ASGI app that answers nobody without the token."""
-    api = Api(services)
+    api, stacks = Api(services), StackAnswers(services.data)
     router = APIRouter(prefix=API_PATH)
     for method, path, answer in (
         ("GET", "", api.about),
@@ -284,7 +307,12 @@ def build_api(services: Services, token: str) -> ASGIApp:
         ("GET", "/upscalers", api.upscalers),
         ("GET", "/loras", api.loras),
         ("GET", "/datasets", api.datasets),
-        ("GET", "/stacks", api.stacks),
+        ("GET", "/stacks", stacks.all),
+        ("POST", "/stacks", stacks.save),
+        ("POST", "/stacks/import", stacks.take_in),
+        ("GET", "/stacks/{name}", stacks.get),
+        ("DELETE", "/stacks/{name}", stacks.delete),
+        ("GET", "/stacks/{name}/file", stacks.file),
         ("GET", "/jobs", api.jobs),
         ("POST", "/jobs", api.start),
         ("GET", "/jobs/{job_id}", api.job),
@@ -293,9 +321,12 @@ def build_api(services: Services, token: str) -> ASGIApp:
         ("POST", "/jobs/{job_id}/cancel", api.cancel),
         ("POST", "/jobs/{job_id}/resume", api.resume),
         ("GET", "/jobs/{job_id}/pictures/{index}", api.job_picture),
+        ("GET", "/jobs/{job_id}/preview", api.job_preview),
         ("GET", "/pictures", api.pictures),
         ("GET", "/pictures/{picture_id}", api.picture),
         ("DELETE", "/pictures/{picture_id}", api.delete_picture),
+        ("PUT", "/pictures/{picture_id}/favourite", api.mark_picture),
+        ("DELETE", "/pictures/{picture_id}/favourite", api.unmark_picture),
         ("GET", "/pictures/{picture_id}/recipe", api.recipe),
         ("GET", "/recipe", api.recipe_of_file),
         ("POST", "/trash/{trash_id}/restore", api.restore_picture),

@@ -123,8 +123,13 @@ def _make(row: Row, path: Path, steps: int) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
+        message = (done.stderr.strip().splitlines() or ["no message"])[-1][:300]
+        if "NonFiniteLossError" not in message:
+            # Killed, or something missing: it is tried again the next time.
+            print(f"{row} failed: {message}", file=sys.stderr, flush=True)
+            return
         # A rate that ends in NaN is a result, too.
-        result = key | {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
+        result = key | {"failed": message}
     else:
         result = key | json.loads(done.stdout.splitlines()[-1])
     with path.open("a", encoding="utf-8") as file:

@@ -10,8 +10,8 @@ ratios of steps taken side by side counts, and no absolute time. `benchmarks/tra
 of random weights (`full_model.py`), made in a temporary folder (2.1 GB); its rows are named RESOLUTIONpx-bBATCH-PARTS-METHOD.
 With `--together 3` three methods of one size are measured beside the same script.
 A row goes to the file as soon as it is measured, and one that is there is not measured again, so that the table can be
-made in pieces; a row that fails says so and the others go on. `--against ours` compares our own step with and without changed
-settings: what a setting costs.
+made in pieces; a row that fails says so and the others go on. `--set` changes our settings, as for a memory saver beside the
+script; with `--against ours` our own step without the changes is compared with that with them: what a setting costs.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def measure(rows: list[Row], options: argparse.Namespace, place: Path) -> list[d
         for kind, changes in beside.items():
             start(kind, kind, rows[0], changes)
         for row in rows:
-            attempt(row, partial(start, row.name, "ours", row, {}))
+            attempt(row, partial(start, row.name, "ours", row, {} if options.against == "ours" else options.changes))
         for _ in range(options.steps):
             for kind in beside:
                 step(kind)
@@ -149,7 +149,7 @@ def measure(rows: list[Row], options: argparse.Namespace, place: Path) -> list[d
         figures = _figures(
             *({kind: found[name] for kind, name in kinds.items()} for found in (starts, steps)), options.clock
         )
-        results.append({"row": row.name, "steps": options.steps, "clock": options.clock, **figures})
+        results.append({"row": row.name, **figures})
     return results
 
 
@@ -221,12 +221,20 @@ def _groups(rows: list[Row], together: int) -> list[list[Row]]:
     ]
 
 
-def _measured(out: Path | None) -> list[dict[str, Any]]:
-    """Results of an earlier run, without those that failed."""
+def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Results of an earlier run of the same options, without those that failed."""
+    out: Path | None = options.out
     if out is None or not out.exists():
         return []
     results = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines() if line]
-    return [result for result in results if "error" not in result]
+    how = _how(options)
+    return [result for result in results if "error" not in result and result.get("how") == how]
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    """All that a row's figures follow from beside its name."""
+    names = ("base", "dataset", "rank", "clock", "threads", "steps", "against", "floor", "changes")
+    return {name: getattr(options, name) for name in names}
 
 
 def _few_pictures(place: Path) -> str:
@@ -278,7 +286,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--floor", action="store_true", help="also the frozen UNet without any adapter")
     parser.add_argument("--against", default="script", choices=["script", "ours"])
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="changed for `--against ours`")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="of ours; with --against ours, of the other"
+    )
     return parser
 
 
@@ -289,12 +299,12 @@ def main() -> int:
     parser = _parser()
     options = parser.parse_args()
     options.changes = merge({}, *(_change(text) for text in options.set))
-    if bool(options.set) != (options.against == "ours"):
-        parser.error("--set and --against ours go together")
+    if options.against == "ours" and not options.set:
+        parser.error("--against ours needs a --set: what the other one has")
     if options.together < 1 or (options.together > 1 and options.against == "ours"):
         parser.error("--together takes a number of methods, and one only with --against ours")
     rows = _chosen(options)
-    results = _measured(options.out)
+    how, results = _how(options), _measured(options)
     with tempfile.TemporaryDirectory() as folder:
         options.dataset = options.dataset or _few_pictures(Path(folder))
         todo = [row for row in rows if row.name not in {result["row"] for result in results}]
@@ -303,7 +313,7 @@ def main() -> int:
 
             options.base = str(make_full_model("sd1", Path(folder) / "sd1.safetensors"))
         for group in _groups(todo, options.together):
-            found = measure(group, options, Path(folder))
+            found = [{**result, "how": how} for result in measure(group, options, Path(folder))]
             results += found
             lines = "".join(f"{json.dumps(result)}\n" for result in found)
             print(lines, end="", flush=True)

@@ -5,6 +5,7 @@ InkwashError                 message, where, fix: always shown to the user in fu
 ├── DatasetError             pictures, captions, zips
 ├── ModelFileError           base models
 ├── LoraFileError            LoRA files
+├── NonFinitePictureError    NaN or Inf instead of a picture
 ├── ResourceError            memory, disk, device, port
 ├── RunError                 runs: states, locks, resume
 │   ├── NonFiniteLossError   NaN or Inf while training
@@ -99,6 +100,10 @@ class LoraFileError(InkwashError):
 
     code = "lora"
     exit_code = 5
+
+
+class NonFinitePictureError(InkwashError):
+    """The model gave NaN or infinite numbers instead of a picture."""
 
 
 class ResourceError(InkwashError):

@@ -58,14 +58,17 @@ class Stage(Event):
 
 
 class StepDone(Event):
-    """A weight update. `step` counts from 1; losses are means since the last such event."""
+    """A weight update. `step` counts from 1; losses are means since the last such event.
+
+    `grad_norm` is the mean of the finite ones; None where fp16's scaled gradients overflowed in each of these steps.
+    """
 
     type: Literal["step"] = "step"
     step: int
     total_steps: int
     loss: float
     learning_rates: dict[str, float] = {}
-    grad_norm: float = 0.0
+    grad_norm: float | None = 0.0
     steps_per_second: float = 0.0
     eta_seconds: float = 0.0
     memory_bytes: int = 0
@@ -241,6 +244,10 @@ class EventReader:
 
     def read_new(self) -> list[Event]:
         """Events since the last call. Lines that are torn, or of an unknown type, are skipped."""
+        return [event for event, _ in self.read_each()]
+
+    def read_each(self) -> list[tuple[Event, int]]:
+        """As `read_new`; each event with the offset behind it, from which another reader goes on after it."""
         try:
             with open(self._path, "rb") as handle:
                 handle.seek(self.offset)
@@ -248,8 +255,9 @@ class EventReader:
         except FileNotFoundError:
             return []
         whole, newline, _ = data.rpartition(b"\n")
+        begin = self.offset
         self.offset += len(whole) + len(newline)
-        return list(_parse(whole.split(b"\n")))
+        return list(_parse(whole.split(b"\n"), begin))
 
 
 def read_events(path: Path) -> list[Event]:
@@ -257,11 +265,12 @@ def read_events(path: Path) -> list[Event]:
     return EventReader(path).read_new()
 
 
-def _parse(lines: list[bytes]) -> Iterator[Event]:
+def _parse(lines: list[bytes], end: int) -> Iterator[tuple[Event, int]]:
     for line in lines:
+        end += len(line) + 1
         if not line.strip():
             continue
         try:
-            yield _ADAPTER.validate_python(json.loads(line))
+            yield _ADAPTER.validate_python(json.loads(line)), end
         except (ValueError, ValidationError):
             continue

@@ -146,6 +146,22 @@ def sweep_partial(folder: Path) -> list[Path]:
     return removed
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there that can be looked at: False, too, for a name that no system takes, such as one of 300 letters."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """As `is_file`, of a folder."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def is_inside(path: Path, root: Path) -> bool:
     """Whether `path`, with links and `..` resolved, lies in `root`."""
     return path.resolve().is_relative_to(root.resolve())

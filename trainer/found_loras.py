@@ -12,7 +12,7 @@ from trainer.infotext import Infotext, parse_hashes
 from trainer.lora_tags import LoraTag, read_tags
 
 _MAX_PROMPT = 20_000
-_PLAIN_WEIGHTS = re.compile(r"<\s*\w+\s*:[^:>]*(?::\s*[-+.\d]+\s*){2,3}(?::|>)")
+_PLAIN_WEIGHTS = re.compile(r"<\s*\w+\s*:[^:>]*(?::\s*[-+.\deE]+\s*){2,3}(?::|>)")
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ from pydantic import ValidationError
 
 from trainer.base_models import list_base_models
 from trainer.base_models.scan import known_sha256
+from trainer.base_models.vaes import find_vae
 from trainer.comfy_prompt import parse_comfy_prompt
 from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.errors import ConfigError
+from trainer.files import is_file
 from trainer.found_loras import FoundLora, civitai_resources, tagged_loras
 from trainer.infotext import MAX_CHARACTERS, Infotext, parse_infotext
 from trainer.infotext_options import SIZE, FindUpscaler, find_upscaler, read_options
@@ -44,7 +46,7 @@ _UNUSED = GenerateConfig().model_dump(
     mode="json",
     include={
         "clip_skip", "hires_scale", "seamless", "guidance_rescale", "eta", "init_image", "mask", "masked_area",
-        "zero_terminal_snr",
+        "vae", "prediction_type", "zero_terminal_snr",
     },
 )  # fmt: skip
 # Read elsewhere, or of no effect on the picture.
@@ -53,7 +55,7 @@ _READ = {
     for name in (
         "Sampler", "Schedule type", "Size", "Model", "Model hash", "Lora hashes", "TI hashes", "Hashes", "Version",
         "Created Date", "Civitai resources", "Civitai metadata", "User", "Score", "Batch size", "Batch pos", "Emphasis",
-        "VAE hash", *_NUMBERS,
+        "VAE", "VAE hash", *_NUMBERS,
     )
 }  # fmt: skip
 
@@ -106,21 +108,39 @@ def read_any_recipe(data: DataFolder, path: Path) -> FoundRecipe:
 
 
 def _own(data: DataFolder, config: GenerateConfig, hashes: Mapping[str, Any]) -> FoundRecipe:
-    lora_hashes = hashes.get("loras")
-    digests = lora_hashes if isinstance(lora_hashes, Mapping) else {}
+    digests, hash_notes = _own_digests(config, hashes.get("loras"))
     loras = [
-        FoundLora(lora.file, lora.model_dump(mode="json"), (str(digests[lora.file]),) if lora.file in digests else ())
-        for lora in config.loras
+        FoundLora(lora.file, lora.model_dump(mode="json"), (digest,) if digest else ())
+        for lora, digest in zip(config.loras, digests, strict=True)
     ]
     # What says nothing about the picture stays in the form as it is.
     values = config.model_dump(mode="json", exclude={"loras", "device", "precision", "output_format", "quality"})
     found, notes = _base(data, values.pop("base"), str(hashes.get("model", "")))
+    notes += hash_notes
     notes += _without_lost_files(data, values)
+    values["vae"] = _vae(data, str(values["vae"]), str(hashes.get("vae", "")), notes)
     upscaler = str(values["hires_upscaler"])
     if upscaler not in BUILT_IN:
         values["hires_upscaler"], note = find_upscaler(upscaler, _upscaling_model(data))
         notes += [note] if note else []
     return _fitted(data, "Inkwash", {**values, **found}, loras, notes)
+
+
+def _own_digests(config: GenerateConfig, written: object) -> tuple[list[str], list[str]]:
+    """A hash for each LoRA of a recipe of ours, empty where there is none, and sentences about them.
+
+    Older recipes have them by name, and where two are alike that of the last.
+    """
+    if isinstance(written, list):
+        found = [str(digest) for digest in written[: len(config.loras)]]
+        return found + [""] * (len(config.loras) - len(found)), []
+    by_name = written if isinstance(written, Mapping) else {}
+    names = [lora.file for lora in config.loras]
+    double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    notes = [
+        f"Several LoRAs are called '{_cut(name)}' in it: check that each is the one that was used." for name in double
+    ]
+    return [str(by_name.get(name, "")) for name in names], notes
 
 
 def _from_infotext(data: DataFolder, text: Infotext) -> FoundRecipe:
@@ -150,6 +170,8 @@ def _from_infotext(data: DataFolder, text: Infotext) -> FoundRecipe:
         loras, checkpoint = civitai_resources(text)
         model = model or checkpoint
     found, base_notes = _base(data, model, text.get("Model hash"))
+    if vae := text.get("VAE"):
+        values["vae"] = _vae(data, vae, text.get("VAE hash"), notes)
     known = _READ | options.read
     unread = [f"{key}: {_cut(value)}" for key, value in text.settings.items() if key.casefold() not in known]
     unread += [_cut(line) for line in text.rest.split("\n") if line.strip()]
@@ -210,17 +232,24 @@ def _upscaling_model(data: DataFolder) -> FindUpscaler:
 
 
 def _without_lost_files(data: DataFolder, values: dict[str, Any]) -> list[str]:
-    """Take off the start picture, the mask and the VAE that are not on this computer; sentences about them."""
+    """Take off the start picture and the mask that are not on this computer; sentences about them."""
     notes: list[str] = []
-    if (name := values["init_image"]) and not (data.inputs / name).is_file():
+    if (name := values["init_image"]) and not is_file(data.inputs / name):
         values |= {"init_image": ""}
         notes.append(f"The start picture '{_cut(name)}' is not on this computer: choose it again.")
-    if (name := values["mask"]) and not (values["init_image"] and (data.inputs / name).is_file()):
+    if (name := values["mask"]) and not (values["init_image"] and is_file(data.inputs / name)):
         values |= {"mask": "", "masked_area": "whole picture"}
         notes.append(f"The mask '{_cut(name)}' is not on this computer: draw or choose it again.")
-    if vae := values.pop("vae"):
-        notes.append(f"It was made with the VAE '{_cut(vae)}': choose it in the settings.")
     return notes
+
+
+def _vae(data: DataFolder, name: str, digest: str, notes: list[str]) -> str:
+    """The path of the VAE that a recipe names; empty for the model's own, or one that is not here, which is noted."""
+    if not name:
+        return ""
+    path, note = find_vae(data, _cut(name), digest)
+    notes += [note] if note else []
+    return str(path) if path else ""
 
 
 def _valid(values: dict[str, Any], notes: list[str]) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from trainer.comfy_prompt import parse_comfy_prompt
-from trainer.errors import ConfigError
-from trainer.files import disk_errors, is_inside, unused_path, write_json
+from trainer.errors import ConfigError, ResourceError
+from trainer.files import disk_errors, is_file, is_inside, unused_path, write_json
 from trainer.gallery_search import Query, parse_query
 from trainer.infotext import MAX_CHARACTERS, parse_infotext
 from trainer.lora_tags import read_tags
 from trainer.paths import DataFolder
 from trainer.picture_texts import INFOTEXT_KEY, RECIPE_KEY, SUFFIXES, PictureFile, read_picture_texts
+from trainer.trash import move_to_trash
 
 log = logging.getLogger(__name__)
 _VERSION = 1
@@ -133,27 +134,27 @@ class Gallery:
             write_json(self._favourites_path, sorted(names), "the favourites")
 
     def delete(self, picture: PictureInfo) -> TrashedPicture:
-        """Move a picture to the trash. Raises ConfigError: it is gone already."""
+        """Move a picture to the trash. Raises ConfigError: it is gone already. ResourceError: it cannot be moved."""
         path = self.path(picture)
         if not path.is_file() or not is_inside(path, self._data.outputs):
             raise ConfigError("This picture is not there any more.", where=picture.name)
-        folder = unused_path(self._data.trash / f"picture-{time.strftime('%Y%m%d-%H%M%S')}-{path.stem}")
-        folder.mkdir(parents=True)
-        trashed = TrashedPicture(picture.name, folder, time.time())
-        write_json(folder / _TRASH_RECORD, {"name": trashed.name, "deleted": trashed.deleted})
-        with disk_errors(folder, "the picture"):
-            shutil.move(path, folder / path.name)
-        return trashed
+        deleted = time.time()
+        record = {"name": picture.name, "deleted": deleted}
+        folder = move_to_trash(self._data, "picture", [path], "the picture", (_TRASH_RECORD, record))
+        return TrashedPicture(picture.name, folder, deleted)
 
     def trashed(self) -> list[TrashedPicture]:
-        """Deleted pictures, the last first."""
+        """Deleted pictures that are still in the trash, the last first."""
         found: list[TrashedPicture] = []
         for record in self._data.trash.glob(f"*/{_TRASH_RECORD}"):
             try:
                 content = json.loads(record.read_text(encoding="utf-8"))
-                found.append(TrashedPicture(str(content["name"]), record.parent, float(content["deleted"])))
+                trashed = TrashedPicture(str(content["name"]), record.parent, float(content["deleted"]))
             except (OSError, ValueError, KeyError, TypeError):
                 log.warning("A record in the trash cannot be read: %s", record)
+                continue
+            # The picture may have been taken out by hand, or not have come here at all.
+            found += [trashed] if is_file(trashed.folder / Path(trashed.name).name) else []
         return sorted(found, key=lambda item: -item.deleted)
 
     def restore(self, trashed: TrashedPicture) -> PictureInfo:
@@ -205,7 +206,11 @@ class Gallery:
 
     def _save(self, known: dict[str, PictureInfo | tuple[int, int]]) -> None:
         files = [asdict(entry) for entry in known.values() if isinstance(entry, PictureInfo)]
-        write_json(self._data.cache / _CACHE_FILE, {"version": _VERSION, "files": files}, "the gallery's list")
+        try:
+            write_json(self._data.cache / _CACHE_FILE, {"version": _VERSION, "files": files}, "the gallery's list")
+        except (OSError, ResourceError):
+            # Only time is lost: what was read is read again after a restart.
+            log.warning("What is known of the pictures could not be kept", exc_info=True)
 
 
 def _from_json(entry: dict[str, Any]) -> PictureInfo:

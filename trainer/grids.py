@@ -90,6 +90,12 @@ class GridCanvas:
             fitted, (left + (self._cell[0] - fitted.width) // 2, top + (self._cell[1] - fitted.height) // 2)
         )
 
+    def say(self, text: str, x: int, y: int = 0, z: int = 0) -> None:
+        """Put a sentence where a picture would stand."""
+        left, top = self._corner(x, y, z)
+        lines = _wrapped(text, self._cell[0], self._font)
+        self._lines(ImageDraw.Draw(self.image), lines, (left, top + max(0, self._cell[1] - len(lines) * _LINE) // 2))
+
     def box(self, x: int, y: int = 0, z: int = 0) -> tuple[int, int, int, int]:
         """Where a picture stands: left, top, right, bottom."""
         left, top = self._corner(x, y, z)

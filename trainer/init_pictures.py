@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 from trainer.config.generate import GenerateConfig
 from trainer.dataset.pictures import open_coverage, open_picture
 from trainer.errors import ConfigError, DatasetError
-from trainer.files import file_sha256, write_atomically, write_bytes
+from trainer.files import file_sha256, is_file, write_atomically, write_bytes
 from trainer.paths import DataFolder
 
 _DIGITS = 20
@@ -82,7 +82,7 @@ def _find(text: str, field: str, data: DataFolder) -> Path:
     # A name with folders in it is a path; without, it may not lead out of the folder.
     kept = data.inputs / (PureWindowsPath(text).name or "-")
     for path in (kept, Path(text).expanduser().absolute()):
-        if path.is_file() and (path is not kept or kept.name == text):
+        if is_file(path) and (path is not kept or kept.name == text):
             return path
     raise ConfigError(
         f"There is no picture '{text}'.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import time
@@ -14,18 +15,20 @@ from trainer.errors import LoraFileError
 from trainer.files import (
     disk_errors,
     file_sha256,
+    is_file,
     is_inside,
     replace,
     require_free,
     safe_name,
     unused_path,
     write_atomically,
-    write_json,
 )
 from trainer.lora_files.embedding_info import inspect_embedding
 from trainer.lora_files.inspect import LoraInfo, inspect_lora
 from trainer.paths import DataFolder
+from trainer.trash import move_to_trash
 
+log = logging.getLogger(__name__)
 SUFFIX = ".safetensors"
 PREVIEW_SUFFIXES = (".preview.png", ".png", ".preview.jpg", ".jpg", ".jpeg", ".webp")
 """What a preview can be called beside NAME.safetensors; also A1111's names."""
@@ -129,9 +132,9 @@ def resolve_lora(data: DataFolder, name_or_path: str | Path) -> Path:
     text = str(name_or_path)
     path = Path(text).expanduser()
     in_library = data.loras / f"{text.removesuffix(SUFFIX)}{SUFFIX}"
-    if not path.is_absolute() and in_library.is_file() and is_inside(in_library, data.loras):
+    if not path.is_absolute() and is_file(in_library) and is_inside(in_library, data.loras):
         return in_library
-    if path.is_file():
+    if is_file(path):
         return path.absolute()
     raise LoraFileError(f"There is no LoRA '{text}'.", where=text, fix=_what_there_is(data, text))
 
@@ -155,6 +158,11 @@ def import_lora(data: DataFolder, path: Path, name: str = "") -> LibraryEntry:
         write_atomically(beside, lambda temporary, source=companion: shutil.copyfile(source, temporary), "the preview")
     write_atomically(target, lambda temporary: shutil.copyfile(path, temporary), "the LoRA")
     return _entry(data, target)
+
+
+def has_preview(path: Path) -> bool:
+    """Whether a preview lies beside a file, under any of the names that it can have."""
+    return any(path.with_name(f"{path.stem}{suffix}").is_file() for suffix in PREVIEW_SUFFIXES)
 
 
 def set_preview(data: DataFolder, name: str, picture: Path) -> LibraryEntry:
@@ -191,25 +199,27 @@ def rename_lora(data: DataFolder, name: str, new_name: str) -> LibraryEntry:
 
 
 def delete_lora(data: DataFolder, name: str) -> TrashedLora:
-    """Move a LoRA, with what lies beside it, to the trash."""
+    """Move a LoRA, with what lies beside it, to the trash. Raises LoraFileError. ResourceError: it cannot be moved."""
     file = _library_file(data, name)
-    folder = unused_path(data.trash / f"lora-{time.strftime('%Y%m%d-%H%M%S')}-{file.stem}")
-    folder.mkdir(parents=True)
     deleted = time.time()
     relative = file.relative_to(data.loras).as_posix().removesuffix(SUFFIX)
-    write_json(folder / _TRASH_RECORD, {"name": relative, "deleted": deleted})
-    with disk_errors(folder, "the LoRA"):
-        for companion in [*_companions(file), file]:
-            shutil.move(companion, folder / companion.name)
+    record = {"name": relative, "deleted": deleted}
+    folder = move_to_trash(data, "lora", [file, *_companions(file)], "the LoRA", (_TRASH_RECORD, record))
     return TrashedLora(relative, folder, deleted)
 
 
 def list_trashed(data: DataFolder) -> list[TrashedLora]:
-    """Deleted LoRAs, the last first."""
+    """Deleted LoRAs that are still in the trash, the last first."""
     found: list[TrashedLora] = []
     for record in data.trash.glob(f"*/{_TRASH_RECORD}"):
-        content = json.loads(record.read_text(encoding="utf-8"))
-        found.append(TrashedLora(str(content["name"]), record.parent, float(content["deleted"])))
+        try:
+            content = json.loads(record.read_text(encoding="utf-8"))
+            trashed = TrashedLora(str(content["name"]), record.parent, float(content["deleted"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            log.warning("A record in the trash cannot be read: %s", record)
+            continue
+        # The file may have been taken out by hand, or not have come here at all.
+        found += [trashed] if any(record.parent.glob(f"*{SUFFIX}")) else []
     return sorted(found, key=lambda item: -item.deleted)
 
 
@@ -285,7 +295,7 @@ def _companion_path(companion: Path, file: Path, target: Path) -> Path:
 
 def _library_file(data: DataFolder, name: str) -> Path:
     path = data.loras / f"{PurePosixPath(name)}{SUFFIX}"
-    if not name or not path.is_file() or not is_inside(path, data.loras):
+    if not name or not is_file(path) or not is_inside(path, data.loras):
         raise LoraFileError(f"There is no LoRA '{name}' in the library.", where=name, fix=_what_there_is(data, name))
     return path
 

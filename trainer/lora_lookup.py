@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from trainer.library import SUFFIX, LibraryEntry, list_loras
 from trainer.lora_tags import LoraTag, TaggedPrompt, read_tags
 from trainer.paths import DataFolder
 
+log = logging.getLogger(__name__)
 _HASH = re.compile(r"(?:0x)?([0-9a-f]{8,64})", re.IGNORECASE)
 _HASH_KEYS = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 _HEADER_BYTES = 8
@@ -50,14 +52,17 @@ def find_lora(data: DataFolder, wanted: str, entries: Sequence[LibraryEntry] | N
 
 
 def find_by_hash(entries: Sequence[LibraryEntry], digits: str) -> LibraryEntry | None:
-    """The LoRA with a hash that begins so; None if there is none. Files are read once, and again when they change."""
+    """The LoRA with a hash that begins so; None if there is none. Files are read once, and again when they change.
+
+    Files that cannot be used or read are passed over: what is looked for is none of them.
+    """
     start = digits.casefold()
     for entry in entries:
         if entry.info and any(
             entry.info.metadata.get(key, "").removeprefix("0x").startswith(start) for key in _HASH_KEYS
         ):
             return entry
-    return next((entry for entry in entries if any(value.startswith(start) for value in hashes(entry))), None)
+    return next((entry for entry in entries if any(value.startswith(start) for value in known_hashes(entry))), None)
 
 
 def match_lora(
@@ -90,6 +95,17 @@ def match_lora(
 def hashes(entry: LibraryEntry) -> tuple[str, str]:
     """sha256 of a file, and of its tensors alone, which a change of its metadata leaves as it is."""
     return hashes_of(entry.path)
+
+
+def known_hashes(entry: LibraryEntry) -> tuple[str, ...]:
+    """`hashes`; nothing for a file that cannot be used, or read."""
+    if entry.info is None:
+        return ()
+    try:
+        return hashes(entry)
+    except (OSError, OverflowError):
+        log.warning("The LoRA %s cannot be read", entry.path, exc_info=True)
+        return ()
 
 
 def hashes_of(path: Path) -> tuple[str, str]:

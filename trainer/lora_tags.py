@@ -18,11 +18,12 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from trainer.blocks import MAX_WEIGHT, parse_blocks
 
 _OPENING = re.compile(r"<\s*(?:lora|lyco)\s*:", re.IGNORECASE)
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _STEPS = re.compile(r"(\d+\.?\d*|\.\d+)\s*-\s*(\d+\.?\d*|\.\d+)")
 _SAME_KEY = {"lbw": "blocks", "step": "steps", "end": "stop"}
 _KEYS = ("blocks", "lbw", "steps", "step", "start", "stop", "end", "te", "unet", "on")
@@ -251,9 +252,9 @@ class TagValues:
 
 def write_tag(values: TagValues) -> str:
     """The tag that says this, in the shortest form; `read_tags` understands it."""
-    parts = [values.name, f"{values.unet_weight:.6g}"]
+    parts = [values.name, plain_number(values.unet_weight)]
     if values.text_encoder_weight != values.unet_weight:
-        parts.append(f"{values.text_encoder_weight:.6g}")
+        parts.append(plain_number(values.text_encoder_weight))
     if values.blocks:
         parts.append(f"blocks={values.blocks}")
     if (values.start, values.end) != (0.0, 1.0):
@@ -263,5 +264,10 @@ def write_tag(values: TagValues) -> str:
     return f"<lora:{':'.join(parts)}>"
 
 
+def plain_number(value: float) -> str:
+    """A number with six digits that count, and without the exponent that programs do not read in tags."""
+    return f"{Decimal(f'{value:.6g}'):f}"
+
+
 def _share(value: float) -> str:
-    return f"{round(value, 6):g}"
+    return plain_number(round(value, 6))

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from trainer.errors import ConfigError
-from trainer.files import write_atomically
+from trainer.files import unused_path, write_atomically
 
 INFOTEXT_KEY = "parameters"
 RECIPE_KEY = "inkwash"
@@ -44,7 +44,7 @@ def write_picture(image: Image.Image, path: Path, texts: Mapping[str, str], qual
         texts: for PNG any others, too.
         quality: of JPEG and WebP, 1 to 100.
 
-    Returns: where it lies: with the suffix .png where JPEG has no room for so long a text.
+    Returns: where it lies: a name with the suffix .png that was free where JPEG has no room for so long a text.
     Raises: ResourceError: the disk is full. ValueError: another suffix.
     """
     suffix = path.suffix.lower()
@@ -52,7 +52,8 @@ def write_picture(image: Image.Image, path: Path, texts: Mapping[str, str], qual
         raise ValueError(f"{suffix} is no format of pictures")
     exif = b"" if suffix == ".png" else _exif(texts).tobytes()
     if suffix in (".jpg", ".jpeg") and len(exif) > _MAX_JPEG_EXIF_BYTES:
-        path, suffix = path.with_suffix(".png"), ".png"
+        # The caller made sure of the other name only.
+        path, suffix = unused_path(path.with_suffix(".png")), ".png"
     if suffix == ".png":
         chunks = PngImagePlugin.PngInfo()
         for key, text in texts.items():

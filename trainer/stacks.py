@@ -6,8 +6,6 @@ A file names each LoRA with its weights and the hashes of its file, so that it i
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,11 @@ from pydantic import ValidationError
 
 from trainer.config.generate import StackedLora
 from trainer.errors import ConfigError
-from trainer.files import disk_errors, is_inside, safe_name, unused_path, write_json
+from trainer.files import is_file, is_inside, safe_name, unused_path, write_json
 from trainer.library import SUFFIX, LibraryEntry, list_loras
-from trainer.lora_lookup import hashes, match_lora
+from trainer.lora_lookup import known_hashes, match_lora
 from trainer.paths import DataFolder
+from trainer.trash import move_to_trash
 
 STACK_SUFFIX = ".json"
 _MARK = "inkwash_stack"
@@ -80,12 +79,16 @@ def load_stack(data: DataFolder, name_or_path: str | Path) -> SavedStack:
     Raises: ConfigError: there is no such stack, or the file is no stack.
     """
     path = _stack_file(data, str(name_or_path))
-    content = _read(path)
+    return _in_library(data, _read(path), path.stem, str(path))
+
+
+def _in_library(data: DataFolder, content: dict[str, Any], name: str, where: str) -> SavedStack:
+    """What a stack's file says, with its LoRAs as this library calls them. `name` is for a file that has none."""
     entries = list_loras(data)
     loras: list[StackedLora] = []
     missing: list[str] = []
     notes: list[str] = []
-    for record in content["loras"]:
+    for record in map(dict, content["loras"]):
         saved = {key: record.pop(key, "") for key in _HASH_KEYS}
         entry, note = match_lora(data, str(record.get("file", "")), map(str, saved.values()), entries)
         if entry is None:
@@ -95,15 +98,27 @@ def load_stack(data: DataFolder, name_or_path: str | Path) -> SavedStack:
         try:
             loras.append(StackedLora.model_validate({**record, "file": entry.name}))
         except ValidationError as error:
-            raise _no_stack(path) from error
-    return SavedStack(str(content.get("name") or path.stem), tuple(loras), tuple(missing), tuple(notes))
+            raise _no_stack(where) from error
+    return SavedStack(str(content.get("name") or name), tuple(loras), tuple(missing), tuple(notes))
 
 
 def import_stack(data: DataFolder, path: Path) -> SavedStack:
     """Copy a shared file to the saved stacks, under a name that is free, and load it. Raises ConfigError."""
-    stack = load_stack(data, path)
-    content = _read(path)
-    target = unused_path(data.stacks / f"{safe_name(stack.name, path.stem)}{STACK_SUFFIX}")
+    file = _stack_file(data, str(path))
+    return _taken_in(data, _read(file), file.stem, str(file))
+
+
+def import_stack_content(data: DataFolder, content: dict[str, Any]) -> SavedStack:
+    """As `import_stack`, of what a shared file says. Raises ConfigError."""
+    where = "the content"
+    if len(json.dumps(content)) > _MAX_BYTES:
+        raise _no_stack(where)
+    return _taken_in(data, _checked(content, where), "stack", where)
+
+
+def _taken_in(data: DataFolder, content: dict[str, Any], name: str, where: str) -> SavedStack:
+    stack = _in_library(data, content, name, where)
+    target = unused_path(data.stacks / f"{safe_name(stack.name, name)}{STACK_SUFFIX}")
     write_json(target, {**content, "name": target.stem}, "the stack")
     return SavedStack(target.stem, stack.loras, stack.missing, stack.notes)
 
@@ -111,10 +126,7 @@ def import_stack(data: DataFolder, path: Path) -> SavedStack:
 def delete_stack(data: DataFolder, name: str) -> Path:
     """Move a saved stack to the trash. Returns where it lies now. Raises ConfigError."""
     path = _saved_file(data, name)
-    folder = unused_path(data.trash / f"stack-{time.strftime('%Y%m%d-%H%M%S')}-{path.stem}")
-    folder.mkdir(parents=True)
-    with disk_errors(folder, "the stack"):
-        return Path(shutil.move(path, folder / path.name))
+    return move_to_trash(data, "stack", [path], "the stack") / path.name
 
 
 def stack_file(data: DataFolder, name: str) -> Path:
@@ -128,19 +140,19 @@ def _record(lora: StackedLora, entries: Sequence[LibraryEntry]) -> dict[str, Any
     entry = next((entry for entry in entries if name == entry.name or lora.file == str(entry.path)), None)
     if entry is None:
         return {**record, "file": Path(name).name}
-    return {**record, "file": entry.name, **dict(zip(_HASH_KEYS, hashes(entry), strict=True))}
+    return {**record, "file": entry.name, **dict(zip(_HASH_KEYS, known_hashes(entry), strict=False))}
 
 
 def _stack_file(data: DataFolder, name_or_path: str) -> Path:
     path = Path(name_or_path).expanduser()
-    if path.suffix == STACK_SUFFIX and path.is_file():
+    if path.suffix == STACK_SUFFIX and is_file(path):
         return path
     return _saved_file(data, name_or_path)
 
 
 def _saved_file(data: DataFolder, name: str) -> Path:
     path = data.stacks / f"{name.removesuffix(STACK_SUFFIX)}{STACK_SUFFIX}"
-    if name and path.is_file() and is_inside(path, data.stacks):
+    if name and is_file(path) and is_inside(path, data.stacks):
         return path
     known = list_stacks(data)
     fix = (
@@ -154,23 +166,28 @@ def _saved_file(data: DataFolder, name: str) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise _no_stack(path)
+            raise _no_stack(str(path))
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _no_stack(path) from error
+        raise _no_stack(str(path)) from error
+    return _checked(content, str(path))
+
+
+def _checked(content: Any, where: str) -> dict[str, Any]:
+    """What a stack's file says, if it is one. Raises ConfigError."""
     loras = content.get("loras") if isinstance(content, dict) else None
     if not isinstance(loras, list) or _MARK not in content or not all(isinstance(lora, dict) for lora in loras):
-        raise _no_stack(path)
+        raise _no_stack(where)
     if content[_MARK] != _VERSION:
         raise ConfigError(
-            "This stack was saved by a newer Inkwash.", where=str(path), fix="Update Inkwash, then open it again."
+            "This stack was saved by a newer Inkwash.", where=where, fix="Update Inkwash, then open it again."
         )
     return content
 
 
-def _no_stack(path: Path) -> ConfigError:
+def _no_stack(where: str) -> ConfigError:
     return ConfigError(
         "This file is no stack of LoRAs, or it is damaged.",
-        where=str(path),
+        where=where,
         fix="Choose a .json file that Inkwash saved as a stack.",
     )

@@ -16,7 +16,7 @@ from trainer.base_models.scan import model_folders
 from trainer.config.generate import GenerateConfig, UpscalerName
 from trainer.config.upscale import UpscaleConfig
 from trainer.errors import ConfigError, Finding, ResourceError
-from trainer.files import TEMPORARY_PREFIX
+from trainer.files import TEMPORARY_PREFIX, is_file
 from trainer.jobs import enqueue
 from trainer.paths import DataFolder
 from trainer.runs import Run, create_run
@@ -83,7 +83,7 @@ def resolve_upscaler(data: DataFolder, name: str, where: str = "hires_upscaler")
     if name in BUILT_IN:
         return None
     path = Path(name).expanduser()
-    if path.is_absolute() and path.is_file() and path.suffix.lower() in SUFFIXES:
+    if path.is_absolute() and is_file(path) and path.suffix.lower() in SUFFIXES:
         return path
     if found := match_upscaler(data, name):
         return found.path

@@ -69,8 +69,8 @@ class DatasetCheckService:
     # --- what was found ------------------------------------------------------------------------------------------
 
     def report(self, name: str, settings: CheckSettings) -> Report:
-        """What the checks say of what was measured. Raises InkwashError."""
-        return diagnosis.diagnose(self._data, name, settings)
+        """What the checks say of what was measured and compared: comparing is the job's, with progress. Raises InkwashError."""
+        return diagnosis.diagnose(self._data, name, settings, only_compared=True)
 
     def pictures(self, name: str, finding: Finding) -> list[tuple[str, str]]:
         """(thumbnail, label) of a finding's pictures, those that can be shown."""

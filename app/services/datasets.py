@@ -104,7 +104,15 @@ class DatasetService:
         """(label, name) of every data set."""
         found = []
         for info in self.store.list():
-            tail = " · bundled" if info.is_bundled else " · folder" if info.is_linked else ""
+            tail = (
+                " · damaged"
+                if info.problem
+                else " · bundled"
+                if info.is_bundled
+                else " · folder"
+                if info.is_linked
+                else ""
+            )
             found.append((f"{info.title} ({info.num_pictures}){tail}", info.name))
         return found
 

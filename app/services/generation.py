@@ -79,18 +79,29 @@ class GenerationService:
     def check(self, values: Mapping[str, Any], stack: Sequence[Row]) -> GenerateConfig:
         """The settings, validated; LoRAs that the prompt names are on the stack, and no longer in the prompt.
 
-        Raises: ConfigError with one finding a fault, LoraFileError.
+        Raises: ConfigError with one finding a fault, such as a LoRA that works and is not in the library.
         """
         prompt = str(values.get("prompt", ""))
         found, findings = self._tags(prompt, values.get("num_inference_steps"))
         if findings:
             raise ConfigError("The prompt has a LoRA tag that cannot be used.", findings=findings)
         rows = from_prompt(stack, found, is_whole=True)
-        loras = [{**row_values(row), "file": str(get_lora(self._data, str(row["name"])).path)} for row in rows]
+        loras = [self._lora(row) for row in rows]
         words = read_tags(prompt).words
         config = build_generate_config({**values, "prompt": words, "loras": loras})
         check_upscaler(config, self._data)
         return with_kept_pictures(with_tagged_loras(config, self._data), self._data)
+
+    def _lora(self, row: Row) -> dict[str, Any]:
+        """A row as StackedLora has it. One that is switched off needs no file."""
+        try:
+            file = str(get_lora(self._data, str(row["name"])).path)
+        except LoraFileError as error:
+            if row.get("on", True):
+                finding = Finding("loras", f"{error.message} {error.fix}".strip())
+                raise ConfigError(error.message, where=finding.where, findings=[finding], fix=error.fix) from error
+            file = str(row["name"])
+        return {**row_values(row), "file": file}
 
     def keep_drawing(self, background: Path, layers: Sequence[Path]) -> tuple[str, str]:
         """Keep a picture and the mask drawn over it. Returns their names, "" for no mask. Raises ConfigError."""

@@ -89,7 +89,8 @@ def _generate(data: DataFolder, settings: Mapping[str, Any]) -> str:
     resolve_base(config.base, data)
     check_upscaler(config, data)
     for lora in config.loras:
-        resolve_lora(data, lora.file)
+        if lora.is_on:
+            resolve_lora(data, lora.file)
     return _queue(data, "generate", config.prompt[:60] or "pictures", config)
 
 

@@ -38,7 +38,9 @@ class CutoutPanel:
                 self._fetch = gr.Button("Download this id", elem_id="prepare-cutout-fetch", **_SMALL)
                 self._cancel = gr.Button("Stop", visible=False, elem_id="prepare-cutout-cancel", **_SMALL)
             self._status = gr.HTML("", elem_id="prepare-cutout-status", padding=False)
-        self._job = JobFollower(services.jobs, self._status, self._cancel, "It stops; nothing is changed.", _said)
+        self._job = JobFollower(
+            services.jobs, self._status, self._cancel, "It stops; the masks that are made are kept.", _said
+        )
         self._start.click(
             handler(self._begin),
             [page.choice, self._model],

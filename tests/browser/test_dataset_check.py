@@ -65,11 +65,10 @@ def test_what_the_check_finds_is_fixed_and_taken_back(page: Page, faulty_zip: Pa
     page.locator("#check-ignore").click()
     expect(status).to_contain_text("findings ignored")
     expect(kinds).not_to_contain_text("Borders")
-    for _ in range(2):
-        page.locator("#dataset-undo").click()
-        page.wait_for_timeout(300)
+    page.locator("#dataset-undo").click()
+    expect(kinds).to_contain_text("Borders (1)")  # a click while the first one is at work would be dropped
+    page.locator("#dataset-undo").click()
     expect(kinds).to_contain_text("Duplicates (1)")
-    expect(kinds).to_contain_text("Borders (1)")
     expect(page.locator("#dataset-summary")).to_contain_text("6 pictures")
     page.get_by_role("radio", name="Borders (1)").click()
     expect(page.locator("#check-list")).to_contain_text("has plain bars")

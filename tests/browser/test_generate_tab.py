@@ -182,15 +182,19 @@ def test_three_on_the_stack_and_a_moved_slider_make_another_picture(page: Page, 
     fill_number(page, "gen-num-inference-steps", "2")
     page.locator("#gen-seed textarea, #gen-seed input").first.fill("3")
 
+    def finished() -> list[Path]:
+        """The pictures that are whole: what is being written has a name that begins with a dot."""
+        return [path for path in app.data.glob("outputs/**/*.png") if not path.name.startswith(".")]
+
     def made(weight: str) -> bytes:
         """The pixels of a picture with that weight of the second LoRA."""
         page.locator("#lora-unet-1 input[type=range]").fill(weight)
         expect(page.locator("#lora-unet-1 input[type=number]")).to_have_value(weight)
-        before = len(list(app.data.glob("outputs/**/*.png")))
+        before = len(finished())
         page.locator("#gen-start").click()
         expect(page.locator("#gen-gallery img").first).to_be_visible(timeout=_LONG)
         deadline = time.monotonic() + _LONG / 1000
-        while len(pictures := sorted(app.data.glob("outputs/**/*.png"))) == before and time.monotonic() < deadline:
+        while len(pictures := finished()) == before and time.monotonic() < deadline:
             page.wait_for_timeout(200)
         newest = max(pictures, key=lambda path: path.stat().st_mtime_ns)
         with Image.open(newest) as image:

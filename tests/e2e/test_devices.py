@@ -168,9 +168,8 @@ def test_a_dead_process_ends_the_run_and_one_device_goes_on_with_it(
         if index:
             step._accumulate_gradients = dying
 
-    started = time.monotonic()
+    # One that waited for the dead would be killed after two minutes, with another code.
     codes = train_with(run, die)
-    assert time.monotonic() - started < 60
     assert codes == [RunError.exit_code, -signal.SIGKILL]
     assert run.state() is RunState.FAILED
     assert "on another device, ended" in of_type(run, Failed)[-1].error["message"]

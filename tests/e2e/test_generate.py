@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.random_lora import random_lora
 from tests.tiny_model import make_tiny_model
 from trainer.config.generate import MAX_SEED
 from trainer.errors import Cancelled, ConfigError, LoraFileError, ResourceError
 from trainer.events import Event, Failed, Picture, Stage, Started, Warned
+from trainer.found_recipe import read_any_recipe
 from trainer.jobs import JobContext, enqueue
 from trainer.lora_files.file import write_lora
 from trainer.models.components import load_components
@@ -87,6 +90,20 @@ def test_loras_weights_and_switches_matter(data: DataFolder) -> None:
     assert len(set(pictures.values())) == len(stacks)
     off = [{"file": "ink", "is_on": False}, {"file": "gone", "is_on": False}]
     assert content(generate(data, loras=off)[0])[0] == pictures["none"]
+
+
+def test_another_vae_under_the_same_name_is_loaded_and_comes_back_from_the_picture(
+    data: DataFolder, tmp_path: Path
+) -> None:
+    vae = data.models / "my-vae"
+    shutil.copytree(data.models / "tiny" / "vae", vae)
+    first, _, _ = generate(data, vae=str(vae), num_inference_steps=1)
+    assert content(first)[0] == content(generate(data, num_inference_steps=1)[0])[0]
+    assert read_any_recipe(data, Path(first["pictures"][0])).settings["vae"] == str(vae)
+    weights = next(vae.glob("*.safetensors"))
+    tensors = load_file(weights)
+    save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, weights)
+    assert content(generate(data, vae=str(vae), num_inference_steps=1)[0])[0] != content(first)[0]
 
 
 def test_tags_blocks_and_steps_make_the_pictures_of_the_same_settings(data: DataFolder) -> None:

@@ -203,20 +203,31 @@ def test_a_finished_run_resumed_returns_at_once_and_copies_nothing_twice(
 ) -> None:
     run = new_run(data, tiny_settings(model, pictures, {"training": {"steps": 2}, "save": {"name": "once"}}))
     first = train_here(run)
+    preview = Path(first["library_path"]).with_suffix(".preview.png")
+    preview.write_bytes(b"the user's own")
     second = train_here(run)
+    assert preview.read_bytes() == b"the user's own"
+    preview.rename(chosen := preview.with_name("once.png"))
+    train_here(run)
+    assert chosen.exists()
+    assert not preview.exists()
     assert len(of_type(run, StepDone)) == 2
     assert second["steps"] == 2
     assert tensors(first["lora"]) == tensors(second["lora"])
     assert len(of_type(run, Picture)) == 2
 
 
-def test_save_and_preview_are_answered_while_training(model: Path, pictures: Path, data: DataFolder) -> None:
+def test_save_and_preview_are_answered_and_a_file_without_room_costs_nothing(
+    model: Path, pictures: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = tiny_settings(
-        model, pictures, {"training": {"steps": 4}, "save": {"checkpoint_every": 0, "export_every": 3}}
+        model, pictures, {"training": {"steps": 4}, "save": {"checkpoint_every": 0, "export_every": 1}}
     )
     run = new_run(data, settings)
 
     def ask(event: Event) -> None:
+        if isinstance(event, StepDone):
+            monkeypatch.setattr("trainer.files.free_bytes", lambda folder: 0 if event.step == 2 else 10**12)
         if isinstance(event, StepDone) and event.step == 1:
             run.request("save")
             run.request("preview")
@@ -229,6 +240,9 @@ def test_save_and_preview_are_answered_while_training(model: Path, pictures: Pat
         "test.safetensors",
     ]
     assert [event.step for event in of_type(run, Picture)] == [0, 1, 4]
+    (warning,) = [event.message for event in of_type(run, Warned) if "LoRA" in event.message]
+    assert "step 2" in warning
+    assert "disk space" in warning
     assert not run.has_request("save")
     assert not run.has_request("preview")
     plain = train_here(new_run(data, tiny_settings(model, pictures, {"training": {"steps": 4}})))

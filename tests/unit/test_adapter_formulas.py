@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.adapters.adalora import AdaloraChange, AdaloraMethod, allocate, budget
 from trainer.adapters.changed import Change, ChangedLayer, ChangedWeights, Site
-from trainer.adapters.method import build_method
+from trainer.adapters.method import build_method, end_early
 from trainer.config.adapter import AdaloraSettings, AdapterConfig, UnetLora
 from trainer.config.adapter_size import block_size, butterfly_size, factorize
 
@@ -296,6 +296,28 @@ def test_adalora_takes_ranks_where_they_are_not_needed_and_exports_what_is_left(
     idle.values.data.fill_(0.1)
     assert "4 of 8 ranks" in method.outcome()
     assert not method.export_modules()["unet.1"].delta_weight(torch.zeros(12, 8)).any()
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_adalora_of_a_run_that_was_made_shorter_leaves_the_share_that_was_asked_for(more: int) -> None:
+    method, changes = adalora_with(4)
+    for step in range(1, 41 + more):
+        for change in changes:
+            for index, weight in enumerate(change.parameters()):
+                weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(100 * step + index))
+                weight.data += 0.01 * weight.grad
+        # Stopped at step 40 of 100, and then `resume --steps 40` or `--steps 41`, whose last decision would be at 32 or 33.
+        if step == 41:
+            method.load_state_dict({name: tensor.clone() for name, tensor in method.state_dict().items()})
+        method.after_step(step, 100 if step <= 40 else 41)
+    if not more:
+        assert sum(change.rank for change in changes) > 4
+        end_early(method)
+    assert sum(change.rank for change in changes) == 4
+    kept = [change.kept.tolist() for change in changes]
+    end_early(method)
+    assert [change.kept.tolist() for change in changes] == kept
+    assert "4 of 8 ranks" in method.outcome()
 
 
 def test_a_triplet_may_come_back() -> None:

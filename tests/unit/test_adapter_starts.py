@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
 from trainer.cli.commands.generate import parse_lora
 from trainer.config.adapter import AdapterConfig, UnetLora
+from trainer.config.blocks import LayerChoice, parse_rule
 from trainer.config.cut import weighted_lora
 from trainer.errors import ConfigError, RunError
 from trainer.events import CheckpointSaved, Event
@@ -27,6 +29,7 @@ from trainer.lora_files.modules import DifferenceModule, LohaModule
 from trainer.models.components import Components, load_components
 from trainer.paths import DataFolder
 from trainer.sampling.stack import LoraStack, StackEntry
+from trainer.training import eva
 from trainer.training.eva import InputDirections, input_rows, redistributed, with_ranks
 from trainer.training.underneath import FrozenLora, summed
 
@@ -260,6 +263,26 @@ def test_ranks_move_to_the_layers_whose_inputs_differ_in_more_ways() -> None:
     config = AdapterConfig(init="eva", unet=UnetLora(rank=2), eva={"rho": 2.0})  # type: ignore[arg-type]
     starts = {"unet.a": torch.zeros(1, 4), "unet.b": torch.zeros(3, 4)}
     assert with_ranks(config, starts).blocks == ["unet.a: rank=1", "unet.b: rank=3"]
+
+
+def test_no_layer_gets_more_ranks_than_the_settings_allow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unet = nn.ModuleDict({"a": nn.Linear(1100, 2), "b": nn.Linear(1100, 2)})
+    layers = {"unet": dict.fromkeys(unet, LayerChoice(512, 512.0))}
+    monkeypatch.setattr(eva, "chosen_layers", lambda *_: layers)
+
+    def look(number: int) -> None:
+        unet["a"](torch.randn(16, 1100))  # all variance is here, and so would be most ranks
+        unet["b"](torch.ones(16, 1100))
+
+    config = AdapterConfig(init="eva", unet=UnetLora(rank=512), eva={"rho": 2.0, "batches": 1})  # type: ignore[arg-type]
+    components: Any = SimpleNamespace(unet=unet)
+    starts = eva.eva_starts(components, config, look)
+    assert [parse_rule(line).rank for line in with_ranks(config, starts).blocks] == [512, 512]
+    # A run that ended there in an older version begins with ranks that it may have.
+    eva.keep_starts(tmp_path, config, starts)
+    assert eva.kept_starts(tmp_path, config).keys() == starts.keys()
+    eva.keep_starts(tmp_path, config, {"unet.a": torch.zeros(513, 4)})
+    assert eva.kept_starts(tmp_path, config) == {}
 
 
 def test_eva_starts_at_the_base_learns_and_resumes(place: tuple[Path, Path], tmp_path: Path) -> None:

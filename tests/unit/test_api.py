@@ -24,6 +24,7 @@ from app.services.starting import STARTS
 from trainer.config.generate import GenerateConfig, StackedLora
 from trainer.events import EventWriter, Finished, Picture, Stage, Started
 from trainer.jobs import JOBS
+from trainer.locks import FileLock
 from trainer.paths import DataFolder
 from trainer.recipe import Recipe, save_picture
 from trainer.runs import Run, create_run
@@ -186,8 +187,12 @@ def test_events_as_a_stream_which_ends_with_the_job(client: TestClient, run: Run
     assert [block["event"] for block in blocks] == ["started", "stage", "picture", "finished", "over"]
     assert json.loads(blocks[2]["data"])["seed"] == 5
     assert json.loads(blocks[4]["data"]) == {"state": "finished"}
-    again = client.get(f"/api/v1/jobs/{run.id}/events/stream", headers={"last-event-id": blocks[0]["id"]}).text
-    assert again.startswith("event: over") or "event: started" not in again
+    for seen in range(1, 4):
+        # Cut off after any event, with all of them in the file: the rest comes, and no more.
+        last = {"last-event-id": blocks[seen - 1]["id"]}
+        again = client.get(f"/api/v1/jobs/{run.id}/events/stream", headers=last).text
+        rest = [dict(line.split(": ", 1) for line in block.split("\n")) for block in again.strip().split("\n\n")]
+        assert rest == blocks[seen:]
 
 
 def test_the_gallery_and_a_recipe(client: TestClient, run: Run) -> None:
@@ -278,8 +283,117 @@ def test_stacks_are_listed_as_settings_take_them(client: TestClient, data: DataF
     save_file(tensors, data.loras / "ink.safetensors")
     save_stack(data, "mine", loras)
     (found,) = client.get("/api/v1/stacks").json()
-    assert (found["name"], found["missing"]) == ("mine", ["lost"])
+    assert (found["name"], found["missing"], found["problem"]) == ("mine", ["lost"], "")
     assert found["loras"] == [loras[0].model_dump(mode="json")]
+    (data.stacks / "broken.json").write_text("no stack")
+    (data.stacks / "newer.json").write_text('{"inkwash_stack": 99, "loras": []}')
+    broken, mine, newer = client.get("/api/v1/stacks").json()
+    assert "damaged" in broken["problem"]
+    assert "newer" in newer["problem"]
+    assert mine == found
+    assert client.get("/api/v1/stacks/broken").status_code == 422
+    assert client.delete("/api/v1/stacks/broken").status_code == 200
+
+
+def put_lora(data: DataFolder, name: str) -> None:
+    data.loras.mkdir(parents=True, exist_ok=True)
+    layer = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {
+        f"{layer}.lora_down.weight": np.zeros((1, 4), np.float16),
+        f"{layer}.lora_up.weight": np.zeros((4, 1), np.float16),
+    }
+    save_file(tensors, data.loras / f"{name}.safetensors")
+
+
+def test_a_stack_is_saved_shared_deleted_and_taken_in(client: TestClient, data: DataFolder) -> None:
+    put_lora(data, "ink")
+    put_lora(data, "line")
+    body = {
+        "name": "evening",
+        "loras": [{"file": "ink", "unet_weight": 0.5, "blocks": "MIDD"}],
+        "tags": "<lora:line:2>",
+    }
+    saved = client.post("/api/v1/stacks", json=body).json()
+    assert [(lora["file"], lora["unet_weight"], lora["blocks"]) for lora in saved["loras"]] == [
+        ("ink", 0.5, "MIDD"),
+        ("line", 2.0, ""),
+    ]
+    assert client.get("/api/v1/stacks/evening").json() == saved
+    taken = client.post("/api/v1/stacks", json=body)
+    assert (taken.status_code, taken.json()["error"]["where"]) == (422, "name")
+    assert (
+        client.post("/api/v1/stacks", json={**body, "tags": "", "overwrite": True}).json()["loras"]
+        == saved["loras"][:1]
+    )
+
+    file = client.get("/api/v1/stacks/evening/file")
+    assert "evening.json" in file.headers["content-disposition"]
+    assert client.delete("/api/v1/stacks/evening").json()["trash"] in [path.name for path in data.trash.iterdir()]
+    assert client.get("/api/v1/stacks").json() == []
+    # What was shared comes back, a second time under a name that is free.
+    for name in ("evening", "evening 2"):
+        assert client.post("/api/v1/stacks/import", json=file.json()).json() == {
+            "name": name,
+            "loras": saved["loras"][:1],
+            "missing": [],
+            "notes": [],
+        }
+        assert client.get(f"/api/v1/stacks/{name}").json()["loras"] == saved["loras"][:1]
+
+
+@pytest.mark.parametrize(
+    ("address", "body"),
+    [
+        ("", {"name": "x", "loras": [{"file": "lost"}]}),
+        ("", {"name": "x", "loras": [{"file": "ink", "unet_weight": "much"}]}),
+        ("", {"name": "x", "tags": "<lora:lost:1>"}),
+        ("", {"name": "x", "loras": []}),
+        ("", {"name": " . ", "loras": [{"file": "ink"}]}),
+        ("", {"loras": [{"file": "ink"}]}),
+        ("/import", {"loras": [{"file": "ink"}]}),
+        ("/import", {"inkwash_stack": 99, "loras": []}),
+        ("/import", {"inkwash_stack": 1, "loras": [{"file": "ink", "unet_weight": "much"}]}),
+        ("/import", {"inkwash_stack": 1, "loras": [], "name": "x" * 1_000_001}),
+        ("/import", []),
+    ],
+)
+def test_what_is_no_stack_is_not_kept(client: TestClient, data: DataFolder, address: str, body: Any) -> None:
+    put_lora(data, "ink")
+    answer = client.post(f"/api/v1/stacks{address}", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"]
+    assert client.get("/api/v1/stacks").json() == []
+
+
+def test_a_stack_that_is_not_there(client: TestClient) -> None:
+    for name in ("none", "%2e%2e", ".."):
+        assert client.delete(f"/api/v1/stacks/{name}").status_code in (404, 405)
+    assert client.get("/api/v1/stacks/none").status_code == 404
+    assert client.get("/api/v1/stacks/none/file").status_code == 404
+
+
+def test_the_preview_of_a_picture_that_is_being_made(client: TestClient, data: DataFolder, tmp_path: Path) -> None:
+    made = create_run(data, "generate", "a red house", {})
+    writer = EventWriter(made.events_path)
+    writer(Started(pid=1))
+    writer(Picture(path="preview.jpg", is_preview=True))
+    Image.new("RGB", (8, 8)).save(made.folder / "preview.jpg")
+    address = f"/api/v1/jobs/{made.id}/preview"
+    assert client.get(address).status_code == 404  # nobody works on it
+    with FileLock(made.lock_path):
+        job = client.get(f"/api/v1/jobs/{made.id}").json()
+        answer = client.get(job["preview"])
+        assert answer.content == (made.folder / "preview.jpg").read_bytes()
+        assert answer.headers["content-type"] == "image/jpeg"
+        (made.folder / "preview.jpg").unlink()
+        assert client.get(f"/api/v1/jobs/{made.id}").json()["preview"] == ""
+        assert client.get(address).status_code == 404
+        secret = tmp_path / "secret.jpg"
+        secret.write_bytes(b"secret")
+        for path in (str(secret), "../../../secret.jpg", "run.json", "events.jsonl"):
+            writer(Picture(path=path, is_preview=True))
+            assert client.get(address).status_code == 404
+    writer.close()
 
 
 def test_a_picture_goes_to_the_trash_and_comes_back(client: TestClient, run: Run, data: DataFolder) -> None:
@@ -294,6 +408,14 @@ def test_a_picture_goes_to_the_trash_and_comes_back(client: TestClient, run: Run
     assert client.post(f"/api/v1/trash/{trash}/restore").json()["url"] == picture["url"]
     assert file.is_file()
     assert client.post(f"/api/v1/trash/{trash}/restore").status_code == 404
+
+
+def test_a_picture_is_marked_as_a_favourite(client: TestClient, run: Run) -> None:
+    url = client.get("/api/v1/pictures").json()["pictures"][0]["url"]
+    for mark, total in ((client.put, 1), (client.delete, 0)):
+        assert mark(f"{url}/favourite").json() == {"is_favourite": bool(total)}
+        assert client.get("/api/v1/pictures", params={"search": "is:favourite"}).json()["total"] == total
+    assert client.put("/api/v1/pictures/none/favourite").status_code == 404
 
 
 def test_the_recipe_of_a_picture_of_another_program(client: TestClient, tmp_path: Path) -> None:
@@ -349,11 +471,17 @@ def test_what_cannot_run_is_refused_at_its_field(
     assert list(data.runs.glob("*/run.json")) == []
 
 
-def test_a_missing_lora_is_refused_before_the_queue(client: TestClient, data: DataFolder) -> None:
+def test_a_missing_lora_is_refused_before_the_queue(
+    client: TestClient, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.jobs.start_next", lambda data: None)
     answer = client.post("/api/v1/jobs", json={"kind": "generate", "settings": {"loras": [{"file": "lost"}]}})
     assert answer.status_code == 422
     assert "lost" in answer.json()["error"]["message"]
     assert list(data.runs.glob("*/run.json")) == []
+    for kind, more in (("generate", {}), ("grid", {"x": "steps=4,8"})):  # what is switched off is not needed
+        settings = {"loras": [{"file": "lost", "is_on": False}], **more}
+        assert client.post("/api/v1/jobs", json={"kind": kind, "settings": settings}).json()["state"] == "queued"
 
 
 def test_a_body_without_end_is_refused(client: TestClient) -> None:

@@ -23,7 +23,7 @@ from app.services.training import TrainingService
 from app.tabs.lora_stack import moved, new_row, with_value, without
 from trainer.config.loading import flatten, nest
 from trainer.config.run import RunConfig
-from trainer.errors import ChangedRunError, ConfigError, LoraFileError, NonFiniteLossError, ResourceError, RunError
+from trainer.errors import ChangedRunError, ConfigError, NonFiniteLossError, ResourceError, RunError
 from trainer.events import (
     Changed,
     EventWriter,
@@ -311,8 +311,11 @@ def test_every_preset_fills_every_field(data: DataFolder, name: str) -> None:
 def test_a_stack_names_files_of_the_library_only(data: DataFolder) -> None:
     service = GenerationService(data)
     for name in ("missing", "../../etc/passwd", ""):
-        with pytest.raises(LoraFileError):
+        with pytest.raises(ConfigError) as caught:
             service.check({"prompt": "a"}, [new_row(name)])
+        assert [finding.where for finding in caught.value.findings] == ["loras"]
+        # One that is switched off is not in the way, and stays on the stack.
+        assert [lora.file for lora in service.check({"prompt": "a"}, [new_row(name or "gone", on=False)]).loras]
     with pytest.raises(ConfigError) as caught:
         service.check({"prompt": "a", "width": 13}, [])
     assert [finding.where for finding in caught.value.findings] == ["width"]

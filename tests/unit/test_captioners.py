@@ -129,6 +129,10 @@ def test_appending_adds_only_what_is_new() -> None:
     assert caption(tags("boat"), "boat", **append) == "boat"
     assert caption(tags("boat"), "", **append) == "boat"
     assert caption(tags("boat"), "sea\nboat at sea, boat", **append) == "sea, boat\nboat at sea, boat"
+    append["insert_trigger"] = True
+    assert caption(tags("boat"), "a sea view", **append) == "zsy, a sea view, boat"
+    assert caption(tags("boat"), "a photo of zsy\nsea", **append) == "a photo of zsy, boat\nzsy, sea, boat"
+    assert caption(tags("boat"), "a photo of zsy", **append, template="{trigger}, {caption}") == "a photo of zsy, boat"
 
 
 @pytest.mark.parametrize(
@@ -415,14 +419,14 @@ def test_a_preview_changes_nothing(tmp_path: Path) -> None:
 
 
 class Failing(BuiltinCaptioner):
-    """Fails at one picture, with what is told it."""
+    """Fails at the pictures with these letters, with what is told it."""
 
     def __init__(self, at: str, error: BaseException) -> None:
         self.at, self.error = at, error
         self.seen: list[str] = []
 
     def describe(self, subject: Subject) -> Description:
-        if self.at in subject.name:
+        if Path(subject.name).stem[-1] in self.at:
             raise self.error
         self.seen.append(Path(subject.name).stem)
         return super().describe(subject)
@@ -432,24 +436,54 @@ def test_what_is_captioned_stays_when_it_fails_or_stops_and_a_resumed_run_does_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = DataFolder(tmp_path / "data")
-    store = make_set(data, captioned=0)
-    failing = Failing("boat c", ResourceError("the server is gone"))
+    store = make_set(data, number=6, captioned=0)
+    failing = Failing("cde", ResourceError("the server is gone"))
     monkeypatch.setattr(caption_job, "load_captioner", lambda *_: failing)
     run = run_job(data)
     assert isinstance(run.final_event(), Failed)
     assert [name for name, text in captions(store).items() if text] == ["boat a", "boat b"]
     store.set_captions("set", {next(f.name for f in store.scan("set").pictures): "mine"})
-    failing.at = "boat d"
+    failing.at = "d"
     failing.error = Cancelled("stop")
     run.enqueue()
     work(run)
-    assert [name for name, text in captions(store).items() if text] == ["boat a", "boat b", "boat c"]
-    failing.at = "none"
+    assert [name for name, text in captions(store).items() if text] == ["boat a", "boat b", "boat c", "boat f"]
+    failing.at = ""
     run.enqueue()
     work(run)
-    assert failing.seen == ["boat a", "boat b", "boat c", "boat d"], "no picture is looked at twice"
+    assert [name[-1] for name in failing.seen] == list("abfcde"), (
+        "no picture is looked at twice, what failed comes last"
+    )
     assert captions(store)["boat a"] == "mine", "and what was written meanwhile is not undone"
     assert all(captions(store).values())
+
+
+def test_pictures_that_cannot_be_captioned_do_not_keep_the_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataFolder(tmp_path / "data")
+    store = make_set(data, number=7, captioned=0)
+    failing = Failing("bcf", ResourceError("refused (400)"))
+    monkeypatch.setattr(caption_job, "load_captioner", lambda *_: failing)
+    run = run_job(data)
+    final = run.final_event()
+    assert isinstance(final, Finished)
+    assert (final.result["captioned"], final.result["failed"]) == (4, 3)
+    assert final.result["summary"] == "4 pictures captioned, 3 could not be captioned"
+    told = [event.message for event in run.events() if isinstance(event, Warned)]
+    assert told == [f"boat {letter}.png is passed over: refused (400)" for letter in "bcf"]
+    # Three in a row end it, whatever they raise; and those do not end it again.
+    failing.at, failing.error = "abc", RuntimeError("odd picture")
+    run = run_job(data, existing="overwrite")
+    assert isinstance(run.final_event(), Failed)
+    run.enqueue()
+    work(run)
+    final = run.final_event()
+    assert isinstance(final, Finished)
+    assert (final.result["captioned"], final.result["failed"]) == (4, 3)
+    failing.at = "abcdefg"
+    assert isinstance(run_job(data, existing="overwrite", preview=2).final_event(), Failed), "where none can be"
+    assert str(captions(store)["boat g"]).startswith("boat g")
 
 
 def test_after_a_power_cut_what_was_noted_is_kept_but_not_over_the_users_words(tmp_path: Path) -> None:

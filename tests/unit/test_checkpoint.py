@@ -16,14 +16,22 @@ import pytest
 import torch
 from torch import nn
 
+from trainer.adapters.method import grouped, take_over
 from trainer.config.optimizer import OPTIMIZERS, OptimizerConfig
+from trainer.config.run import RunConfig
 from trainer.errors import ChangedRunError, NonFiniteLossError, RunError
+from trainer.events import EventWriter, StepDone, read_events
 from trainer.objects import load_object
 from trainer.optimizers.adamw import build
 from trainer.optimizers.average import WeightAverage
 from trainer.training.checkpoint import Checkpoint, CheckpointStore, pack_optimizer, unpack_optimizer
+from trainer.training.distributed import Ranks
 from trainer.training.identity import machine_notes, require_same
+from trainer.training.report import Reporter
+from trainer.training.resume import load_checkpoint
+from trainer.training.state import TrainState
 from trainer.training.step import FiniteGuard, StepResult
+from trainer.training.weight_order import is_same_order, weight_order
 
 AVAILABLE = [name for name, facts in OPTIMIZERS.items() if not facts.requires[0] or find_spec(facts.requires[0])]
 
@@ -215,6 +223,99 @@ def test_the_state_of_adamw_of_older_checkpoints_is_read() -> None:
     assert set(pack_optimizer(optimizer)) == set(packed)
 
 
+class Layers:
+    """Two layers of the same size, grouped as the settings of an adapter say."""
+
+    def __init__(self, **adapter: Any) -> None:
+        self.config = RunConfig.model_validate({"adapter": adapter}).adapter
+        self.weights = {f"unet.{path}": nn.Parameter(torch.ones(4, 4)) for path in ("a.up", "a.down", "b.up", "b.down")}
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return grouped(self.config, self.weights.items())
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: weight.detach() for name, weight in self.weights.items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        take_over(self.state_dict(), state)
+
+
+def regrouping(accepted: dict[str, Any], optimizer: str = "adamw") -> tuple[Any, Any, Checkpoint, list[Any]]:
+    """A run that did some steps, the same with other settings of its adapter, the first one's checkpoint, and what the other says."""
+    config = OptimizerConfig.model_validate({"name": optimizer, "unet_learning_rate": 0.1})
+    told: list[Any] = []
+
+    def run(adapter: dict[str, Any]) -> Any:
+        layers = Layers(**adapter)
+        torch_optimizer = load_object(config.implementation)(config, layers.parameter_groups())
+        trainable = [weight for weights in layers.parameter_groups().values() for weight in weights]
+        return SimpleNamespace(
+            adapter=layers,
+            trainable=trainable,
+            optimizer=SimpleNamespace(optimizer=torch_optimizer),
+            fresh_optimizer=pack_optimizer(torch_optimizer),
+            average=WeightAverage(trainable, 0.5),
+            config=SimpleNamespace(optimizer=config),
+            identity=identity(
+                settings={"optimizer.name": optimizer, **{f"adapter.{k}": v for k, v in adapter.items()}}
+            ),
+            accelerator=SimpleNamespace(scaler=None),
+            context=SimpleNamespace(emit=told.append),
+        )
+
+    before, after = run({}), run(accepted)
+    for seed in range(3):
+        steps_with(before.optimizer.optimizer, list(before.adapter.weights.values()), seed)
+        before.average.update()
+    state = {"train_state": TrainState(step=3).to_dict(), "identity": before.identity, "scaler": None}
+    state["weights"] = weight_order(before.adapter)
+    packed = pack_optimizer(before.optimizer.optimizer)
+    return before, after, Checkpoint(before.adapter.state_dict(), packed, state, before.average.state_dict()), told
+
+
+def averages(parts: Any) -> dict[str, list[Any]]:
+    names = [name for names in weight_order(parts.adapter).values() for name in names]
+    return {name: parts.average.state_dict()[str(index)].tolist() for index, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "schedule_free_adamw", "prodigy"])
+@pytest.mark.parametrize(
+    "accepted", [{"method": "loraplus"}, {"blocks": ["unet.b: rate=0.5"]}], ids=["loraplus", "rate"]
+)
+def test_weights_that_are_grouped_anew_do_not_get_anothers_memory(accepted: dict[str, Any], optimizer: str) -> None:
+    before, after, saved, told = regrouping(accepted, optimizer)
+    assert not is_same_order(weight_order(before.adapter), weight_order(after.adapter))
+    for _ in range(2):  # at a resume, and when the run goes back to that checkpoint later
+        load_checkpoint(after, saved)
+        assert not after.optimizer.optimizer.state
+        counted = pack_optimizer(after.optimizer.optimizer)
+        assert all(torch.equal(counted[name], value) for name, value in after.fresh_optimizer.items())
+        assert "other groups" in told[-1].message
+        assert averages(after) == averages(before)
+        steps_with(after.optimizer.optimizer, list(after.adapter.weights.values()), 9)
+        after.average.update()
+
+
+def test_the_memory_stays_where_the_groups_are_the_same_and_where_older_checkpoints_do_not_name_them() -> None:
+    for accepted, is_named in (({}, True), ({}, False), ({"dropout": 0.1}, True)):
+        before, after, saved, told = regrouping(accepted)
+        if not is_named:
+            del saved.state["weights"]
+        load_checkpoint(after, saved)
+        assert not told
+        assert averages(after) == averages(before)
+        for parts in (before, after):
+            steps_with(parts.optimizer.optimizer, list(parts.adapter.weights.values()), 9)
+        for name, weight in before.adapter.weights.items():
+            assert torch.equal(weight, after.adapter.weights[name])
+    before, after, saved, told = regrouping({"method": "loraplus"})
+    del saved.state["weights"]
+    load_checkpoint(after, saved)
+    assert not after.optimizer.optimizer.state
+    assert averages(after) == {name: weight.tolist() for name, weight in before.adapter.weights.items()}
+    assert ["other groups" in told[0].message, "average begins" in told[1].message] == [True, True]
+
+
 def identity(**changes: Any) -> dict[str, Any]:
     return {
         "settings": {"adapter.unet.rank": 4},
@@ -302,3 +403,58 @@ def test_the_guard_of_a_cpu_tells_before_the_update() -> None:
     broken = StepResult(3, torch.tensor(0.5), None, torch.tensor(float("nan")), ())
     with pytest.raises(NonFiniteLossError, match="gradient"):
         guard.watch(parts_with(optimizer), broken)
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_gradient_that_is_broken_at_every_scale_is_caught_and_one_that_overflows_is_not(deferred: bool) -> None:
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = build(OptimizerConfig(unet_learning_rate=0.1), {"unet": [weight]})
+    guard, parts = FiniteGuard(deferred=deferred), parts_with(optimizer)
+    scaler = parts.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+
+    def step(number: int, gradient: float) -> None:
+        scaler.scale(weight.sum()).backward()
+        weight.grad = torch.full((1,), gradient)
+        scaler.unscale_(optimizer)
+        norm = torch.tensor(gradient)
+        guard.watch(parts, StepResult(number, torch.tensor(0.5), None, norm, ("a.png",), is_scaled=True))
+        scaler.step(optimizer)
+        scaler.update()
+        guard.check()
+
+    step(1, float("inf"))
+    step(2, float("nan"))
+    assert scaler.get_scale() == 1
+    step(3, 1.0)
+    assert weight.item() != 1
+    learned = weight.item()
+    with pytest.raises(
+        NonFiniteLossError, match="gradient became NaN or infinite in step 4 after others that fp16 skipped"
+    ):
+        step(4, float("nan"))
+    assert weight.item() == learned
+
+
+@pytest.mark.parametrize(("norms", "mean"), [((2.0, float("inf"), 4.0), 3.0), ((float("inf"), float("nan")), None)])
+def test_steps_whose_scaled_gradients_overflowed_are_reported_like_others(
+    tmp_path: Path, norms: tuple[float, ...], mean: float | None
+) -> None:
+    writer = EventWriter(tmp_path / "events.jsonl")
+    parts: Any = SimpleNamespace(
+        context=SimpleNamespace(emit=writer),
+        groups={},
+        optimizer=SimpleNamespace(optimizer=SimpleNamespace(param_groups=[{}])),
+        device=torch.device("cpu"),
+        ranks=Ranks(),
+        total_steps=len(norms),
+        epoch_at=lambda step: float(step),
+    )
+    reporter = Reporter(parts, FiniteGuard(deferred=False), first_step=-100)
+    reporter._last_time = float("inf")
+    for step, norm in enumerate(norms, 1):
+        each = StepResult(step, torch.tensor(0.5), None, torch.tensor(norm), (), is_scaled=True)
+        reporter.add(each, 0.1, TrainState(step=step))
+    writer.close()
+    (told,) = read_events(tmp_path / "events.jsonl")
+    assert isinstance(told, StepDone)
+    assert (told.step, told.loss, told.grad_norm) == (len(norms), 0.5, mean)

@@ -87,6 +87,16 @@ def test_split_holds_out_a_share_and_keeps_at_least_one_to_train(examples: list[
     assert len(shared.validation) == 3
 
 
+def test_a_small_concept_is_never_held_out_whole(examples: list[Example]) -> None:
+    concepts = [replace(example, concept="small" if index > 4 else "") for index, example in enumerate(examples)]
+    for seed in range(60):
+        split = split_examples(concepts, 0.4, 8, seed)
+        assert len(split.validation) == 3
+        assert {example.concept for example in split.training} == {"", "small"}
+    alone = [replace(example, concept=str(index)) for index, example in enumerate(examples[:2])]
+    assert split_examples(alone, 0.5, 8, seed=1).training == tuple(alone)
+
+
 def test_an_epoch_shows_every_picture_in_full_batches_of_one_bucket() -> None:
     buckets = [Bucket(64, 64)] * 7 + [Bucket(64, 96)] * 3 + [Bucket(96, 64)]
     order = BatchOrder(buckets, 4, 2, "test", 0)

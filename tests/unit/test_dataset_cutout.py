@@ -13,9 +13,10 @@ from PIL import Image
 from tests.prepare_pictures import make_pictures
 from tests.tiny_captioners import _field, _node, _value_info, make_tagger
 from trainer.cli.main import main
-from trainer.dataset.cutout import load_cutter
-from trainer.dataset.cutout_job import MasksRequest, cut, start_masks
+from trainer.dataset.cutout import Cutter, load_cutter
+from trainer.dataset.cutout_job import MasksRequest, cut, make_masks, start_masks
 from trainer.dataset.pictures import open_coverage
+from trainer.dataset.preparing import set_mask
 from trainer.dataset.store import DatasetStore
 from trainer.errors import Cancelled, ModelFileError
 from trainer.events import Event
@@ -108,7 +109,7 @@ def test_the_command_makes_keeps_and_takes_away_masks(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_the_job_makes_all_masks_as_one_change_or_none(
+def test_the_job_makes_all_masks_as_one_change_and_keeps_them_when_it_is_stopped(
     store: DatasetStore, data: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_pictures(tmp_path / "pictures")
@@ -126,13 +127,51 @@ def test_the_job_makes_all_masks_as_one_change_or_none(
     run.request("stop")
     with pytest.raises(Cancelled):
         cut(JobContext(run, events.append))
-    assert len(store.history("pictures")[0]) == changes
+    (kept,) = [facts.name for facts in store.scan("pictures").usable if facts.mask is not None]
+    assert len(store.history("pictures")[0]) == changes + 1
     run.clear_requests("stop")
     result = cut(JobContext(run, events.append))
     made = [facts.name for facts in store.scan("pictures").usable if facts.mask is not None]
     assert {"half.png", "other.png"} <= set(made)
-    assert result["summary"] == f"{len(made)} masks made"
-    assert [event.done for event in events if getattr(event, "total", 0)][-1] == len(store.scan("pictures").usable)
-    assert len(store.history("pictures")[0]) == changes + 1
+    assert result["summary"] == f"{len(made) - 1} masks made"
+    assert [event.done for event in events if getattr(event, "total", 0)][-1] == len(store.scan("pictures").usable) - 1
+    assert len(store.history("pictures")[0]) == changes + 2
     store.undo("pictures")
-    assert all(facts.mask is None for facts in store.scan("pictures").usable)
+    assert [facts.name for facts in store.scan("pictures").usable if facts.mask is not None] == [kept]
+
+
+def test_masks_of_the_user_stay_and_pictures_that_fail_are_passed_over(
+    linked: DatasetStore, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_red().save(shapes / "half.png")
+    model = str(make_cutter(tmp_path / "tiny.onnx"))
+    painted = Image.linear_gradient("L").resize((64, 32))
+    warnings: list[str] = []
+    real = Cutter.mask
+
+    def mask(self: Cutter, image: Image.Image) -> Image.Image | None:
+        if image.size == (123, 77):
+            raise ModelFileError("The model could not look at the picture")
+        return real(self, image)
+
+    def paint(done: int, total: int) -> None:
+        if done == 1:
+            set_mask(linked, "pictures", "half.png", painted)
+        if done == total - 1:
+            raise Cancelled("Stopped.")
+
+    monkeypatch.setattr(Cutter, "mask", mask)
+    with pytest.raises(Cancelled):
+        make_masks(linked, "pictures", model, paint, warnings.append)
+    facts = {each.name: each for each in linked.scan("pictures").usable}
+    assert facts["half.png"].mask
+    assert open_coverage(facts["half.png"].mask.path).size == (64, 32)
+    assert facts["clear.png"].mask
+    assert facts["odd.jpg"].mask is None
+    assert warnings == [
+        "odd.jpg is passed over: The model could not look at the picture",
+        "1 pictures were changed by hand in the meantime, and stay as they are.",
+    ]
+    monkeypatch.setattr(Cutter, "mask", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_masks(linked, "pictures", model, lambda *_: None, warnings.append)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
+from app.services.dataset_check import DatasetCheckService
 from tests import zoo
 from tests.leaves import cropped, leaves, resized
 from trainer.cli.main import main
 from trainer.dataset import record
-from trainer.dataset.doctor import measuring
+from trainer.dataset.doctor import measuring, similar
 from trainer.dataset.doctor.checks.contradictions import opposites
 from trainer.dataset.doctor.diagnosis import CHECKS, check_dataset, diagnose, fix, ignore, of_check
 from trainer.dataset.doctor.findings import Finding, Report, Verdict
@@ -114,6 +116,43 @@ def test_a_long_caption_is_cut_where_training_cuts_it(store: DatasetStore, data:
     assert found(diagnose(data, "set", SETTINGS), "caption_length") == []
 
 
+def test_several_captions_of_a_picture_stay_several(data: DataFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "several"
+    folder.mkdir()
+    for index in range(5):
+        image = Image.new("RGB", (240, 240), "white")
+        image.paste(leaves(index, 140), (50, 50))
+        save(folder, f"{index}.png", image, "a leaf")
+    long = ", ".join(f"word{number}" for number in range(60))
+    (folder / "0.txt").unlink()
+    (folder / "0.json").write_text(json.dumps(["a red leaf", "zsy, a leaf", "on white background"]))
+    (folder / "1.txt").write_text(f"short\n{long}")
+    (folder / "2.txt").write_text(f"{long[:90]}\n{long[90:180]}")
+    save(folder, "again.jpg", image.resize((220, 220)), "zsy, one\nand a longer one, day\nnight, three")
+    store = DatasetStore(data)
+    store.link(folder)
+    store.set_trigger_word("several", "zsy")
+    report = check_dataset(data, "several", SETTINGS)
+    remark, flaw = sorted(of_check(report, "caption_length"), key=lambda each: each.verdict.value)
+    assert (remark.pictures, remark.verdict, remark.fix) == (("2.png",), Verdict.GOOD, None)
+    assert (flaw.pictures, flaw.verdict) == (("1.png",), Verdict.USABLE)
+    fix(store, "several", [flaw])
+    short, cut = store.captions_of("several", "1.png")
+    assert (short, cut[:13], len(cut) < len(long)) == ("short", "word0, word1,", True)
+    fix(store, "several", of_check(report, "contradictions"))
+    assert store.captions_of("several", "4.png") == ("zsy, one", "and a longer one, day", "night, three")
+    assert "“day” and “night”" in " ".join(each.message for each in of_check(report, "contradictions"))
+    fix(store, "several", of_check(diagnose(data, "several", SETTINGS), "trigger"))
+    assert store.captions_of("several", "0.png") == ("zsy, a red leaf", "zsy, a leaf", "zsy, on white background")
+    fix(store, "several", of_check(diagnose(data, "several", SETTINGS), "background"))
+    tag = ", white background"
+    assert store.captions_of("several", "0.png") == (
+        *(f"zsy, a red leaf{tag}", f"zsy, a leaf{tag}"),
+        "zsy, on white background",
+    )
+    assert found(diagnose(data, "several", SETTINGS), "trigger") == []
+
+
 def test_what_is_ignored_stays_ignored_and_counts_for_nothing(store: DatasetStore, data: DataFolder) -> None:
     report = check_dataset(data, "set", SETTINGS)
     ignore(store, "set", of_check(report, "borders"))
@@ -168,6 +207,46 @@ def test_a_pass_that_is_cancelled_goes_on_where_it_was(
     times.clear()
     assert check_dataset(data, "set", SETTINGS) == whole
     assert times == []
+
+
+def test_comparing_is_told_can_be_cancelled_and_is_done_once(
+    store: DatasetStore, data: DataFolder, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        told.append(what)
+        if what == "Comparing the pictures":
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        check_dataset(data, "set", SETTINGS, stop)
+    shown = DatasetCheckService(data)
+    # All is measured, but nothing compared: whoever only looks does not begin with it.
+    assert shown.report("set", SETTINGS).num_unmeasured == len(store.scan("set").usable)
+    report = check_dataset(data, "set", SETTINGS, lambda what, *_: told.append(what))
+    assert told[-1] == "Laying pictures over one another"
+    real = similar.groups
+    compared: list[int] = []
+    monkeypatch.setattr(similar, "groups", lambda measures, *_: compared.append(len(measures)) or real(measures))
+    assert shown.report("set", SETTINGS) == report == diagnose(data, "set", SETTINGS)
+    store.remove_pictures("set", ["good 3.png"])
+    assert [set(group) for group in found(shown.report("set", SETTINGS), "duplicates")] == [{"copy.jpg", "good 0.png"}]
+    assert compared == []
+    store.remove_pictures("set", ["copy.jpg"])
+    assert found(shown.report("set", SETTINGS), "duplicates") == []
+    assert compared == [1], "no more than what is left of its group"
+    # A file twice, which was there once when the pictures were compared, is not taken for compared.
+    plain = str(folder)
+    check_dataset(data, plain, SETTINGS)
+    shutil.copyfile(folder / "good 1.png", folder / "good 9.png")
+    assert shown.report(plain, SETTINGS).num_unmeasured == 1
+    groups = found(check_dataset(data, plain, SETTINGS), "duplicates")
+    assert sorted(map(sorted, groups)) == [["copy.jpg", "good 0.png"], ["good 1.png", "good 9.png"]]
+    for path in (data.cache / "check").glob("*-alike.json"):
+        path.write_text("{")
+    assert shown.report(plain, SETTINGS).num_unmeasured == len(store.scan(plain).usable)
+    assert sorted(found(diagnose(data, plain, SETTINGS), "duplicates")) == sorted(groups)
 
 
 def test_a_renamed_picture_is_not_measured_again(

@@ -179,11 +179,11 @@ def progressive_jpeg(size: int, extra_scans: int) -> bytes:
 
 def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     (tmp_path / "bomb.jpg").write_bytes(progressive_jpeg(2400, 2000))
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UnusablePicture) as caught:
         open_picture(tmp_path / "bomb.jpg")
     assert caught.value.problem.code == "too_many_scans"
-    assert time.monotonic() - started < 2  # decoding it takes minutes
+    assert time.process_time() - started < 2  # decoding it takes minutes
     (tmp_path / "usual.jpg").write_bytes(progressive_jpeg(200, 10))
     assert open_picture(tmp_path / "usual.jpg").size == (200, 200)
 

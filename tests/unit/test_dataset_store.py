@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from app.services.datasets import DatasetService
 from app.services.training import TrainingService
 from tests import zoo
 from trainer.dataset import archives
 from trainer.dataset.bringing import bring_in
 from trainer.dataset.dropped import Dropped
+from trainer.dataset.record import CAPTIONS, CROPS, IGNORED, TURNS, load_state
 from trainer.dataset.store import DatasetStore
 from trainer.errors import DatasetError, ResourceError
 from trainer.paths import ASSETS, DataFolder
@@ -464,6 +466,35 @@ def test_a_damaged_record_is_said_and_not_replaced(store: DatasetStore, data: Da
     assert record.read_text() == '{"a.png": "half a cap'
 
 
+@pytest.mark.parametrize("name", [NAME, "ink-wash"])
+def test_a_damaged_record_leaves_the_other_data_sets_as_they_are(
+    store: DatasetStore, data: DataFolder, pictures: Path, name: str
+) -> None:
+    store.create_from("good", [pictures])
+    record = data.datasets / name / "dataset.json"
+    record.parent.mkdir()
+    record.write_text("{")
+    infos = store.list()
+    assert (infos[0].name, infos[-1].name) == ("good", name)
+    assert [info.name for info in infos if info.problem] == [name]
+    assert (name, " · damaged") in [(key, label[-10:]) for label, key in DatasetService(data).choices()]
+    assert TrainingService(data).first_values()["data.dataset"] == "good"
+    assert len(store.scan("good").usable) == 3
+    for action in (
+        lambda: store.get(name),
+        lambda: store.scan(name),
+        lambda: store.get(data.datasets / NAME if name == NAME else ASSETS / "datasets" / name),
+        lambda: store.add_files(name, [pictures]),
+        lambda: store.set_caption(name, "a.png", "x"),
+    ):
+        with pytest.raises(DatasetError, match="damaged"):
+            action()
+    assert [path.name for path in record.parent.iterdir()] == ["dataset.json"]
+    assert record.read_text() == "{"
+    if name == NAME:
+        assert store.delete(name).joinpath("dataset.json").read_text() == "{"
+
+
 def test_trigger_words(store: DatasetStore) -> None:
     store.create(NAME)
     assert store.set_trigger_word(NAME, "  zsy   style\n") == "zsy style"
@@ -589,6 +620,54 @@ def test_what_is_removed_or_deleted_lies_in_the_trash_whole(
     # The name is free again, and a second deletion does not overwrite the first.
     store.create(NAME)
     assert store.delete(NAME) != target
+
+
+def test_the_trash_keeps_the_caption_of_the_file_and_those_of_pictures_of_the_same_stem(
+    store: DatasetStore, data: DataFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    store.create_from(NAME, [zoo.good(tmp_path / "in" / "cat.png", "of the file", seed=1).parent])
+    store.set_caption(NAME, "cat.png", "by hand")
+    store.remove_pictures(NAME, ["cat.png"])
+    store.discard_left_out(NAME)
+    zoo.good(tmp_path / "cat.jpg", "of another", seed=2)
+    store.add_files(NAME, [tmp_path / "cat.jpg", tmp_path / "cat.txt"])
+    store.remove_pictures(NAME, ["cat.jpg"])
+    store.discard_left_out(NAME)
+    (bin_folder,) = data.trash.iterdir()
+    assert {path.name: path.read_text() for path in bin_folder.glob("*.txt")} == {
+        "cat.txt": "by hand",
+        "cat (file).txt": "of the file",
+        "cat 2.txt": "of another",
+    }
+    assert {path.name for path in bin_folder.glob("*g")} == {"cat.png", "cat 2.jpg"}
+
+
+def test_a_new_picture_takes_nothing_over_from_a_gone_one_of_its_name(store: DatasetStore, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    zoo.good(tmp_path / "in" / "cat.png", "a cat", seed=1)
+    store.create_from(NAME, [tmp_path / "in"])
+    edits = {
+        (CAPTIONS, "cat.png"): "a black cat",
+        (CROPS, "cat.png"): [0, 0, 40, 40],
+        (TURNS, "cat.png"): 90,
+        (IGNORED, "duplicates|cat.png|dog.png"): True,
+        (IGNORED, "duplicates|dog.png|fox.png"): True,
+    }
+    store.change(NAME, "Edits", edits)
+    store.remove_pictures(NAME, ["cat.png"])
+    store.discard_left_out(NAME)
+    zoo.good(tmp_path / "in" / "cat.png", "a white horse", seed=2)
+    assert store.add_files(NAME, [tmp_path / "in"]).added == ("cat.png",)
+    (facts,) = store.scan(NAME).usable
+    assert (facts.caption, facts.crop, facts.turn) == ("a white horse", None, 0)
+    state = load_state(tmp_path / "data" / "datasets" / NAME)
+    assert list(state[IGNORED]) == ["duplicates|dog.png|fox.png"]
+    assert not state[CAPTIONS]
+    store.undo(NAME)
+    assert store.scan(NAME).usable == ()
+    store.redo(NAME)
+    assert [facts.caption for facts in store.scan(NAME).usable] == ["a white horse"]
 
 
 def test_thumbnails_are_small_upright_and_kept_by_content(

@@ -129,6 +129,8 @@ def test_a_new_data_set_is_made_of_a_version_even_out_of_the_trash(
 ) -> None:
     folder = store.get(ink).folder
     (folder / "lake.txt").write_text("a lake\nwater\n")
+    training = {"role": "class_pictures", "repeats": 7, "weight": 0.0, "instance_prompt": "a robot"}
+    store.set_training(ink, training)
     before = current_version(store, ink)
     store.set_caption(ink, "hill.png", "a mountain")
     store.remove_pictures(ink, ["tree.png"])
@@ -136,7 +138,9 @@ def test_a_new_data_set_is_made_of_a_version_even_out_of_the_trash(
     restored = restore_as_new(store, data, before, "old")
     assert (restored.num_pictures, restored.problems) == (3, ())
     assert current_version(store, "old").sha256 == before.sha256
-    assert store.get("old").trigger_word == "zsy"
+    old = store.get("old")
+    assert (old.trigger_word, old.title) == ("zsy", "old")
+    assert {key: getattr(old, key) for key in training} == training
     assert captions(store, ink) == {"hill.png": "a mountain", "lake.png": "a lake water"}
     store.delete(ink)
     assert restore_as_new(store, data, before, "older").num_pictures == 3

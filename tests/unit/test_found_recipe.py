@@ -13,10 +13,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import save_file
 
+from trainer.base_models.scan import model_sha256
 from trainer.config.generate import GenerateConfig, UpscalerName
 from trainer.errors import ConfigError
 from trainer.files import file_sha256
-from trainer.found_recipe import read_any_recipe
+from trainer.found_recipe import FoundRecipe, read_any_recipe
 from trainer.infotext import MAX_CHARACTERS, parse_hashes, parse_infotext, parse_settings, write_infotext
 from trainer.lora_lookup import hashes_of
 from trainer.paths import DataFolder
@@ -217,7 +218,7 @@ def test_our_own_picture_finds_a_lora_that_was_renamed(data: DataFolder, tmp_pat
     digest = hashes_of(data.loras / "renamed.safetensors")[1]
     for suffix in ("png", "jpg", "webp"):
         path = tmp_path / f"a.{suffix}"
-        hashes = RecipeHashes(loras={"called so there": digest})
+        hashes = RecipeHashes(loras=(digest, ""))
         save_picture(Image.new("RGB", (8, 8)), path, Recipe(config, 3, 64, 64, "No such model", hashes))
         found = read_any_recipe(data, path)
         assert [(lora["file"], lora["blocks"]) for lora in found.settings["loras"]] == [
@@ -228,6 +229,69 @@ def test_our_own_picture_finds_a_lora_that_was_renamed(data: DataFolder, tmp_pat
         # The form keeps what is not of the picture: the base model that is there, the device.
         assert not {"base", "device", "output_format"} & set(found.settings)
         assert any("no such model" in note for note in found.notes)
+
+
+def test_loras_of_one_name_in_two_folders_are_kept_apart(data: DataFolder, tmp_path: Path) -> None:
+    files = {name: data.loras / f"{name}.safetensors" for name in ("ink", "robot")}
+    for folder, source in (("a", "ink"), ("b", "robot")):
+        (data.loras / folder).mkdir()
+        files[source].rename(data.loras / folder / "style.safetensors")
+    loras = [
+        {"file": "a/style", "unet_weight": 0.5, "text_encoder_weight": 0.5},
+        {"file": "off", "is_on": False},
+        {"file": "b/style", "unet_weight": -1.0, "text_encoder_weight": 0.00001},
+        {"file": "a/style", "unet_weight": 0.25, "text_encoder_weight": 0.25},
+    ]
+    wanted = [("a/style", 0.5, 0.5), ("b/style", -1.0, 0.00001), ("a/style", 0.25, 0.25)]
+    config = GenerateConfig.model_validate({"prompt": "a", "loras": loras})
+    hashes = RecipeHashes(loras=[hashes_of(data.loras / f"{name}.safetensors")[1] for name, _, _ in wanted])
+    recipe = Recipe(config, 3, 64, 64, "Inkwash tiny", hashes)
+    save_picture(Image.new("RGB", (8, 8)), tmp_path / "own.png", recipe)
+    png(tmp_path / "infotext.png", parameters=recipe.infotext())
+    for name in ("own", "infotext"):
+        found = read_any_recipe(data, tmp_path / f"{name}.png")
+        rows = [(lora["file"], lora["unet_weight"], lora["text_encoder_weight"]) for lora in found.settings["loras"]]
+        assert (rows, found.missing) == (wanted, ())
+
+    # As it was written before: by name, so that nobody knows any more which was which.
+    document = recipe.document() | {"hashes": {"model": "", "loras": {"style": hashes.loras[1]}}}
+    found = read_any_recipe(data, png(tmp_path / "old.png", inkwash=json.dumps(document)))
+    assert any("Several LoRAs are called 'style'" in note for note in found.notes)
+
+
+def test_the_vae_comes_back_wherever_it_lies_and_goes_off_where_there_was_none(
+    data: DataFolder, tmp_path: Path
+) -> None:
+    vae = tmp_path / "elsewhere" / "kl-f8.safetensors"
+    vae.parent.mkdir()
+    save_file({"decoder.conv_in.weight": np.ones((2, 2), np.float16)}, vae)
+
+    def back(name: str, text: str) -> FoundRecipe:
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / "own.png", recipe)
+        own = read_any_recipe(data, tmp_path / "own.png")
+        other = read_any_recipe(data, png(tmp_path / "infotext.png", parameters=text))
+        vae_notes = [[note for note in found.notes if "VAE" in note] for found in (own, other)]
+        assert (own.settings["vae"], vae_notes[0]) == (other.settings["vae"], vae_notes[1])
+        assert own.settings["vae"] == name
+        return own
+
+    config = GenerateConfig(vae=str(vae), prediction_type="v_prediction")
+    recipe = Recipe(config, 3, 64, 64, "Inkwash tiny", RecipeHashes(vae=file_sha256(vae)))
+    assert str(vae.parent) not in json.dumps(recipe.document())
+    lost = back("", recipe.infotext())
+    assert lost.settings["prediction_type"] == "v_prediction"
+    assert any("'kl-f8.safetensors' is not on this computer" in note for note in lost.notes)
+    model_sha256(data, vae)  # a picture was made with it here
+    assert back(str(vae), recipe.infotext()).settings["vae"] == str(vae)
+    # The same name in the data folder, of another content.
+    vae.unlink()
+    data.models.mkdir()
+    save_file({"decoder.conv_in.weight": np.zeros((2, 2), np.float16)}, data.models / vae.name)
+    assert any("another version" in note for note in back(str(data.models / vae.name), recipe.infotext()).notes)
+
+    recipe = Recipe(GenerateConfig(), 3, 64, 64, "Inkwash tiny")
+    found = back("", recipe.infotext())
+    assert (found.settings["vae"], found.settings["prediction_type"]) == ("", "auto")
 
 
 def test_what_we_write_is_read_back_from_the_infotext_alone(data: DataFolder, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from app.services.gallery import GalleryService
 from trainer import gallery as module
 from trainer.config.generate import GenerateConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, ResourceError
 from trainer.gallery import Gallery
 from trainer.paths import DataFolder
 from trainer.recipe import Recipe, save_picture
@@ -131,6 +132,48 @@ def test_delete_and_undo(data: DataFolder) -> None:
     assert gallery.path(back).read_bytes() == content
     assert gallery.trashed() == []
     assert [found.seed for found in gallery.pictures("another")] == ["5"]
+
+
+def test_a_picture_that_cannot_be_moved_stays_and_hides_no_older_undo(
+    data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = Gallery(data)
+    gallery.delete(gallery.pictures("seed:22")[0])
+    picture = gallery.pictures("seed:3")[0]
+
+    def move(source: Path, target: Path) -> None:
+        shutil.copyfile(source, target)  # as between disks
+        raise PermissionError(13, "open in another program")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.trash.shutil.move", move)
+        with pytest.raises(ResourceError):
+            gallery.delete(picture)
+    assert gallery.path(picture).is_file()
+    assert len(list(data.trash.iterdir())) == 1
+    # Taken out of the trash by hand, and left over by an older Inkwash: nothing to bring back.
+    gallery.delete(picture)
+    (gallery.trashed()[0].folder / "3-3.webp").unlink()
+    assert [trashed.name for trashed in gallery.trashed()] == ["2026-11-19/2-22.jpg"]
+    assert gallery.restore(gallery.trashed()[0]).seed == "22"
+
+
+def test_a_picture_with_a_long_name_is_deleted_and_brought_back(data: DataFolder) -> None:
+    name = "永" * 80
+    path = put(data, f"{name}.png", "long", seed=4)
+    gallery = Gallery(data)
+    trashed = gallery.delete(gallery.pictures("seed:4")[0])
+    assert not path.exists()
+    assert trashed.folder.is_relative_to(data.trash)
+    assert gallery.restore(gallery.trashed()[0]).name == f"{name}.png"
+
+
+def test_a_full_disk_does_not_keep_the_gallery_shut(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise ResourceError("The disk is full: the gallery's list could not be saved.")
+
+    monkeypatch.setattr(module, "write_json", full)
+    assert len(Gallery(data).pictures()) == 4
 
 
 def test_a_forged_record_in_the_trash_leads_nowhere(data: DataFolder, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from tests.tiny_model import make_tiny_model
+from trainer.config.generate import GenerateConfig
 from trainer.config.grid import GridConfig
 from trainer.config.loading import build_grid_config, read_settings
 from trainer.errors import Cancelled, ConfigError
-from trainer.events import Event, Picture, Stage
+from trainer.events import Event, Picture, Stage, Warned
 from trainer.grid.plan import GridPlan, plan_grid, prepare_grid
 from trainer.grid.values import AxisFault, expand_numbers, split_values
 from trainer.grids import GridCanvas
@@ -179,6 +181,42 @@ def test_what_each_lora_does_is_none_each_alone_and_all(library: DataFolder) -> 
     assert used("loras=all,-ink,ink+robot-step10") == [everything, everything[1:], ["ink", "robot-step10"]]
 
 
+def test_loras_of_one_file_name_are_told_apart(library: DataFolder) -> None:
+    for seed, name in enumerate(("a/style", "b/style")):
+        put_lora(library.loras / f"{name}.safetensors", seed)
+    stack = [{"file": "a/style"}, {"file": str(library.loras / "b" / "style.safetensors")}, {"file": "ink"}]
+    a, b, ink = (lora["file"] for lora in stack)
+
+    def used(axis: str) -> list[list[str]]:
+        return along(plan(library, loras=stack, x=axis), lambda c: [lora.file for lora in c.loras if lora.is_on])
+
+    assert used("loras=each") == [[], [a], [b], [ink], [a, b, ink]]
+    assert used("loras=-b/style,a/style+ink") == [[a, ink], [a, ink]]
+    assert plan(library, loras=stack, x="loras=each").x.labels() == [
+        "no LoRA",
+        "a/style",
+        "b/style",
+        "ink",
+        "all LoRAs",
+    ]
+    for axis in ("lora=a/style,b/style,ink", "lora=*style,ink"):
+        files = plan(library, x=axis)
+        assert sorted(files.x.labels()) == ["a/style", "b/style", "ink"]
+        assert {cell.config.loras[0].file for cell in files.cells} == {"a/style", "b/style", "ink"}
+    weights = plan(library, loras=stack, x="lora:a/style=0.1234567,0.1234568", y="lora:b/style=0.5")
+    assert weights.x.labels() == ["a/style 0.1234567", "a/style 0.1234568"]
+    assert [lora.unet_weight for lora in weights.cells[0].config.loras] == [0.1234567, 0.5, 1.0]
+    for axis in ("lora:style=1", "loras=style", "lora=style", "lora=ink,ink"):
+        with pytest.raises(ConfigError) as caught:
+            plan(library, loras=stack, x=axis)
+        assert re.search("can be any of 2|twice", str(caught.value.findings))
+    runs = [create_run(library, "train", "robot", {}) for _ in range(2)]
+    for run in runs:
+        put_lora(run.lora / "robot-step000100.safetensors")
+    axis = ",".join(f"run:{run.id}" for run in runs)
+    assert plan(library, x=f"lora={axis}").x.labels() == [f"{run.id}/robot-step000100" for run in runs]
+
+
 @pytest.mark.parametrize(
     ("axis", "at", "said"),
     [
@@ -331,6 +369,53 @@ def test_a_stopped_grid_goes_on_and_makes_the_same_picture(
     put_lora(library.loras / "ink.safetensors", 7)
     assert run_grid(library, config)[0]["made"] == 4  # another file by the same name
     assert json.loads(Path(result["recipe"]).read_text())["x"] == "seed=1,2"
+
+
+def test_another_vae_under_the_same_name_makes_other_cells(data: DataFolder, model: Path, tmp_path: Path) -> None:
+    from trainer.sampling.grid import _cell_key
+
+    file, folder = tmp_path / "vae.safetensors", tmp_path / "vae"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for vae, part in ((file, file), (folder, folder / "weights")):
+        config = GenerateConfig(base=str(model), vae=str(vae), seed=1)
+        part.write_bytes(b"one")
+        before = _cell_key(config, data)
+        assert _cell_key(config, data) == before
+        part.write_bytes(b"another")
+        assert _cell_key(config, data) != before
+
+
+def test_a_cell_that_gives_no_picture_says_so_and_the_others_are_made(
+    library: DataFolder, config: GridConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.errors import NonFinitePictureError
+    from trainer.sampling import grid as grid_module
+
+    failing = {(1, 1.0)}
+
+    def make(context: JobContext, cell: Any) -> dict[str, Any]:
+        weight = cell.loras[0].unet_weight if cell.loras else 0.0
+        if (cell.seed, weight) in failing:
+            raise NonFinitePictureError("The model gave NaN instead of a picture.", fix="Lower the weights.")
+        path = library.outputs / f"{cell.seed} {weight}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (96, 96), "green").save(path)
+        return {"pictures": [str(path)]}
+
+    monkeypatch.setattr(grid_module, "make_pictures", make)
+    result, events, _ = run_grid(library, config)
+    assert (result["made"], result["kept"], result["failed"], len(result["pictures"])) == (3, 0, 1, 3)
+    (warning,) = [event.message for event in events if isinstance(event, Warned)]
+    assert "NaN" in warning
+    assert "Lower the weights." in warning
+    failing.clear()
+    result, events, _ = run_grid(library, config)
+    assert (result["made"], result["kept"], result["failed"]) == (1, 3, 0)
+
+    failing |= {(seed, weight) for seed in (3, 4) for weight in (0.0, 1.0)}
+    with pytest.raises(NonFinitePictureError):
+        run_grid(library, config.model_copy(update={"x": "seed=3,4"}))
 
 
 def test_the_app_starts_a_grid_of_what_each_lora_does(library: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:

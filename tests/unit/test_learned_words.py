@@ -31,6 +31,7 @@ from trainer.models.components import Components, load_components
 from trainer.models.text import PromptOptions, to_chunks
 from trainer.models.words import LearnedWord, LearnedWords, cross_attentions, start_vectors, token_table
 from trainer.paths import DataFolder
+from trainer.sampling.schedule import StackSchedule, Way
 from trainer.sampling.stack import LoraStack, StackEntry
 from trainer.training.base_prediction import start_of
 from trainer.training.setup import _accelerate, set_up
@@ -349,6 +350,22 @@ def test_a_word_is_known_as_long_as_its_file_is_on_the_stack(loaded: dict[str, C
     assert components.words.words.keys() == {"zib"}, "what cannot be read leaves the stack as it was"
     stack.clear()
     assert torch.equal(encode(components, "a zib, a zab"), before)
+
+
+@pytest.mark.parametrize("way", ["merged", "beside"])
+@pytest.mark.parametrize("text_weight", [0.0, 1.0])
+def test_the_words_of_a_lora_for_some_steps_come_and_go_with_it(
+    loaded: dict[str, Components], tmp_path: Path, way: Way, text_weight: float
+) -> None:
+    components = replace(loaded["sd1"], words=LearnedWords())
+    entry = StackEntry(write_bundle(tmp_path / "a.safetensors"), 1.0, text_weight, start=0.25, end=0.75)
+    schedule = StackSchedule(LoraStack(components), components, [entry], way)
+    schedule.begin(4, 64, 1)
+    assert len(schedule.beside) == (way == "beside")
+    known = [(schedule.at(step), set(components.words.words)) for step in range(4)]
+    # Where words come or go, the prompts are read again.
+    assert known == [(False, set()), (True, {"zib"}), (False, {"zib"}), (True, set())]
+    schedule.end()
 
 
 def test_the_library_lists_embeddings_and_finds_those_that_a_prompt_names(tmp_path: Path) -> None:

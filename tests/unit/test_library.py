@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,15 @@ from PIL import Image
 
 from tests.random_lora import modules_for
 from trainer import library
-from trainer.errors import LoraFileError
+from trainer.base_models.listing import resolve_base, resolve_vae
+from trainer.config.generate import GenerateConfig
+from trainer.errors import ConfigError, LoraFileError, ModelFileError, ResourceError
 from trainer.files import file_sha256
+from trainer.init_pictures import with_kept_pictures
 from trainer.lora_files.file import write_lora
 from trainer.paths import DataFolder
+from trainer.stacks import load_stack
+from trainer.upscalers import resolve_upscaler
 
 PATH = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 
@@ -147,6 +153,50 @@ def test_delete_goes_to_the_trash_and_comes_back(data: DataFolder) -> None:
     assert library.list_trashed(data) == []
     with pytest.raises(LoraFileError, match="no longer"):
         library.restore_lora(data, trashed)
+
+
+def test_a_lora_that_cannot_be_moved_stays_whole(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (4, 4)).save(data.loras / "ink.png")
+    before = {path: path.read_bytes() for path in data.loras.iterdir() if path.is_file()}
+    library.delete_lora(data, "styles/oil.v1")
+    move = shutil.move
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(source) == data.loras / "ink.png":
+            raise PermissionError(13, "open in another program")
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.trash.shutil.move", refuse)
+        with pytest.raises(ResourceError):
+            library.delete_lora(data, "ink")
+    assert {path: path.read_bytes() for path in data.loras.iterdir() if path.is_file()} == before
+    # What was left in the trash by others hides nothing.
+    for name, text in (("lora-empty", '{"name": "x", "deleted": 9e9}'), ("lora-torn", "{")):
+        (data.trash / name).mkdir()
+        (data.trash / name / "lora.json").write_text(text)
+    assert [trashed.name for trashed in library.list_trashed(data)] == ["styles/oil.v1"]
+
+
+LONG = "永" * 90  # 270 bytes: more than a name can have
+
+
+@pytest.mark.parametrize("name", [LONG, f"/{LONG}", f"styles/{LONG}.safetensors", f"{LONG}.ckpt", "nul\0"])
+def test_names_that_no_system_takes_are_not_found_and_nothing_worse(data: DataFolder, name: str) -> None:
+    with pytest.raises(LoraFileError):
+        library.resolve_lora(data, name)
+    with pytest.raises(LoraFileError):
+        library.get_lora(data, name)
+    with pytest.raises(ModelFileError):
+        resolve_base(name, data)
+    with pytest.raises(ModelFileError):
+        resolve_vae(name)
+    with pytest.raises(ConfigError):
+        load_stack(data, name)
+    with pytest.raises(ConfigError):
+        with_kept_pictures(GenerateConfig(init_image=name), data)
+    with pytest.raises(ConfigError):
+        resolve_upscaler(data, name)
 
 
 def test_export_makes_a_copy_and_never_overwrites(data: DataFolder, tmp_path: Path) -> None:

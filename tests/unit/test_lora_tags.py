@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from trainer import lora_lookup
 from trainer.block_names import block_of, blocks_per_side
 from trainer.blocks import parse_blocks
+from trainer.config.generate import StackedLora
 from trainer.errors import ConfigError, LoraFileError
 from trainer.lora_lookup import find_lora, resolve_tags
 from trainer.lora_tags import TagValues, read_tags, write_tag
 from trainer.paths import DataFolder
+from trainer.stacks import load_stack, save_stack
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 SEVENTEEN = "1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0"
@@ -44,6 +47,7 @@ VALID: list[tuple[str, str, dict[str, Any]]] = [
     ("a,<lora:ink:0.8>, b", "a,, b", {"unet": 0.8, "te": 0.8}),
     ("<lora:ink:0.8:0.5>x", "x", {"unet": 0.8, "te": 0.5}),
     ("<lora:ink:-1.5>", "", {"unet": -1.5, "te": -1.5}),
+    ("<lora:ink:1e-05:-2.5E-1>", "", {"unet": 0.00001, "te": -0.25}),
     ("<lora:ink:.5:+1>", "", {"unet": 0.5, "te": 1.0}),
     ("<LoRA: ink : 0.5 >", "", {"unet": 0.5, "te": 0.5}),
     ('<lora:"ink":1>', "", {}),
@@ -107,7 +111,7 @@ MALFORMED = [
     ("<lora:ink:much>", "'much' is neither a weight nor block weights"),
     ("<lora:ink:0.8:0.5:0.3>", "three weights"),
     ("<lora:ink:11>", "allowed: -10 to 10"),
-    ("<lora:ink:1e9>", "neither a weight"),
+    ("<lora:ink:1e9>", "allowed: -10 to 10"),
     ("<lora:ink:nan>", "neither a weight"),
     ("<lora:ink:te=x>", "te is 'x', which is no number"),
     ("<lora:ink:1:block=MIDD>", "did you mean 'blocks'"),
@@ -159,6 +163,27 @@ def test_hashes_name_a_lora_and_double_names_are_refused(data: DataFolder) -> No
     assert find_lora(data, "more/Oil").name == "more/Oil"
 
 
+def test_files_that_cannot_be_read_do_not_hide_the_others(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (data.loras / "page.safetensors").write_text("<!DOCTYPE html><html>not found</html>")
+    torn = put(data, "torn", 5)
+    saved = save_stack(data, "mine", [StackedLora(file="ink"), StackedLora(file="page"), StackedLora(file="torn")])
+    read = lora_lookup.hashes_of
+
+    def hashes_of(path: Path) -> tuple[str, str]:
+        if path == torn:
+            raise PermissionError(13, "no")
+        return read(path)
+
+    monkeypatch.setattr(lora_lookup, "hashes_of", hashes_of)
+    digest = hashlib.sha256((data.loras / "ink.safetensors").read_bytes()).hexdigest()
+    assert find_lora(data, digest).name == "ink"
+    with pytest.raises(LoraFileError, match="no LoRA"):
+        find_lora(data, "20231105")
+    (data.loras / "ink.safetensors").unlink()
+    assert load_stack(data, "mine").missing == ("ink",)
+    assert save_stack(data, "mine", [StackedLora(file="torn")], overwrite=True) == saved
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -166,6 +191,7 @@ def test_hashes_name_a_lora_and_double_names_are_refused(data: DataFolder) -> No
         TagValues("ink", -0.35, -0.35),
         TagValues("ink", 0.8, 0.5, "down1:0.5,mid:0", 0.2, 0.8, is_on=False),
         TagValues("styles/Oil", 1, 0, SEVENTEEN, 1 / 3, 1.0),
+        TagValues("ink", 0.00001, -0.0000125, "", 0.00002, 1.0),
     ],
 )
 def test_what_is_written_is_read_again(values: TagValues) -> None:

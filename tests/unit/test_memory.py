@@ -13,7 +13,7 @@ from torch.nn import functional
 from tests.tiny_model import make_tiny_model
 from tests.tiny_training import make_pictures, tiny_settings
 from trainer.cli.main import main
-from trainer.config.loading import build_config
+from trainer.config.loading import build_config, merge
 from trainer.config.run import RunConfig
 from trainer.errors import ResourceError
 from trainer.memory import MemoryReport, parse_size
@@ -88,6 +88,16 @@ def test_each_rung_lowers_what_it_is_for(model: Path) -> None:
     one = estimated(model, training={"batch_size": 1})
     assert one["activations"] < 0.7 * plain["activations"]
     assert one["optimizer"] == plain["optimizer"] == 2 * plain["gradients"]
+    many = {
+        "adapter": {"unet": {"rank": 500, "alpha": 500.0, "targets": "all+conv"}},
+        "data": {"resolution": 32},
+        "training": {"batch_size": 1, "gradient_checkpointing": True},
+    }
+    whole = estimated(model, **many)
+    fused = estimated(model, **merge(many, {"training": {"fused_backward": True, "max_grad_norm": 0.0}}))
+    assert fused["gradients"] == 0
+    # A few gradients take the place of all of them.
+    assert fused["activations"] < whole["activations"] + whole["gradients"] / 2
     texts = estimated(model, adapter={"text_encoder": {"rank": 4}})
     assert texts["activations"] > plain["activations"]
     assert texts["gradients"] > plain["gradients"]
@@ -156,6 +166,24 @@ def test_the_last_rungs_offload_and_then_take_fewer_pictures_for_the_same_update
     assert training.offload_layers > 0
     assert training.batch_size * training.gradient_accumulation == 4
     assert training.batch_size < 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adapter": {"on_top_of": ["under"]}},
+        {"training": {"fused_backward": True, "max_grad_norm": 0.0}},
+    ],
+    ids=["no packing under merged LoRAs", "no accumulation with a fused backward pass"],
+)
+def test_a_rung_that_does_not_go_with_the_settings_is_left_out(changes: dict[str, Any]) -> None:
+    """Only its own refusal would be told, of settings that the user never chose."""
+    found = fit(settings(**changes), round(4.2e9), made_up, GPU)
+    assert found.after <= 4.2e9
+    assert found.config.training.offload_layers > 0
+    assert found.config.adapter.on_top_of == settings(**changes).adapter.on_top_of
+    with pytest.raises(ResourceError):
+        fit(settings(**changes), 10**9, made_up, GPU)
 
 
 def test_a_processor_gets_no_rung_of_graphics_cards() -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from trainer.lora_files.modules import DifferenceModule
 from trainer.models import storage
+from trainer.models.components import Components
 from trainer.models.frozen import FrozenLayer
 from trainer.models.offload import Arrival, Offloader
 from trainer.models.storage import Placement, WeightStorage, adopt, offloaded, packable
+from trainer.training.underneath import FrozenLora, merge_frozen
 
 CPU = torch.device("cpu")
 
@@ -130,3 +135,18 @@ def test_the_share_is_of_the_weights_and_spread_over_the_model(share: float) -> 
     assert sum(sizes[path] for path in away) == pytest.approx(share * sum(sizes.values()), rel=0.03)
     first_half = [path for path in away if int(path) < 20]
     assert abs(2 * len(first_half) - len(away)) <= 2
+
+
+def test_loras_under_the_new_one_reach_layers_that_are_kept_elsewhere(carrier: CountingCarrier) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(2, 2, 1)).requires_grad_(False)
+    before = [layer.weight.clone() for layer in model]
+    adopt(model, "unet", Placement(WeightStorage("none", ("unet",), 1.0), CPU, torch.float32))
+    differences = [torch.randn_like(weight) for weight in before]
+    modules = {f"unet.{index}": DifferenceModule(difference) for index, difference in enumerate(differences)}
+    lora = FrozenLora("under", "0", modules, {}, (0.5, 1.0))
+    merge_frozen(cast("Components", SimpleNamespace(adaptable={"unet": model})), [lora])
+    for layer, weight, difference in zip(model, before, differences, strict=True):
+        assert isinstance(layer, FrozenLayer)
+        assert layer.is_away
+        torch.testing.assert_close(layer.weight, weight + 0.5 * difference)

@@ -186,6 +186,26 @@ def test_d_adaptation_is_the_papers_with_one_rate_for_all_groups() -> None:
     )
 
 
+def test_d_adaptation_keeps_its_estimate_when_a_resting_group_joins() -> None:
+    resting, moving = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([3.0]))
+    own = {"initial": 1e-3, "growth_rate": 1.5}
+    optimizer = make("dadapt_adam", {"unet": [resting], "text_encoder": [moving]}, weight_decay=0.0, dadapt=own)
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    groups["unet"]["lr"] = 0.0
+    for _ in range(20):
+        resting.grad, moving.grad = torch.tensor([1.0]), torch.ones(1)
+        optimizer.step()
+    found = found_rate(optimizer)
+    assert resting.item() == 1.0
+    assert found > 10e-3
+    groups["unet"]["lr"] = 1.0
+    resting.grad, moving.grad = torch.tensor([1.0]), torch.ones(1)
+    optimizer.step()
+    assert found_rate(optimizer) >= found
+    assert {group["d"] for group in optimizer.param_groups} == {found_rate(optimizer)}
+    assert resting.item() < 1.0 - 0.01 * found
+
+
 def test_schedule_free_uses_another_weight_than_it_trains() -> None:
     """Defazio et al. 2024, equations 3 to 5 with Adam's scaling: x is the average of z, y lies between them."""
     weight = nn.Parameter(torch.tensor([1.0]))

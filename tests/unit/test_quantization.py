@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,28 @@ def test_every_method_trains_on_a_packed_base_and_its_file_fits_the_whole_one(
     # What the adapter does to the whole model is nearly what it did to the packed one.
     assert trained.norm() > 1e-3
     assert (found - trained).norm() < 0.15 * trained.norm()
+
+
+@pytest.mark.parametrize("method", ["loha", "dora"])
+def test_a_changed_layer_keeps_no_whole_weight_of_a_packed_base(
+    packed: Components, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packing would be for nothing: every unpacked weight would wait for the backward pass."""
+    adapted = fresh(packed)
+    attached(adapted, method)
+    made: list[weakref.ref[torch.UntypedStorage]] = []
+    unpacked = FrozenLayer.dequantized_weight
+
+    def remembered(layer: FrozenLayer) -> torch.Tensor:
+        weight = unpacked(layer)
+        made.append(weakref.ref(weight.untyped_storage()))
+        return weight
+
+    monkeypatch.setattr(FrozenLayer, "dequantized_weight", remembered)
+    output = predict(adapted)
+    assert output.requires_grad
+    assert made
+    assert [storage for storage in made if storage() is not None] == []
 
 
 def test_a_run_on_a_packed_base_learns_and_resumes_to_the_bit(model: Path, tmp_path: Path) -> None:

@@ -5,26 +5,36 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
+import trainer.training.caches as caches
 import trainer.training.distributed as distributed
 import trainer.training.joining as joining
 from tests.ranks import can_fork, on_ranks
+from trainer.adapters.lora_layer import Dropouts, LoraLayer
 from trainer.config.run import RunConfig
 from trainer.config.training import TrainingConfig
 from trainer.data.batches import BatchMaker, BatchOrder
 from trainer.data.examples import Example
+from trainer.data.randomness import stream_seed
 from trainer.data.variants import Variant
 from trainer.dataset.buckets import Bucket
-from trainer.errors import Cancelled, ConfigError, ResourceError, RunError
+from trainer.errors import Cancelled, ConfigError, NonFiniteLossError, ResourceError, RunError
+from trainer.jobs import JobContext
 from trainer.paths import DataFolder
-from trainer.ranks import Place, launch_command, num_devices, own_place
+from trainer.ranks import FollowingRun, Place, launch_command, num_devices, own_place
 from trainer.runs import create_run
+from trainer.training.caches import cache_latents
 from trainer.training.distributed import Ranks
 from trainer.training.joining import joined
+from trainer.training.resume import save_checkpoint
+from trainer.training.state import TrainState
+from trainer.training.step import _own_stream
 
 forks = pytest.mark.skipif(not can_fork(), reason="the processes are forked")
 
@@ -154,17 +164,21 @@ def test_gradients_are_averaged_and_those_that_nobody_has_stay_none(
 def test_others_wait_for_the_main_process_as_long_as_it_gives_signs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beats: bool
 ) -> None:
-    monkeypatch.setattr(joining, "MEET_TIMEOUT", timedelta(seconds=0.8))
-    monkeypatch.setattr(distributed, "_HEARTBEAT_SECONDS", 0.2 if beats else 60.0)
+    # Where they are to last, a process may be held up for long beside others; where not, nothing can be too slow.
+    limit, work = (4.0, 5.0) if beats else (0.8, 1.7)
+    monkeypatch.setattr(distributed, "_HEARTBEAT_SECONDS", 0.4 if beats else 60.0)
 
     def part(index: int) -> None:
         calls: list[int] = []
         with joined(config(num_devices=2)) as ranks:
+            # Not before they have found each other, for which they have as long as they need.
+            ranks.meet()
+            _set_pg_timeout(timedelta(seconds=limit), ranks.control)
 
             def write() -> str:
                 calls.append(index)
                 ranks.on_main(lambda: ranks.meet())  # what is done alone may ask for that again
-                time.sleep(1.7)
+                time.sleep(work)
                 return "written"
 
             assert ranks.on_main(write) == (None if index else "written")
@@ -200,6 +214,80 @@ def test_all_raise_the_error_of_one_wherever_they_are(tmp_path: Path, error: Exc
         return 4
 
     assert on_ranks(2, part, tmp_path / "log") == [10, 10], (tmp_path / "log").read_text()
+
+
+@forks
+def test_a_stop_while_latents_are_made_is_heard_by_all_after_a_few_pictures(tmp_path: Path) -> None:
+    run = create_run(DataFolder(tmp_path), "train", "test", {})
+
+    def part(index: int) -> int:
+        made: list[int] = []
+
+        class Latents:
+            def __init__(self, *_: object) -> None:
+                pass
+
+            def key(self, example: int, variant: str) -> int:
+                return example
+
+            def prepare(self, wanted: list[tuple[int, str]], progress: Any) -> int:
+                for done, (example, _) in enumerate(wanted):
+                    progress(done, len(wanted))
+                    made.append(example)
+                    if example == 204:  # the third of the main process, in the second round
+                        run.request("stop")
+                return len(made)
+
+        caches.LatentCache = Latents  # type: ignore[assignment,misc] - in this process only
+        context = JobContext(FollowingRun(run.folder) if index else run, lambda event: None)
+        components: Any = SimpleNamespace(fingerprint=lambda part: part)
+        try:
+            with joined(config(num_devices=2)) as ranks:
+                for first, count in ((0, 33), (200, 200)):  # in shares of unlike length, and then of many
+                    made.clear()
+                    wanted: Any = [(number, "plain") for number in range(first, first + count)]
+                    cache_latents(context, DataFolder(tmp_path), components, wanted, ranks)
+        except Cancelled:
+            return 10 if len(made) <= 8 else 1
+        return 2
+
+    assert on_ranks(2, part, tmp_path / "log") == [10, 10], (tmp_path / "log").read_text()
+
+
+@forks
+def test_broken_weights_are_found_by_all_so_that_all_go_back(tmp_path: Path) -> None:
+    def part(index: int) -> None:
+        weights = {"unet.a.down": torch.tensor([1.0, float("nan")])}
+        context = SimpleNamespace(stage=lambda name: None)
+        with joined(config(num_devices=2)) as ranks:
+            parts: Any = SimpleNamespace(
+                ranks=ranks, context=context, adapter=SimpleNamespace(state_dict=lambda: weights)
+            )
+            with pytest.raises(NonFiniteLossError, match="after step 3: no checkpoint"):
+                save_checkpoint(parts, TrainState(step=3))
+
+    assert on_ranks(2, part, tmp_path / "log") == [0, 0], (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "is_own"),
+    [
+        ({"dropout": 0.1}, True),
+        ({"method": "rslora", "rank_dropout": 0.1}, True),
+        ({"method": "lokr", "rank_dropout": 0.1}, False),
+        ({"module_dropout": 0.1}, False),
+    ],
+)
+def test_what_is_dropped_for_each_picture_is_drawn_by_each_process(adapter: dict[str, Any], is_own: bool) -> None:
+    settings = RunConfig.model_validate({"adapter": adapter})
+
+    def draws(index: int) -> list[float]:
+        parts: Any = SimpleNamespace(config=settings, ranks=Ranks(index=index, count=2))
+        torch.manual_seed(stream_seed("torch", 42, 1, 0, *_own_stream(parts)))
+        layer = LoraLayer(torch.nn.Linear(4, 4), 8, 1.0, Dropouts(ranks=0.5), torch.device("cpu"))
+        return layer._thinned(torch.ones(1, 8)).tolist()[0]
+
+    assert (draws(0) != draws(1)) is is_own
 
 
 @forks

@@ -76,10 +76,14 @@ def test_a_recipe_too_long_for_jpeg_is_kept_in_a_png(tmp_path: Path) -> None:
     assert path == tmp_path / "a.png"
     assert not (tmp_path / "a.jpg").exists()
     assert read_recipe(path)["prompt"] == "永" * 10_000
+    first = path.read_bytes()
+    again = save_picture(Image.new("RGB", (8, 8), (9, 9, 9)), tmp_path / "a.jpg", recipe)
+    assert again == tmp_path / "a 2.png"
+    assert path.read_bytes() == first
 
 
 def test_hashes_stand_in_the_infotext_as_the_sites_look_them_up() -> None:
-    hashes = RecipeHashes("a" * 64, {"ink": "b" * 64, "two": "c" * 64}, {"word": "d" * 64})
+    hashes = RecipeHashes("a" * 64, ("b" * 64, "c" * 64), {"word": "d" * 64})
     text = replace(RECIPE, hashes=hashes).infotext()
     assert f"Model hash: {'a' * 10}, Model: " in text
     assert f'Lora hashes: "ink: {"b" * 12}, two: {"c" * 12}", TI hashes: "word: {"d" * 12}", Version: Inkwash' in text

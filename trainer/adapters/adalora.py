@@ -97,6 +97,7 @@ class AdaloraMethod(ChangedWeights):
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__(config, AdaloraChange)
         self._settings = config.adalora
+        self._fixed: bool | None = None
 
     def _parts(self) -> list[list[AdaloraChange]]:
         parts: dict[str, list[AdaloraChange]] = {}
@@ -116,17 +117,46 @@ class AdaloraMethod(ChangedWeights):
         start = round(self._settings.start_share * total_steps)
         end = total_steps - round(self._settings.final_share * total_steps)
         decides = step == end or (start < step < end and (step - start) % self._settings.every == 0)
+        # A run that was made shorter may be past the last decision of its new length.
+        decides = decides or (step > end and not self._is_fixed())
         for changes in self._parts():
             for change in changes:
                 change.observe(self._settings)
             if decides:
-                total = sum(len(change.values) for change in changes)
-                target = max(1, round(self._settings.target_share * total))
+                total, target = self._budgets(changes)
                 allocate(changes, budget(step, start, end, total, target))
             if decides or step > end:
                 for change in changes:
                     change.mask()
                     change.fixed.fill_(float(step >= end))
+        self._fixed = step >= end if decides else self._fixed
+
+    @torch.no_grad()
+    def at_end(self) -> None:
+        """Fix the ranks of a run that was made so short that it ends where it is, before they were."""
+        if not self._is_fixed():
+            for changes in self._parts():
+                allocate(changes, self._budgets(changes)[1])
+                for change in changes:
+                    change.mask()
+                    change.fixed.fill_(1.0)
+            self._fixed = True
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a checkpoint. Raises RunError where they do not fit."""
+        super().load_state_dict(state)
+        self._fixed = None
+
+    def _is_fixed(self) -> bool:
+        """Whether the last decision was made; read from the device once, for that waits for it."""
+        if self._fixed is None:
+            self._fixed = all(bool(cast(AdaloraChange, change).fixed) for change in self.changes().values())
+        return self._fixed
+
+    def _budgets(self, changes: list[AdaloraChange]) -> tuple[int, int]:
+        """The ranks of a part at the start and at the end."""
+        total = sum(len(change.values) for change in changes)
+        return total, max(1, round(self._settings.target_share * total))
 
     def export_modules(self) -> dict[str, AdapterModule]:
         """Plain LoRA of the rank that each layer has now; one without any is written as rank 1 of zeros.

@@ -102,7 +102,7 @@ class ChangedLayer(nn.Module):
         weight = self.base.weight
         # Mixed precision would compute the product of the factors in 16 bits.
         with without_autocast(weight.device):
-            delta = self._delta(weight)
+            delta = self._delta(weight.dtype)
             if self.training and self._rank_dropout:
                 delta = delta * row_mask(delta, self._rank_dropout)
             if self.training and self._module_dropout:
@@ -112,15 +112,16 @@ class ChangedLayer(nn.Module):
         # Added to a weight of 16 bits, a small change would be rounded away.
         return self.base(inputs) + _apply(self.base, inputs, delta, None)
 
-    def _delta(self, weight: Tensor) -> Tensor:
+    def _delta(self, dtype: torch.dtype) -> Tensor:
         """ΔW, in the format in which it is used.
 
         What it is made of is as large as the weight, in float32, several times over: it is made again in the backward pass
-        (to the bit: nothing in it is random) and not kept until then.
+        (to the bit: nothing in it is random) and not kept until then. Nor is the weight that it follows from, which a packed
+        or offloaded layer makes for each use.
         """
 
         def make() -> Tensor:
-            return self.change.delta_weight(weight).to(weight.dtype)
+            return self.change.delta_weight(self.base.weight).to(dtype)
 
         if not torch.is_grad_enabled():
             return make()

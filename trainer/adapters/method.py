@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,21 @@ class AdapterMethod(Protocol):
     def outcome(self) -> str:
         """What the training made of the adapter, in a sentence; empty where the settings say it all."""
         ...
+
+
+@runtime_checkable
+class EndsItself(Protocol):
+    """A method that has something to do before the end of a run, in steps that a run which was made shorter may not have."""
+
+    def at_end(self) -> None:
+        """Do what of it was not done."""
+        ...
+
+
+def end_early(method: AdapterMethod) -> None:
+    """Let a method do what it still has to, where a run ends without another step."""
+    if isinstance(method, EndsItself):
+        method.at_end()
 
 
 def build_method(config: AdapterConfig, trigger_word: str = "") -> AdapterMethod:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from trainer.adapters.method import AdapterMethod, take_over
+from trainer.adapters.method import AdapterMethod, end_early, take_over
 from trainer.config.adapter import AdapterConfig
 from trainer.config.embedding import GROUP
 from trainer.lora_files.file import AdapterModule
@@ -92,6 +92,10 @@ class PivotalMethod:
         before = self._settings.first_steps(total_steps)
         if step > before:
             self._inner.after_step(step - before, total_steps - before)
+
+    def at_end(self) -> None:
+        """What the method does."""
+        end_early(self._inner)
 
     def export_modules(self) -> dict[str, AdapterModule]:
         """The method's layers. The word is in the model's vocabulary."""

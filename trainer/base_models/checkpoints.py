@@ -18,6 +18,7 @@ from trainer.base_models.families import FAMILY_FACTS, VELOCITY_RESOLUTION
 from trainer.base_models.folders import PRECISIONS
 from trainer.base_models.info import BaseModelInfo, Traits
 from trainer.errors import Finding, LoraFileError, ModelFileError
+from trainer.files import is_file
 from trainer.lora_files.header import TensorEntry, read_entries
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
@@ -37,7 +38,7 @@ class CheckpointHeader:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a path is a file that may be a single-file model, by its name."""
-    return path.suffix.lower() in CHECKPOINT_SUFFIXES and path.is_file()
+    return path.suffix.lower() in CHECKPOINT_SUFFIXES and is_file(path)
 
 
 def read_checkpoint_header(path: Path) -> CheckpointHeader:

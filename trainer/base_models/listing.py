@@ -12,6 +12,7 @@ from trainer.base_models.hub import cached_models, cached_snapshot
 from trainer.base_models.info import INPAINTING_PROBLEM, BaseModelInfo
 from trainer.base_models.scan import scan_models
 from trainer.errors import ModelFileError
+from trainer.files import is_file, is_folder
 from trainer.paths import ASSETS, DataFolder
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -65,15 +66,15 @@ def resolve_trainable(base: str, data: DataFolder, *, has_vae: bool = False) -> 
 def find_base(base: str, data: DataFolder) -> Path:
     """Like `resolve_base`, without checking that it is whole."""
     path = Path(base).expanduser()
-    if path.is_absolute() and (path.is_dir() or is_checkpoint(path)):
+    if path.is_absolute() and (is_folder(path) or is_checkpoint(path)):
         # Without looking through all folders first.
         return path
     by_name = {info.name: info.path for info in reversed(list_base_models(data))}
     if base in by_name:
         return by_name[base]
-    if path.is_dir() or is_checkpoint(path):
+    if is_folder(path) or is_checkpoint(path):
         return path.absolute()
-    if path.is_file():
+    if is_file(path):
         raise ModelFileError(
             "This file is no base model.",
             where=str(path),
@@ -91,9 +92,9 @@ def find_base(base: str, data: DataFolder) -> Path:
 def resolve_vae(vae: str) -> Path:
     """The path of a VAE alone: a file, or a diffusers folder of one. Raises ModelFileError."""
     path = Path(vae).expanduser().absolute()
-    if (path / "vae" / "config.json").is_file():
+    if is_file(path / "vae" / "config.json"):
         path = path / "vae"
-    if is_checkpoint(path) or (path / "config.json").is_file():
+    if is_checkpoint(path) or is_file(path / "config.json"):
         return path
     raise ModelFileError(
         f"There is no VAE '{vae}'.",

@@ -138,6 +138,13 @@ def known_sha256(data: DataFolder, path: Path) -> str:
     return record.sha256 if record is not None and _is_current(record, path) else ""
 
 
+def known_files(data: DataFolder) -> dict[Path, str]:
+    """Files that were looked at before, are unchanged and are no base model, with the SHA-256 of each as far as it is known."""
+    records = _load(data)
+    found = {Path(path): record for path, record in records.items() if record.info is None}
+    return {path: record.sha256 for path, record in found.items() if _is_current(record, path)}
+
+
 def _hash(path: Path, size: int, progress: Progress | None) -> str:
     digest, done = hashlib.sha256(), 0
     with open(path, "rb") as handle:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.captioners.captioner import subject_of
+from trainer.captioners.captioner import Description, subject_of
 from trainer.captioners.models import find_model, require_runtime
 from trainer.captioners.notes import Noted, Notes
 from trainer.captioners.registry import CAPTIONERS, load_captioner
@@ -19,6 +19,7 @@ from trainer.dataset.scan import PictureFacts
 from trainer.dataset.store import DatasetStore
 from trainer.errors import DatasetError
 from trainer.events import Started, Warned
+from trainer.failures import Failures
 from trainer.jobs import JobContext, enqueue
 from trainer.paths import DataFolder
 from trainer.progress import StageProgress
@@ -75,8 +76,11 @@ def chosen(pictures: Sequence[PictureFacts], config: CaptionConfig) -> list[Pict
 def caption(context: JobContext) -> dict[str, Any]:
     """Caption what the run's settings say. What was captioned before a stop, a fault or a crash is kept, and not done again.
 
-    Returns: `dataset`, `captioned` (how many), `unchanged` (where there was nothing to say), `summary`, `captions`
-        (all of a preview, else the first few, each with `picture`, `before` and `caption`).
+    A picture that cannot be captioned is told and passed over; where three in a row cannot, the run ends. A resumed one begins
+    with the others.
+
+    Returns: `dataset`, `captioned` (how many), `unchanged` (where there was nothing to say), `failed` (how many could not be
+        captioned), `summary`, `captions` (all of a preview, else the first few, each with `picture`, `before` and `caption`).
     Raises: DatasetError, ModelFileError, ResourceError: as their messages say. Cancelled: the user stopped.
     """
     config = build_caption_config(context.run.config())
@@ -105,14 +109,27 @@ class _Captioning:
             return
         self._context.stage("Loading the captioner")
         captioner = load_captioner(self._config, self._context.check_stop)
+
+        def describe(facts: PictureFacts) -> Description:
+            return captioner.describe(subject_of(facts))
+
         progress = StageProgress(self._context)
         first, total = len(self._notes.done), len(self._notes.done) + len(waiting)
         progress("Captioning", first, total)
-        for number, facts in enumerate(waiting, first + 1):
-            before = "\n".join(facts.captions)
-            words = self._wording.caption(captioner.describe(subject_of(facts)), facts.name, before)
-            self._notes.add(Noted(facts.name, before, words))
-            progress("Captioning", number, total)
+        failures = Failures(lambda message: self._context.emit(Warned(message=message)))
+        had_failed = set(self._notes.failed)
+        # Those that failed before come last: nothing behind them shall wait for them for ever.
+        waiting.sort(key=lambda facts: facts.name in had_failed)
+        try:
+            for number, facts in enumerate(waiting, first + 1):
+                said = failures.attempt(describe, facts, again=facts.name in had_failed)
+                if said is not None:
+                    before = "\n".join(facts.captions)
+                    self._notes.add(Noted(facts.name, before, self._wording.caption(said, facts.name, before)))
+                progress("Captioning", number, total)
+        finally:
+            self._notes.fail(failures.names)
+        failures.end()
 
     def keep(self) -> int:
         """Put what is done into the data set, as one change; returns how many pictures changed.
@@ -140,11 +157,14 @@ class _Captioning:
         shown = [entry for entry in noted if entry.caption or self._config.preview]
         what = "tried; nothing is changed" if self._config.preview else "captioned"
         count = len(noted) if self._config.preview else num_kept
+        failed = len(self._notes.failed)
+        rest = f", {failed} could not be captioned" if failed else ""
         return {
             "dataset": self._info.name,
             "captioned": num_kept,
             "unchanged": silent,
-            "summary": f"{count} {'picture' if count == 1 else 'pictures'} {what}",
+            "failed": failed,
+            "summary": f"{count} {'picture' if count == 1 else 'pictures'} {what}{rest}",
             "captions": [vars(entry) for entry in (shown if self._config.preview else shown[:_SHOWN])],
         }
 

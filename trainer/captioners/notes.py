@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class Noted:
 
 
 class Notes:
-    """The file `captions.jsonl`: a line a picture, and a line when what stands above was put into the data set."""
+    """The file `captions.jsonl`: a line a picture, a line of those that failed, and a line when what stands above was put into the data set."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
@@ -32,17 +32,30 @@ class Notes:
         """All pictures that this run has described, by name."""
         self.open: dict[str, Noted] = {}
         """Those of them that are not in the data set yet."""
+        self.failed: dict[str, None] = {}
+        """Pictures that could not be described, by name, in order."""
         for line in _lines(self._path):
             if "kept" in line:
                 self.open.clear()
+            elif "failed" in line:
+                self.failed |= dict.fromkeys(line["failed"])
             else:
-                noted = Noted(line["picture"], line["before"], line["caption"])
-                self.done[noted.picture] = self.open[noted.picture] = noted
+                self._take(Noted(line["picture"], line["before"], line["caption"]))
+
+    def _take(self, noted: Noted) -> None:
+        self.done[noted.picture] = self.open[noted.picture] = noted
+        self.failed.pop(noted.picture, None)
 
     def add(self, noted: Noted) -> None:
         """Write a picture down."""
-        self.done[noted.picture] = self.open[noted.picture] = noted
+        self._take(noted)
         self._write(asdict(noted))
+
+    def fail(self, pictures: Sequence[str]) -> None:
+        """Write down which pictures could not be described."""
+        if pictures:
+            self.failed |= dict.fromkeys(pictures)
+            self._write({"failed": list(pictures)})
 
     def keep(self) -> None:
         """Note that the data set has them all now."""
@@ -68,5 +81,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             line = json.loads(text) if text else None
         except ValueError:
             continue  # cut off while it was written
-        if isinstance(line, dict) and ("kept" in line or {"picture", "before", "caption"} <= line.keys()):
+        if isinstance(line, dict) and (
+            {"kept", "failed"} & line.keys() or {"picture", "before", "caption"} <= line.keys()
+        ):
             yield line

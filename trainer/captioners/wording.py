@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from trainer.captioners.captioner import Description, Tag
 from trainer.captioners.guides import guided_text, keeps_tag
 from trainer.config.caption import CaptionConfig
-from trainer.dataset.captions import caption_from_name, clean_caption, compose_caption
+from trainer.dataset.captions import caption_from_name, clean_caption, compose_caption, has_trigger_word
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Wording:
         words = self._tags(description.tags) if description.tags else self._text(description.text)
         if not words:
             return ""
+        filled = self._filled(words, name)
         appends = self.config.existing == "append" and bool(before)
-        if not appends:
-            return self._filled(words, name)
-        return "\n".join(self._appended(line, words, name) for line in before.split("\n"))
+        lines = [self._appended(line, filled) for line in before.split("\n")] if appends else [filled]
+        return "\n".join(map(self._triggered, lines))
 
     def _tags(self, tags: tuple[Tag, ...]) -> str:
         rules = self.config.wording
@@ -72,14 +72,18 @@ class Wording:
         # In one pass: what stands in braces inside a caption is no place holder.
         text = re.sub(r"\{(caption|name|folder|trigger)\}", lambda found: values[found[1]], rules.template)
         text = ", ".join(part for part in (rules.prefix, _tidy(text), rules.suffix) if part)
-        if rules.insert_trigger:
-            text = compose_caption(text, self.trigger_word, "", use_captions=True)
         return clean_caption(text).text or ""
 
-    def _appended(self, before: str, words: str, name: str) -> str:
+    def _triggered(self, caption: str) -> str:
+        if not self.config.wording.insert_trigger:
+            return caption
+        return compose_caption(caption, self.trigger_word, "", use_captions=True)
+
+    def _appended(self, before: str, new: str) -> str:
         """What there is, and behind it what is new: of tags only those that it has not."""
-        new = self._filled(words, name)
         has = {part.strip().casefold() for part in before.split(",")}
+        if self.trigger_word and has_trigger_word(before, self.trigger_word):
+            has.add(self.trigger_word.casefold())
         parts = [part.strip() for part in new.split(",")]
         return ", ".join([before.rstrip(" ,"), *(part for part in dict.fromkeys(parts) if part.casefold() not in has)])
 

@@ -232,7 +232,7 @@ def _make_masks(arguments: argparse.Namespace, store: DatasetStore, name: str) -
     def tell(done: int, total: int) -> None:
         printer.over(f"cutting out {done}/{total}", is_last=done == total)
 
-    count = make_masks(store, name, arguments.model, tell)
+    count = make_masks(store, name, arguments.model, tell, printer.line)
     printer.close()
     printer.line(f"{count} masks made; `--undo` takes them back." if count else "No mask was made.")
 

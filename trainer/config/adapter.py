@@ -78,7 +78,7 @@ class EvaSettings(Settings):
     batches: Annotated[int, Field(ge=1, le=1000)] = 8
     """How many batches are looked at before the first step."""
     rho: Annotated[float, Field(ge=1, le=10)] = 1.0
-    """Up to how many times its rank a layer may get: above 1, ranks move to the layers whose inputs differ in more ways; how many there are in all stays. 2 is the paper's."""
+    """Up to how many times its rank a layer may get: above 1, ranks move to the layers whose inputs differ in more ways, but to none above 512; how many there are in all stays. 2 is the paper's."""
 
 
 class DoraSettings(Settings):

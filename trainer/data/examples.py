@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,13 +139,22 @@ def at_all_resolutions(examples: Sequence[Example], config: DataConfig) -> list[
 
 
 def split_examples(examples: Sequence[Example], share: float, num_validation: int, seed: int) -> Split:
-    """Hold a share out for validation; with a share of 0, or a single picture, the training pictures serve for both."""
+    """Hold a share out for validation; with a share of 0, or a single picture, the training pictures serve for both.
+
+    Of each concept at least one picture is trained on.
+    """
     order = torch.randperm(len(examples), generator=generator_for("validation pictures", seed)).tolist()
-    num_held_out = min(max(1, round(share * len(examples))), len(examples) - 1) if share > 0 else 0
-    if num_held_out == 0:
+    left = Counter(example.concept for example in examples)
+    held_out: list[int] = []
+    num_held_out = max(1, round(share * len(examples))) if share > 0 else 0
+    for index in order:
+        concept = examples[index].concept
+        if len(held_out) < num_held_out and left[concept] > 1:
+            left[concept] -= 1
+            held_out.append(index)
+    if not held_out:
         chosen = sorted(order[:num_validation])
         return Split(tuple(examples), tuple(examples[index] for index in chosen), held_out=False)
-    held_out = set(order[:num_held_out])
-    chosen = sorted(order[: min(num_held_out, num_validation)])
+    chosen = sorted(held_out[:num_validation])
     training = tuple(example for index, example in enumerate(examples) if index not in held_out)
     return Split(training, tuple(examples[index] for index in chosen), held_out=True)

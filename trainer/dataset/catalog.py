@@ -41,6 +41,8 @@ class DatasetInfo:
     """Folder of what the user says about it; None for a plain folder that was not linked."""
     is_missing: bool = False
     """Whether the linked folder is not there (a disk that is not plugged in)."""
+    problem: str = ""
+    """Why it cannot be used (its record is damaged), or empty. It can be deleted all the same."""
     role: str = ""
     """`trainer.dataset.record.CLASS_PICTURES`, or empty."""
     repeats: int = 1
@@ -76,20 +78,21 @@ class DatasetCatalog:
         self._bundled = bundled
 
     def list(self) -> list[DatasetInfo]:
-        """All data sets: the user's by name, then the bundled ones in the order that they give themselves."""
+        """All data sets: the user's by name, then the bundled ones in the order that they give themselves, then what cannot be used."""
         own = [self._own_info(folder) for folder in self._own_folders()]
         bundled = [self._bundled_info(folder) for folder in _folders(self._bundled)]
-        return [
+        found = [
             *sorted(own, key=lambda info: info.title.casefold()),
             *sorted(bundled, key=lambda info: (info.order, info.name)),
         ]
+        return sorted(found, key=lambda info: bool(info.problem))
 
     def get(self, name_or_path: str | Path) -> DatasetInfo:
-        """The data set of this name, or the folder at this path. Raises DatasetError."""
+        """The data set of this name, or the folder at this path. Raises DatasetError: there is none, or it cannot be used."""
         text = str(name_or_path).strip()
         known = self._find(text)
         if known is not None:
-            return known
+            return _usable(known)
         path = Path(text).expanduser()
         try:
             is_folder = bool(text) and path.is_dir()
@@ -105,7 +108,7 @@ class DatasetCatalog:
         path = path.absolute()
         linked = next((info for info in self.list() if info.folder == path.resolve()), None)
         if linked is not None:
-            return linked
+            return _usable(linked)
         return DatasetInfo(path.name, path.name, path)
 
     def _find(self, name: str) -> DatasetInfo | None:
@@ -116,7 +119,12 @@ class DatasetCatalog:
         return self._own_info(folder) if folder is not None else None
 
     def _known(self, name: str) -> tuple[DatasetInfo, Path]:
-        """A data set with a record, for changes. Raises DatasetError."""
+        """A data set with a record, for changes. Raises DatasetError: there is none, or it cannot be used."""
+        info, record = self._listed(name)
+        return _usable(info), record
+
+    def _listed(self, name: str) -> tuple[DatasetInfo, Path]:
+        """A data set with a record, whether it can be used or not. Raises DatasetError: there is none."""
         info = self._find(name)
         if info is None or info.record is None:
             raise DatasetError(
@@ -127,13 +135,13 @@ class DatasetCatalog:
     def _own_folders(self) -> Sequence[Path]:
         """Folders of own and linked sets: no records of bundled ones, not even of those that are bundled no more."""
         found = _folders(self._data.datasets)
-        return [f for f in found if not self._is_bundled(f.name) and load_record(f).origin != "bundled"]
+        return [f for f in found if not self._is_bundled(f.name) and _read_record(f)[0].origin != "bundled"]
 
     def _is_bundled(self, name: str) -> bool:
         return any(folder.name == name for folder in _folders(self._bundled))
 
     def _own_info(self, folder: Path) -> DatasetInfo:
-        record = load_record(folder)
+        record, problem = _read_record(folder)
         is_linked = record.origin == "linked"
         pictures = Path(record.folder) if is_linked else folder
         is_missing = is_linked and not pictures.is_dir()
@@ -148,13 +156,14 @@ class DatasetCatalog:
             excluded=record.excluded,
             record=folder,
             is_missing=is_missing,
+            problem=problem,
             **_training_settings(record),
         )
 
     def _bundled_info(self, folder: Path) -> DatasetInfo:
         about = _read_about(folder)
         record_folder = self._data.datasets / folder.name
-        record = load_record(record_folder)
+        record, problem = _read_record(record_folder)
         trigger, class_prompt = record.trigger_word, record.class_prompt
         return DatasetInfo(
             name=folder.name,
@@ -168,6 +177,7 @@ class DatasetCatalog:
             description=about.get("description", ""),
             license=about.get("license", ""),
             record=record_folder,
+            problem=problem,
             **_training_settings(record),
             order=about.get("order", _LAST),
         )
@@ -216,6 +226,21 @@ class DatasetCatalog:
             facts = facts_or_path
             return make_thumbnail(self._data, facts.path, size, facts.sha256, facts.preparation)
         return make_thumbnail(self._data, facts_or_path, size)
+
+
+def _read_record(folder: Path) -> tuple[Record, str]:
+    """A record, and why it cannot be read: the others must be listed all the same. It is an empty one then."""
+    try:
+        return load_record(folder), ""
+    except DatasetError as error:
+        return Record(), str(error)
+
+
+def _usable(info: DatasetInfo) -> DatasetInfo:
+    """The data set, unless its record is damaged. Raises DatasetError: it is."""
+    if info.problem and info.record is not None:
+        load_record(info.record)
+    return info
 
 
 def _training_settings(record: Record) -> dict[str, Any]:

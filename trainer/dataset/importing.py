@@ -134,7 +134,7 @@ def _stage(found: Gathered, folder: Path, staging: Path, excluded: Collection[st
                 lone_masks.append((found.masks[path], same.stem))
             continue
         name = safe_file_name(readable_name(path.name))
-        name = _unused_name(name, taken)
+        name = unused_name(name, taken)
         with disk_errors(ready / name, path.name):
             shutil.copyfile(path, ready / name)
             if (caption := found.captions.get(path)) is not None:
@@ -197,7 +197,7 @@ def _stage_lone_mask(mask: Path, stem: str, there: Sorted, ready: Path) -> Findi
     return None
 
 
-def _unused_name(name: str, taken: set[str]) -> str:
+def unused_name(name: str, taken: set[str]) -> str:
     """`name`, or with a number: stems are unused too, as `a.jpg` and `a.png` would share one caption file."""
     path, number = Path(name), 2
     stem = path.stem

@@ -23,6 +23,8 @@ SETTINGS, CAPTIONS, EXCLUDED, IGNORED, CROPS, MASKS, BACKGROUNDS, TURNS = DOCUME
 """Documents of a record whose changes can be undone: what holds for the set; captions, and what is left out, by picture name; what the
 check found and the user finds right as it is, by finding; crops as (left, top, right, bottom) in px of the upright picture as its
 file has it, masks as `trainer.dataset.painted.MaskEntry`, colours of filled backgrounds, and turns in degrees clockwise, by picture name."""
+OF_PICTURES = (CAPTIONS, EXCLUDED, CROPS, MASKS, BACKGROUNDS, TURNS)
+"""Those of them that are about single pictures, by their names."""
 _SETTINGS = ("title", "kind", "trigger_word", "class_prompt", "role", "repeats", "weight", "instance_prompt")
 CLASS_PICTURES = "class_pictures"
 """The role of a data set that shows what a class looks like, for prior preservation (kohya: regularisation images)."""

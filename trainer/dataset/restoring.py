@@ -254,7 +254,5 @@ def _documents_of_copy(version: DatasetVersion, pictures: Iterable[PictureFacts]
             # A painted mask came along as a file beside the copy.
             if name in kept and document != MASKS:
                 values[document, facts.name] = kept[name]
-    for key in ("kind", "class_prompt"):
-        if value := version.documents.get(SETTINGS, {}).get(key):
-            values[SETTINGS, key] = value
-    return values
+    settings = version.documents.get(SETTINGS, {})
+    return values | {(SETTINGS, key): value for key, value in settings.items() if key not in _KEPT_SETTINGS}

@@ -15,14 +15,16 @@ from typing import Any
 from trainer.dataset.captions import caption_files, caption_lines, clean_caption
 from trainer.dataset.catalog import DatasetCatalog, DatasetInfo
 from trainer.dataset.dropped import Source
-from trainer.dataset.history import Change, History, Patch, apply, changed, difference, reverse, state_at
-from trainer.dataset.importing import ImportReport, import_files
+from trainer.dataset.history import Change, History, Patch, State, apply, changed, difference, reverse, state_at
+from trainer.dataset.importing import ImportReport, import_files, unused_name
 from trainer.dataset.masks import MASK_ENDINGS, sort_masks
 from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.record import (
     CAPTIONS,
     CLASS_PICTURES,
     EXCLUDED,
+    IGNORED,
+    OF_PICTURES,
     SETTINGS,
     Record,
     load_captions,
@@ -162,8 +164,9 @@ class DatasetStore(DatasetCatalog):
             report = import_files(info.folder, paths, before[EXCLUDED], progress)
             # As if they had been left out before: so undoing takes them out, and no file is touched.
             before[EXCLUDED] |= dict.fromkeys(report.added, True)
+            values = _nothing_said_of(report.added, before)
+            values |= {(EXCLUDED, picture): None for picture in report.brought_back}
             in_use = (*report.added, *report.brought_back)
-            values: dict[tuple[str, str], Any] = {(EXCLUDED, picture): None for picture in in_use}
             values |= {(CAPTIONS, picture): caption for picture, caption in report.captions_for.items()}
             self._do(record, changed(before, f"Added {len(in_use)} pictures", values))
         return report
@@ -267,28 +270,18 @@ class DatasetStore(DatasetCatalog):
         with locked(record), disk_errors(self._data.trash, "the removed pictures"):
             state = load_state(record)
             gone = [name for name in state[EXCLUDED] if is_inside(info.folder / name, info.folder)]
-            trashed = [
-                self._discard(info, picture, state[CAPTIONS].get(picture, ""))
-                for picture in gone
-                if (info.folder / picture).is_file()
-            ]
+            bin_folder = self._data.trash / f"{info.name} (pictures)"
+            taken = {path.stem.casefold() for path in bin_folder.iterdir()} if bin_folder.is_dir() else set[str]()
+            trashed = []
+            for picture in gone:
+                path = info.folder / picture
+                if path.is_file():
+                    target = bin_folder / unused_name(path.name, taken)
+                    _discard(path, target, state[CAPTIONS].get(picture, ""))
+                    trashed.append(target)
             # Not a change to be undone: what it speaks of is no longer there.
             save_state(record, apply(state, [Patch(EXCLUDED, picture, True, None) for picture in gone]))
             return trashed
-
-    def _discard(self, info: DatasetInfo, picture: str, caption: str) -> Path:
-        path = info.folder / picture
-        bin_folder = self._data.trash / f"{info.name} (pictures)"
-        bin_folder.mkdir(parents=True, exist_ok=True)
-        target = unused_path(bin_folder / path.name)
-        beside = [] if _siblings(path) else _files_of(path)
-        shutil.move(path, target)
-        for file, ending in beside:
-            shutil.move(file, unused_path(target.with_name(f"{target.stem}{ending}")))
-        if caption:
-            # What was written in the app goes along, so that the trash holds all of it.
-            write_text(target.with_suffix(".txt"), caption, "the caption")
-        return target
 
     # --- history -------------------------------------------------------------------------------------------------
 
@@ -363,7 +356,7 @@ class DatasetStore(DatasetCatalog):
 
     def delete(self, name: str) -> Path:
         """Move a data set to the trash; of a linked one only the record. Returns where it lies. Raises DatasetError."""
-        info, record = self._known(name)
+        info, record = self._listed(name)
         if info.is_bundled:
             raise DatasetError("Bundled data sets cannot be deleted.", where=info.title)
         self._data.trash.mkdir(parents=True, exist_ok=True)
@@ -378,6 +371,13 @@ class DatasetStore(DatasetCatalog):
             save_record(record, Record(origin="bundled"))
 
 
+def _nothing_said_of(pictures: Sequence[str], state: State) -> dict[tuple[str, str], Any]:
+    """What makes a record say nothing of pictures, not even what it said of gone ones that had their names."""
+    new = set(pictures)
+    values = {(document, picture): None for document in OF_PICTURES for picture in pictures}
+    return values | {(IGNORED, key): None for key in state[IGNORED] if new.intersection(key.split("|")[1:])}
+
+
 def _picture_path(info: DatasetInfo, picture: str) -> Path:
     path = info.folder / picture
     if not picture or not is_inside(path, info.folder) or not is_picture_name(path) or not path.is_file():
@@ -387,6 +387,19 @@ def _picture_path(info: DatasetInfo, picture: str) -> Path:
 
 def _caption_title(captions: Mapping[str, str]) -> str:
     return f"Caption of {next(iter(captions))}" if len(captions) == 1 else f"Captions of {len(captions)} pictures"
+
+
+def _discard(path: Path, target: Path, caption: str) -> None:
+    """Move a picture, and the files beside it that are its own; `caption` is what was written in the app."""
+    beside = [] if _siblings(path) else _files_of(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(path, target)
+    if caption:
+        # It counts, so it gets the name that goes with the picture; the trash holds the file's own, too.
+        write_text(target.with_suffix(".txt"), caption, "the caption")
+    for file, ending in beside:
+        stem = f"{target.stem} (file)" if caption and ending == ".txt" else target.stem
+        shutil.move(file, unused_path(target.with_name(f"{stem}{ending}")))
 
 
 def _siblings(path: Path) -> list[Path]:

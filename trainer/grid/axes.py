@@ -26,7 +26,7 @@ from trainer.config.loading import build_generate_config
 from trainer.errors import ConfigError, InkwashError
 from trainer.grid.lora_axes import LORA_AXES, block_values, file_values, used_values, weight_values
 from trainer.grid.settings import Axis, Change, Choice, GridSettings
-from trainer.grid.values import AxisFault, Value, expand_numbers, split_values
+from trainer.grid.values import AxisFault, Value, expand_numbers, number_text, split_values
 from trainer.init_pictures import with_kept_pictures
 from trainer.upscalers import resolve_upscaler
 
@@ -122,7 +122,7 @@ def _choices(spec: FieldSpec, value: Value, settings: GridSettings) -> list[Choi
         if spec.path == "seed" and content < 0:
             raise AxisFault(value.at, "-1 would be another seed each time: write seeds, such as seed=1-4")
         checked = _checked(spec.path, content, value, settings)
-        shown = f"{content:g}" if isinstance(content, float) else str(content)
+        shown = number_text(content) if isinstance(content, float) else str(content)
         found.append(Choice(shown, _set({spec.path: checked}), value.at, is_prompt=spec.path in _BEFORE_TAGS))
     return found
 

@@ -11,8 +11,9 @@ from typing import Any
 from trainer.blocks import parse_blocks
 from trainer.config.generate import StackedLora
 from trainer.errors import InkwashError
+from trainer.files import is_file
 from trainer.grid.settings import Axis, Change, Choice, GridSettings
-from trainer.grid.values import AxisFault, Value, expand_numbers
+from trainer.grid.values import AxisFault, Value, expand_numbers, number_text
 from trainer.library import SUFFIX, list_loras, resolve_lora
 from trainer.lora_lookup import find_lora
 from trainer.paths import DataFolder
@@ -38,9 +39,9 @@ def weight_values(kind: str, name: str, values: Sequence[Value], settings: GridS
             if abs(number) > _MAX_WEIGHT:
                 raise AxisFault(value.at, f"the weight {number:f} is too large: -{_MAX_WEIGHT} to {_MAX_WEIGHT} can be")
             new = dict.fromkeys(LORA_AXES[kind], float(number))
-            choices.append(Choice(f"{float(number):g}", _with_lora(file, new), value.at))
+            choices.append(Choice(number_text(float(number)), _with_lora(file, new), value.at))
     part = {"lora_unet": " UNet", "lora_text": " text"}.get(kind, "")
-    return Axis(f"{short_name(file)}{part}", f"{kind}:{file}", tuple(choices))
+    return Axis(f"{_label(file, settings)}{part}", f"{kind}:{file}", tuple(choices))
 
 
 def block_values(kind: str, name: str, values: Sequence[Value], settings: GridSettings) -> Axis:
@@ -54,24 +55,25 @@ def block_values(kind: str, name: str, values: Sequence[Value], settings: GridSe
             hint = "; lists stand in quotes" if re.fullmatch(r"[\d.]+", value.text) else ""
             raise AxisFault(value.at, f"{error}{hint}") from error
         choices.append(Choice(value.text or "ALL", _with_lora(file, {"blocks": value.text}), value.at))
-    return Axis(f"{short_name(file)} blocks", f"{kind}:{file}", tuple(choices))
+    return Axis(f"{_label(file, settings)} blocks", f"{kind}:{file}", tuple(choices))
 
 
 def file_values(values: Sequence[Value], settings: GridSettings) -> Axis:
     """`lora=NAME,NAME,none`: which file takes the place of the stack's first, with its weights. Raises AxisFault."""
-    choices: list[Choice] = []
+    rows: list[tuple[str | None, int]] = []
     for value in values:
-        if value.text.casefold() == _NONE:
-            choices.append(Choice("no LoRA", _with_first(None), value.at))
-            continue
-        files = _files(value, settings.data)
-        choices += [Choice(short_name(file), _with_first(file), value.at) for file in files]
+        is_none = value.text.casefold() == _NONE
+        rows += [(file, value.at) for file in ([None] if is_none else _files(value, settings.data))]
+    labels = file_labels([file for file, _ in rows if file is not None], settings.data)
+    choices = [Choice("no LoRA" if file is None else labels[file], _with_first(file), at) for file, at in rows]
     return Axis("", "lora", tuple(choices))
 
 
 def used_values(values: Sequence[Value], settings: GridSettings) -> Axis:
     """`loras=each`: which LoRAs of the stack are used. Raises AxisFault."""
-    names = list(dict.fromkeys(short_name(str(lora["file"])) for lora in settings.stack if lora.get("is_on", True)))
+    files = [str(lora["file"]) for lora in settings.stack if lora.get("is_on", True)]
+    labels = file_labels(files, settings.data)
+    names = list(dict.fromkeys(labels.values()))
     if not names:
         raise AxisFault(values[0].at, "there is no LoRA on the stack: put some on it first")
     wanted: list[tuple[str, set[str], int]] = []
@@ -81,8 +83,35 @@ def used_values(values: Sequence[Value], settings: GridSettings) -> Axis:
             wanted += [(label, chosen, value.at) for label, chosen in _each(names, has_without=text != "each")]
         else:
             wanted.append((*_chosen(value, names), value.at))
-    choices = [Choice(label, _with_used(chosen), at) for label, chosen, at in wanted]
+    choices = [
+        Choice(label, _with_used({file for file in files if labels[file] in chosen}), at)
+        for label, chosen, at in wanted
+    ]
     return Axis("", "loras", tuple(choices))
+
+
+def file_labels(files: Sequence[str], data: DataFolder) -> dict[str, str]:
+    """What LoRAs are called in labels, by what the stack calls them: by the file's name alone; where another file has the same,
+    by the library's name, or with the run or the folder before it; else by the path. One file has one label."""
+    paths = {file: _path(file, data) or Path(file) for file in files}
+    found: dict[str, str] = {}
+    for name in (lambda path: short_name(str(path)), lambda path: _long_name(path, data), str):
+        left = {file: name(path) for file, path in paths.items() if file not in found}
+        for file, label in left.items():
+            if len({paths[other] for other, same in left.items() if same == label}) == 1:
+                found[file] = label
+    return {file: found[file] for file in paths}
+
+
+def _long_name(path: Path, data: DataFolder) -> str:
+    if path.is_relative_to(data.loras):
+        return path.relative_to(data.loras).as_posix().removesuffix(SUFFIX)
+    is_export = path.is_relative_to(data.runs)
+    return f"{path.relative_to(data.runs).parts[0] if is_export else path.parent.name}/{short_name(str(path))}"
+
+
+def _label(file: str, settings: GridSettings) -> str:
+    return file_labels([*(str(lora["file"]) for lora in settings.stack), file], settings.data)[file]
 
 
 def short_name(file: str) -> str:
@@ -111,18 +140,29 @@ def _chosen(value: Value, names: list[str]) -> tuple[str, set[str]]:
 
 
 def _known(name: str, value: Value, names: list[str]) -> str:
-    folded = {known.casefold(): known for known in names}
-    if short_name(name).casefold() not in folded:
+    wanted = name.casefold()
+    exact = [known for known in names if known.casefold() == wanted]
+    found = exact or [known for known in names if short_name(known).casefold() == short_name(name).casefold()]
+    if not found:
         raise AxisFault(value.at, f"there is no '{name}' on the stack; there are {', '.join(names)}")
-    return folded[short_name(name).casefold()]
+    return _only(name, value.at, found)
+
+
+def _only(name: str, at: int, found: Sequence[str]) -> str:
+    if len(found) > 1:
+        raise AxisFault(at, f"'{name}' can be any of {len(found)} LoRAs; write {' or '.join(found)}")
+    return found[0]
 
 
 def _file_of(name: str, at: int, settings: GridSettings) -> str:
     """The file that is meant, as the stack calls it where it is there, else as the library or the disk does."""
-    on_stack = [str(lora["file"]) for lora in settings.stack]
-    for file in on_stack:
-        if name in (file, short_name(file)):
-            return file
+    on_stack = list(dict.fromkeys(str(lora["file"]) for lora in settings.stack))
+    labels = file_labels(on_stack, settings.data)
+    named = [file for file in on_stack if name in (file, labels[file])]
+    named = named or [file for file in on_stack if name == short_name(file)]
+    if named:
+        _only(name, at, list(dict.fromkeys(labels[file] for file in named)))
+        return named[0]
     try:
         found = _lora(name, settings.data)
     except InkwashError as error:
@@ -141,7 +181,7 @@ def _path(file: str, data: DataFolder) -> Path | None:
 def _lora(name: str, data: DataFolder) -> str:
     """A LoRA by name, hash or path. Raises LoraFileError."""
     path = Path(name).expanduser()
-    if path.suffix == SUFFIX and path.is_file():
+    if path.suffix == SUFFIX and is_file(path):
         return str(path.absolute())
     return find_lora(data, name).name
 
@@ -198,10 +238,10 @@ def _with_first(file: str | None) -> Change:
     return change
 
 
-def _with_used(names: set[str]) -> Change:
+def _with_used(files: set[str]) -> Change:
     def change(values: dict[str, Any]) -> dict[str, Any]:
         stack = [
-            {**lora, "is_on": lora.get("is_on", True) and short_name(str(lora["file"])) in names}
+            {**lora, "is_on": lora.get("is_on", True) and str(lora["file"]) in files}
             for lora in values.get("loras", ())
         ]
         return {**values, "loras": stack}

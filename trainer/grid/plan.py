@@ -70,7 +70,8 @@ def prepare_grid(config: GridConfig, data: DataFolder) -> tuple[GridConfig, Grid
     """
     seeded = config if config.seed >= 0 else config.model_copy(update={"seed": secrets.randbelow(_SEEDS)})
     kept = with_kept_pictures(seeded, data)
-    loras = [lora.model_copy(update={"file": _library_name(lora.file, data)}) for lora in config.loras]
+    named = [_library_name(lora.file, data) if lora.is_on else lora.file for lora in config.loras]
+    loras = [lora.model_copy(update={"file": name}) for lora, name in zip(config.loras, named, strict=True)]
     ready = GridConfig.model_validate({**kept.model_dump(), "loras": [lora.model_dump() for lora in loras]})
     return ready, plan_grid(ready, data)
 
@@ -90,7 +91,8 @@ def plan_grid(config: GridConfig, data: DataFolder) -> GridPlan:
     values = _common(config)
     check_upscaler(build_generate_config(values), data)
     for lora in config.loras:
-        resolve_lora(data, lora.file)
+        if lora.is_on:
+            resolve_lora(data, lora.file)
     tagged = with_tagged_loras(build_generate_config(values), data)
     stack = [lora.model_dump(mode="json") for lora in tagged.loras]
     settings = GridSettings(values, stack, data)

@@ -109,6 +109,12 @@ def expand_numbers(value: Value, *, is_whole: bool) -> list[Decimal]:
     return numbers
 
 
+def number_text(number: float) -> str:
+    """A number as short as it can be without being another."""
+    short = f"{number:g}"
+    return short if float(short) == number else str(number)
+
+
 def _range(value: Value, found: re.Match[str], *, is_whole: bool) -> list[Decimal]:
     try:
         first, last = Decimal(found[1]), Decimal(found[2])

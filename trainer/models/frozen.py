@@ -65,6 +65,12 @@ class FrozenLayer(nn.Module):
         """What is kept of the weight, where it is kept."""
         return {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
 
+    def replace(self, weight: Tensor) -> None:
+        """Pack another weight of this shape and keep it in the place of the present one, wherever that is kept."""
+        kept = self.kept()
+        for name, tensor in self._packing.pack(weight.to(self.dtype)).items():
+            kept[name].copy_(tensor)
+
     @property
     def is_away(self) -> bool:
         """Whether what is kept of the weight is kept off the device."""

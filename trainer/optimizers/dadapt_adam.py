@@ -12,6 +12,8 @@ from pytorch_optimizer.optimizer.dadapt import DAdaptAdam
 from trainer.config.optimizer import OptimizerConfig
 from trainer.optimizers.groups import ParameterGroups, named_groups
 
+_SHARED = ("d", "numerator_weighted")
+
 
 class DAdaptAdamW(DAdaptAdam):
     """DAdaptAdam that leaves groups of a rate of 0 as they are: the package would give them the first group's rate."""
@@ -19,12 +21,19 @@ class DAdaptAdamW(DAdaptAdam):
     def step(self, closure: Any = None) -> Any:
         """One update of all groups whose rate is not 0."""
         every = self.param_groups
-        self.param_groups = [group for group in every if group["lr"] > 0]
+        moving = [group for group in every if group["lr"] > 0]
+        # In a warm-up's first step all rates are 0.
+        if not moving:
+            return None
+        self.param_groups = moving
         try:
-            # In a warm-up's first step all rates are 0.
-            return super().step(closure) if self.param_groups else None
+            found = super().step(closure)
         finally:
             self.param_groups = every
+        # The estimate is one for all: a group that rests goes on with it, and whoever asks any group hears it.
+        for group in every:
+            group.update({name: moving[0][name] for name in _SHARED if name in moving[0]})
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Also puts what the estimate keeps for all weights together to where the weights are."""

@@ -14,10 +14,11 @@ from typing import Any
 from PIL import Image
 
 from trainer import __version__
-from trainer.base_models import resolve_base
+from trainer.base_models import resolve_base, resolve_vae
 from trainer.config.generate import GenerateConfig
 from trainer.config.grid import GridConfig
 from trainer.config.loading import build_grid_config
+from trainer.errors import NonFinitePictureError
 from trainer.events import Event, Picture, Stage, Started, Warned
 from trainer.files import file_sha256, unused_path, write_atomically, write_json
 from trainer.grid.plan import GridPlan, plan_grid
@@ -41,8 +42,11 @@ def make_grid(context: JobContext) -> dict[str, Any]:
     Each cell is kept under a hash of all that decides what it shows, so that a grid that was stopped or killed, or has
     other values on an axis now, makes the missing cells only.
 
+    A cell whose settings give NaN, such as a LoRA at ten times its weight, says so in its place, and the others are made.
+
     Returns: `grid` and `recipe` (paths of the labelled picture and of the settings that make it again), `pictures` (of the
-        cells, row by row), `made` and `kept` (how many cells are new, and how many were there), `seconds`.
+        cells, row by row), `made`, `kept` and `failed` (how many cells are new, how many were there, and of how many there
+        is no picture), `seconds`.
     Raises: as `trainer.sampling.job.generate`; ConfigError: an axis cannot be used.
     """
     started = time.monotonic()
@@ -63,14 +67,19 @@ def make_grid(context: JobContext) -> dict[str, Any]:
         context.check_stop()
         progress.begin(number)
         cell = replace(context, emit=progress)
-        path = Path(make_pictures(cell, plan.cells[index].config)["pictures"][0])
+        try:
+            path = Path(make_pictures(cell, plan.cells[index].config)["pictures"][0])
+        except NonFinitePictureError as error:
+            grid.fail(index, error)
+            continue
         _keep(data, keys[index], path)
         grid.add(index, path)
         grid.show()
     return {
         **grid.finish(),
-        "made": len(missing),
+        "made": len(missing) - grid.num_failed,
         "kept": len(plan.cells) - len(missing),
+        "failed": grid.num_failed,
         "seconds": round(time.monotonic() - started, 3),
     }
 
@@ -82,6 +91,20 @@ class _Grid:
         self._context, self._config, self._plan, self._data = context, config, plan, data
         self._canvas: GridCanvas | None = None
         self._paths: dict[int, Path] = {}
+        self._failed: dict[int, NonFinitePictureError] = {}
+
+    @property
+    def num_failed(self) -> int:
+        """Of how many cells there is no picture."""
+        return len(self._failed)
+
+    def fail(self, index: int, error: NonFinitePictureError) -> None:
+        """There is no picture of a cell."""
+        cell, plan = self._plan.cells[index], self._plan
+        labels = (plan.x.labels()[cell.x], plan.y.labels()[cell.y], plan.z.labels()[cell.z])
+        which = ", ".join(label for label in labels if label)
+        self._context.emit(Warned(message=f"No picture of {which or 'the cell'}: {error.message} {error.fix}"))
+        self._failed[index] = error
 
     def add(self, index: int, path: Path) -> None:
         """A cell is there."""
@@ -115,7 +138,11 @@ class _Grid:
     def finish(self) -> dict[str, Any]:
         """Save the labelled picture and its settings, beside the cells."""
         if self._canvas is None:
-            raise ValueError("a grid has at least one cell")
+            # Not one picture: the reason is the job's.
+            raise next(iter(self._failed.values()), None) or ValueError("a grid has at least one cell")
+        for index, error in self._failed.items():
+            cell = self._plan.cells[index]
+            self._canvas.say(error.message, cell.x, cell.y, cell.z)
         folder = self._data.outputs / datetime.now().strftime("%Y-%m-%d")
         path = unused_path(folder / f"{datetime.now().strftime('%H%M%S')}-grid.png")
         image = self._canvas.image
@@ -124,7 +151,7 @@ class _Grid:
         write_json(recipe, self._config.model_dump(mode="json", exclude_defaults=True), "the grid's settings")
         (self._context.run.folder / PREVIEW_NAME).unlink(missing_ok=True)
         self._context.emit(Picture(index=0, prompt="grid", path=str(path)))
-        pictures = [str(self._paths[index]) for index in range(len(self._plan.cells))]
+        pictures = [str(path) for _, path in sorted(self._paths.items())]
         return {"grid": str(path), "recipe": str(recipe), "pictures": pictures}
 
 
@@ -186,13 +213,16 @@ def _cost(config: GenerateConfig) -> float:
 
 
 def _cell_key(config: GenerateConfig, data: DataFolder) -> str:
-    """A hash of all that decides what a cell shows: settings, contents of LoRAs and embeddings, state of the base model."""
+    """A hash of all that decides what a cell shows: settings, contents of LoRAs, embeddings and VAE, state of the base model."""
     values = config.model_dump(mode="json")
     values["loras"] = [
         {**lora, "file": _content(resolve_lora(data, lora["file"]))} for lora in values["loras"] if lora["is_on"]
     ]
     if upscaler := check_upscaler(config, data):
         values["hires_upscaler"] = _content(upscaler)
+    if config.vae:
+        vae = resolve_vae(config.vae)
+        values["vae"] = _content(vae) if vae.is_file() else [str(vae), newest_change(vae)]
     base = resolve_base(config.base, data, has_vae=bool(config.vae))
     embeddings = named_embeddings(data, config.prompt, config.negative_prompt)
     words = [(entry.path.stem, _content(entry.path)) for entry in embeddings]

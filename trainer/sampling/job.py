@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer.base_models import describe_base, resolve_base
+from trainer.base_models import describe_base, resolve_base, resolve_vae
 from trainer.base_models.scan import known_sha256, model_sha256
 from trainer.config.generate import MAX_SEED, GenerateConfig
 from trainer.config.loading import build_generate_config
@@ -32,7 +32,7 @@ from trainer.models.components import Components, load_components
 from trainer.models.devices import dtype_name, memory_bytes, pick_device, pick_dtype
 from trainer.paths import DataFolder
 from trainer.picture_texts import FORMATS
-from trainer.recipe import Recipe, RecipeHashes, save_picture, short_name
+from trainer.recipe import Recipe, RecipeHashes, save_picture
 from trainer.sampling.making import Maker, picture_size
 from trainer.sampling.painting import Painting
 from trainer.sampling.preview import LatentPreview
@@ -126,8 +126,9 @@ def _load(config: GenerateConfig, data: DataFolder, context: JobContext) -> _War
     global _warm
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
-    folder = resolve_base(config.base, data)
-    chosen = (config.vae, config.prediction_type, config.zero_terminal_snr)
+    folder = resolve_base(config.base, data, has_vae=bool(config.vae))
+    vae = resolve_vae(config.vae) if config.vae else None
+    chosen = (str(vae), newest_change(vae) if vae else "", config.prediction_type, config.zero_terminal_snr)
     key = (str(folder), newest_change(folder), str(device), str(dtype), *chosen)
     context.emit(Started(pid=os.getpid(), device=str(device), precision=dtype_name(dtype)))
     if _warm is None or _warm.key != key:
@@ -141,7 +142,7 @@ def _load(config: GenerateConfig, data: DataFolder, context: JobContext) -> _War
 
 
 def newest_change(folder: Path) -> str:
-    """When a base model, a folder or a file, was changed last: in nanoseconds, or seconds."""
+    """When a model, a folder or a file, was changed last: in nanoseconds."""
     if folder.is_file():
         return str(folder.stat().st_mtime_ns)
     return str(max((file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()), default=0))
@@ -173,14 +174,16 @@ def _recipe_hashes(context: JobContext, config: GenerateConfig, warm: _Warm) -> 
     """By what other programs know the files in use. Each is read once, ever for a base model, and again when it changes."""
     data = context.run.data_folder()
     base = Path(warm.key[0])
-    if base.is_file() and not known_sha256(data, base):
+    vae = resolve_vae(config.vae) if config.vae else None
+    if any(path.is_file() and not known_sha256(data, path) for path in (base, vae) if path):
         context.stage("Reading the base model's hash (once)")
-    files = {short_name(lora.file): resolve_lora(data, lora.file) for lora in config.loras if lora.is_on}
+    files = [resolve_lora(data, lora.file) for lora in config.loras if lora.is_on]
     words = named_embeddings(data, config.prompt, config.negative_prompt)
     return RecipeHashes(
         model=model_sha256(data, base) if base.is_file() else "",  # nobody else knows a folder by a hash
-        loras={name: hashes_of(file)[1] for name, file in files.items()},
+        loras=[hashes_of(file)[1] for file in files],
         embeddings={entry.path.stem: hashes_of(entry.path)[0] for entry in words},
+        vae=model_sha256(data, vae) if vae and vae.is_file() else "",
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer.errors import ConfigError, InkwashError
+from trainer.errors import ConfigError, NonFinitePictureError
 from trainer.models.components import Components
 from trainer.sampling.denoise import Batch, Progress
 from trainer.sampling.request import OnStep, SampleRequest, Start, WeightSchedule
@@ -56,7 +56,7 @@ def sample(
     state is neither read nor changed. A `schedule` changes the weights from step to step; what works on the text
     encoders has its effect on the prompts in its own steps only.
 
-    Raises: ConfigError: a size or an option the model cannot do. InkwashError: the model gave NaN. Whatever `on_step` raises.
+    Raises: ConfigError: a size or an option the model cannot do. NonFinitePictureError: the model gave NaN. Whatever `on_step` raises.
     """
     return decode(components, sample_latents(components, requests, on_step=on_step, schedule=schedule))
 
@@ -85,9 +85,9 @@ def sample_latents(
 
 
 def decode(components: Components, latents: Sequence[Tensor]) -> list[Image.Image]:
-    """Finished latents, `(channels, height, width)` each, as pictures. Raises InkwashError for NaN."""
+    """Finished latents, `(channels, height, width)` each, as pictures. Raises NonFinitePictureError."""
     if not all(bool(torch.isfinite(latent).all()) for latent in latents):
-        raise InkwashError(
+        raise NonFinitePictureError(
             "The model gave NaN instead of a picture.",
             fix="Use precision fp32 or bf16, lower the LoRA weights, or try another sampler or more steps.",
         )

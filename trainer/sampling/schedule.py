@@ -108,13 +108,14 @@ class StackSchedule:
         now = tuple(part for part in self._parts if part.works_at(step))
         if now == self._now:
             return False
-        self._stack.set([replace(part.entry, unet_weight=0.0) if part.is_beside else part.entry for part in now])
+        merged = [replace(part.entry, unet_weight=0.0) if part.is_beside else part.entry for part in now]
+        self._stack.set(merged, saying=[part.entry for part in now])
         for part in [part for part in self._handles if part not in now]:
             self._take_off(part)
         for part in now:
             if part.is_beside and part not in self._handles:
                 self._handles[part] = self._put_beside(part.entry)
-        text = tuple(part.entry for part in now if part.entry.text_encoder_weight)
+        text = tuple(part.entry for part in now if self._is_read(part.entry))
         has_changed = self._now is not None and text != self._text
         self._now, self._text = now, text
         return has_changed
@@ -124,6 +125,10 @@ class StackSchedule:
         for part in list(self._handles):
             self._take_off(part)
         self._now = None
+
+    def _is_read(self, entry: StackEntry) -> bool:
+        """Whether prompts read otherwise with it: it changes the text encoders, or brings words."""
+        return bool(entry.text_encoder_weight) or (bool(entry.unet_weight) and self._stack.has_words(entry))
 
     def _take_off(self, part: _Part) -> None:
         for handle in self._handles.pop(part):

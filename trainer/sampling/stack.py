@@ -108,18 +108,25 @@ class LoraStack:
                 found[path] = (module, strength)
         return found
 
-    def set(self, entries: Sequence[StackEntry]) -> int:
+    def has_words(self, entry: StackEntry) -> bool:
+        """Whether an entry that has been loaded brings words of its own."""
+        return bool(self._words.get(_stamp(entry.path)))
+
+    def set(self, entries: Sequence[StackEntry], saying: Sequence[StackEntry] | None = None) -> int:
         """Make exactly these LoRAs effective. Returns how many layers were written.
+
+        Args:
+            entries: what is merged.
+            saying: the entries whose words are known, where not all that work are merged; by default those that are.
 
         Raises: LoraFileError, ConfigError: as `load`; the weights are as before.
         """
         self.load(entries)
         wanted: dict[str, list[tuple[_Stamp, float]]] = {}
-        used: dict[_Stamp, None] = {}
+        works = [entry for entry in saying or entries if entry.unet_weight or entry.text_encoder_weight]
+        used = dict.fromkeys(_stamp(entry.path) for entry in works)
         for entry in entries:
             stamp = _stamp(entry.path)
-            if entry.unet_weight or entry.text_encoder_weight:
-                used[stamp] = None
             for path, (_, strength) in self.strengths(entry).items():
                 wanted.setdefault(path, []).append((stamp, strength))
         self._components.words.set("stack", [word for stamp in used for word in self._words[stamp]])

@@ -10,7 +10,7 @@ from trainer.config.data import DataConfig
 from trainer.config.run import RunConfig
 from trainer.data.batches import BatchMaker, BatchOrder
 from trainer.data.examples import Example
-from trainer.data.latents import LatentCache
+from trainer.data.latents import LatentCache, Progress
 from trainer.data.masks import MaskCache
 from trainer.data.randomness import stream_seed
 from trainer.data.showings import Showings
@@ -28,6 +28,8 @@ from trainer.training.preflight import check_empty_masks
 from trainer.training.storage import keeps_text_encoders
 
 log = logging.getLogger(__name__)
+_TOGETHER = 8
+"""Latents that each device makes before all meet."""
 
 
 def variants_of(data: DataConfig, seed: int, examples: Sequence[Example]) -> list[tuple[Example, Variant]]:
@@ -46,16 +48,28 @@ def cache_latents(
     """The latents of all pictures in all variants that are wanted; each process computes a share of those that are missing."""
     store = TensorStore(data.cache / "latents")
     latents = LatentCache(store, components, components.fingerprint("vae"))
-    progress = partial(StageProgress(context), "Caching latents")
+    report = partial(StageProgress(context), "Caching latents")
     # What is wanted twice, as a picture that is both learned and compared, is in one share only: else two make it.
     once = list({latents.key(example, variant): (example, variant) for example, variant in wanted}.values())
     # Each device makes its share, and then finds those of the others.
-    computed = latents.prepare(once[ranks.index :: ranks.count], progress)
+    share = once[ranks.index :: ranks.count]
+    computed = latents.prepare(share, partial(_report_and_meet, report, ranks, len(once) // ranks.count))
     if ranks.count > 1:
         ranks.meet()
-        latents.prepare(once, progress)
+        latents.prepare(once, report)
     log.info("%d latents were computed, the others were cached", computed)
     return latents
+
+
+def _report_and_meet(report: Progress, ranks: Ranks, shortest: int, done: int, total: int) -> None:
+    """Progress of a share, where one who stops or fails is heard by the others after a few pictures, not after their shares.
+
+    Args:
+        shortest: pictures in the shortest share: all must meet as often.
+    """
+    report(done, total)
+    if 0 < done < shortest and done % _TOGETHER == 0:
+        ranks.meet()
 
 
 def cache_masks(

@@ -81,6 +81,7 @@ def estimate(config: RunConfig, data: DataFolder) -> Estimate:
         4 * trained if config.training.ema_decay else 0
     )
     optimizer = round(trained * _state_bytes(config))
+    gradients = 0 if config.training.fused_backward else 4 * trained
     # Not always the largest: small pictures have another attention kernel.
     live = max(_step_bytes(config, components, device, resolution) for resolution in config.data.all_resolutions)
     encoding, decoding = _picture_bytes(config, components)
@@ -91,13 +92,13 @@ def estimate(config: RunConfig, data: DataFolder) -> Estimate:
         "VAE": vae if keeps_all else 0,
         "adapter": state,
         "optimizer": optimizer,
-        "gradients": 4 * trained,
-        "activations": max(0, live - 4 * trained),
+        "gradients": gradients,
+        "activations": max(0, live - gradients),
     }
     tensors = {
         "caching": unet + texts + vae + encoding,
         "training": sum(parts.values()),
-        "sample pictures": unet + texts + vae + state + optimizer + 4 * trained + decoding,
+        "sample pictures": unet + texts + vae + state + optimizer + gradients + decoding,
     }
     phases = {phase: round(count * (1 + share)) + overhead for phase, count in tensors.items()}
     parts |= {"gaps and working memory": phases["training"] - overhead - tensors["training"], "process": overhead}
@@ -131,6 +132,11 @@ def _step_bytes(config: RunConfig, components: Components, device: torch.device,
     is_plain = device.type == "cpu" and side * side <= _PLAIN_ATTENTION_TOKENS
     is_plain = is_plain and not config.training.gradient_checkpointing
     batch = config.training.batch_size
+    if config.training.fused_backward:
+        # As each is used as soon as it is there.
+        for weight in (weight for part in components.adaptable.values() for weight in part.parameters()):
+            if weight.requires_grad:
+                weight.register_post_accumulate_grad_hook(_forget)
     with LiveBytes() as live, nullcontext() if is_plain else fused_attention():
         live.know(tensor for part in components.adaptable.values() for tensor in (*part.parameters(), *part.buffers()))
         latents = torch.empty(batch, int(unet.config.in_channels), side, side, device=META)
@@ -140,6 +146,10 @@ def _step_bytes(config: RunConfig, components: Components, device: torch.device,
         (predicted - latents).square().mean().backward()
         del predicted, conditioning
     return live.peak
+
+
+def _forget(weight: Tensor) -> None:
+    weight.grad = None
 
 
 def _conditioning(config: RunConfig, components: Components, batch: int) -> Conditioning:

@@ -21,6 +21,7 @@ from torch.nn import functional
 from trainer.adapters.choice import Layers, chosen_layers
 from trainer.adapters.method import AdapterMethod
 from trainer.config.adapter import AdapterConfig
+from trainer.config.blocks import MAX_RANK
 from trainer.files import write_atomically
 from trainer.models.components import Components
 
@@ -117,7 +118,7 @@ def watching(components: Components, layers: Layers, rho: float) -> Iterator[dic
     handles = [
         getattr(components, part)
         .get_submodule(path)
-        .register_forward_pre_hook(hook_for(f"{part}.{path}", math.ceil(rho * choice.rank)))
+        .register_forward_pre_hook(hook_for(f"{part}.{path}", min(MAX_RANK, math.ceil(rho * choice.rank))))
         for part, paths in layers.items()
         for path, choice in paths.items()
     ]
@@ -195,7 +196,9 @@ def kept_starts(folder: Path, config: AdapterConfig) -> dict[str, Tensor]:
         with safe_open(folder / FILE_NAME, framework="pt") as file:
             if (file.metadata() or {}).get(_SETTINGS) != config.model_dump_json():
                 return {}
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            starts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            # Older versions kept ranks that no layer may have, and ended there.
+            return {} if any(len(start) > MAX_RANK for start in starts.values()) else starts
     except (OSError, SafetensorError):
         return {}
 

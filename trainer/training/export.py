@@ -12,8 +12,10 @@ from pathlib import Path
 from trainer.base_models import main_weights
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
-from trainer.events import LoraExported
+from trainer.errors import LoraFileError, ResourceError
+from trainer.events import LoraExported, Warned
 from trainer.files import file_sha256, require_free, safe_name, unused_path, write_atomically
+from trainer.library import has_preview
 from trainer.lora_files.embeddings import write_embedding
 from trainer.lora_files.file import write_lora
 from trainer.lora_files.header import read_header
@@ -41,9 +43,30 @@ def export_path(parts: TrainParts, step: int, *, is_final: bool) -> Path:
     """Where the file lies in the run. The file of a run that was finished before, and went on, has its steps in its name."""
     folder = parts.context.run.lora
     path = folder / f"{export_name(parts, step, is_final=is_final)}.safetensors"
-    if is_final and path.exists() and read_header(path)[0].get("ss_steps") != str(step):
+    if is_final and path.exists() and _steps_of(path) != str(step):
         return folder / f"{export_name(parts, step, is_final=False)}.safetensors"
     return path
+
+
+def is_exported(parts: TrainParts, step: int) -> bool:
+    """Whether the run has a file of this step: one made along the way, or that of a run that ended there and went on."""
+    ended_here = _steps_of(export_path(parts, step, is_final=True)) == str(step)
+    return ended_here or export_path(parts, step, is_final=False).exists()
+
+
+def _steps_of(path: Path) -> str:
+    """How many steps a file was trained for, as it says itself; empty where there is none."""
+    return read_header(path)[0].get("ss_steps", "") if path.exists() else ""
+
+
+def export_along_the_way(parts: TrainParts, state: TrainState) -> None:
+    """Write the file of a step before the last. Without it the run is as good: what goes wrong is a warning."""
+    try:
+        export_lora(parts, state, is_final=False)
+    except (ResourceError, LoraFileError) as error:
+        parts.context.emit(
+            Warned(message=f"The LoRA of step {state.step} could not be saved, and the run goes on: {error}")
+        )
 
 
 def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tuple[Path, Path]:
@@ -199,7 +222,7 @@ def _add_to_library(path: Path, library: Path) -> Path:
 
 
 def _add_preview(library_path: Path, picture: Path) -> None:
-    """Put the first sample beside the file, as other programs do: `<name>.preview.png`."""
-    if picture.exists():
+    """Put the first sample beside the file, as other programs do: `<name>.preview.png`; not where the user has put one."""
+    if picture.exists() and not has_preview(library_path):
         target = library_path.with_suffix(".preview.png")
         write_atomically(target, lambda temporary: shutil.copyfile(picture, temporary), "the preview picture")

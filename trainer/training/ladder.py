@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.config.loading import build_config, merge, nest
 from trainer.config.run import RunConfig
-from trainer.errors import ResourceError
+from trainer.errors import ConfigError, ResourceError
 from trainer.units import size
 
 Changes = dict[str, Any]
@@ -123,7 +123,8 @@ def fit(config: RunConfig, budget: int, measure: Measure, place: Place, ladder: 
             break
         changes = rung.change(chosen, place)
         # A rung that frees nothing costs without use.
-        if changes and peak(changed := _with(chosen, changes)) < peak(chosen):
+        changed = _with(chosen, changes) if changes else None
+        if changed is not None and peak(changed) < peak(chosen):
             chosen = changed
             taken.append((rung, changes))
     if peak(chosen) > budget:
@@ -136,7 +137,7 @@ def fit(config: RunConfig, budget: int, measure: Measure, place: Place, ladder: 
     for step in list(taken):
         fewer = [other for other in taken if other is not step]
         candidate = _with(config, *(changes for _, changes in fewer))
-        if _is_independent(step, fewer) and peak(candidate) <= budget:
+        if candidate is not None and _is_independent(step, fewer) and peak(candidate) <= budget:
             taken, chosen = fewer, candidate
     return Fit(chosen, tuple(taken), before, peak(chosen))
 
@@ -146,5 +147,9 @@ def _is_independent(step: tuple[Rung, Changes], others: list[tuple[Rung, Changes
     return not any(step[1].keys() & changes.keys() for _, changes in others)
 
 
-def _with(config: RunConfig, *changes: Changes) -> RunConfig:
-    return build_config(merge(config.model_dump(mode="json"), *(nest(each) for each in changes)))
+def _with(config: RunConfig, *changes: Changes) -> RunConfig | None:
+    """The changed settings; None where they do not go together with what the user chose."""
+    try:
+        return build_config(merge(config.model_dump(mode="json"), *(nest(each) for each in changes)))
+    except ConfigError:
+        return None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from functools import partial
 
+from trainer.adapters.method import end_early
 from trainer.errors import Cancelled, NonFiniteLossError
 from trainer.events import Validated
 from trainer.runs import RequestName
 from trainer.training.averages import weights_in_use
-from trainer.training.export import export_lora, export_path
+from trainer.training.export import export_along_the_way, is_exported
 from trainer.training.preview import has_previews, make_previews
 from trainer.training.remedy import prepare_remedies, take_remedy
 from trainer.training.report import Reporter
@@ -32,6 +33,8 @@ def train_loop(parts: TrainParts, state: TrainState) -> None:
     guard = FiniteGuard(deferred=is_deferred)
     reporter = Reporter(parts, guard, first_step=state.step + 1)
     prepare_remedies(parts, state)
+    if state.step == parts.total_steps:
+        end_early(parts.adapter)
     if state.step in (0, parts.total_steps):
         validate(parts, state)
     _show_and_export(parts, state)  # what a killed process still owed at its last checkpoint
@@ -81,7 +84,7 @@ def _due_actions(parts: TrainParts, state: TrainState, reporter: Reporter) -> No
     if wants_save:
         run.clear_requests("save")
         with weights_in_use(parts):
-            parts.ranks.on_main(partial(export_lora, parts, state, is_final=False))
+            parts.ranks.on_main(partial(export_along_the_way, parts, state))
     _show_and_export(parts, state)
     parts.context.stage("Training", state.step, parts.total_steps)
 
@@ -112,9 +115,9 @@ def _show_and_export_here(parts: TrainParts, state: TrainState) -> None:
         with weights_in_use(parts):
             make_previews(parts, state.step)
     is_along_the_way = 0 < state.step < parts.total_steps and _is_due(config.save.export_every, state.step)
-    if is_along_the_way and not export_path(parts, state.step, is_final=False).exists():
+    if is_along_the_way and not is_exported(parts, state.step):
         with weights_in_use(parts):
-            export_lora(parts, state, is_final=False)
+            export_along_the_way(parts, state)
 
 
 def _is_due(every: int, step: int) -> bool:

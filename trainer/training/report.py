@@ -61,11 +61,8 @@ class Reporter:
                 step=last.step,
                 total_steps=total,
                 loss=_mean([result.loss for result in results]),
-                learning_rates={
-                    part: rate_at(self.parts, part, last.step) * factor
-                    for part in self.parts.adapter.parameter_groups()
-                },
-                grad_norm=_mean([result.grad_norm for result in results]),
+                learning_rates={part: rate_at(self.parts, part, last.step) * factor for part in self.parts.groups},
+                grad_norm=_mean_of_finite([result.grad_norm for result in results]),
                 steps_per_second=self._rate,
                 eta_seconds=(total - last.step) / self._rate,
                 memory_bytes=memory_bytes(self.parts.device),
@@ -83,3 +80,10 @@ def found_rate(optimizer: torch.optim.Optimizer) -> float:
 
 def _mean(values: list[Tensor]) -> float:
     return float(torch.stack(values).mean())
+
+
+def _mean_of_finite(values: list[Tensor]) -> float | None:
+    """Scaled gradients (fp16) overflow now and then by design, and JSON has no infinity."""
+    stacked = torch.stack(values)
+    finite = stacked[stacked.isfinite()]
+    return float(finite.mean()) if len(finite) else None

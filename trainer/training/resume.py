@@ -21,9 +21,18 @@ from trainer.training.checkpoint import (
     unpack_optimizer,
 )
 from trainer.training.distributed import fingerprint_of
-from trainer.training.identity import machine_notes, require_same
+from trainer.training.identity import changes_between, machine_notes, require_same
 from trainer.training.state import TrainParts, TrainState
+from trainer.training.weight_order import WeightOrder, is_same_order, renumbered, weight_order
 from trainer.units import size
+
+_REGROUPED = (
+    "The weights are divided into other groups than those that the checkpoint's optimizer worked with: it begins with an empty "
+    "memory."
+)
+_UNKNOWN_AVERAGE = (
+    "The checkpoint does not say which weights its averages are of: the average begins with the weights as they are."
+)
 
 
 def checkpoint_store(parts: TrainParts) -> CheckpointStore:
@@ -34,6 +43,8 @@ def checkpoint_store(parts: TrainParts) -> CheckpointStore:
 def save_checkpoint(parts: TrainParts, state: TrainState) -> None:
     """Write a checkpoint and say so. Raises NonFiniteLossError, ResourceError."""
     _keep_equal(parts, state)
+    # In all processes, which have equal weights: all must go back where one does.
+    _require_finite(parts, state)
     parts.ranks.on_main(partial(_save_checkpoint, parts, state))
 
 
@@ -50,8 +61,7 @@ def _keep_equal(parts: TrainParts, state: TrainState) -> None:
     parts.adapter.load_state_dict(parts.ranks.take_mains(parts.adapter.state_dict()))
 
 
-def _save_checkpoint(parts: TrainParts, state: TrainState) -> None:
-    parts.context.stage("Saving a checkpoint")
+def _require_finite(parts: TrainParts, state: TrainState) -> None:
     weights = parts.adapter.state_dict()
     broken = [name for name, weight in weights.items() if not math.isfinite(float(weight.sum(dtype=torch.float64)))]
     if broken:
@@ -61,13 +71,18 @@ def _save_checkpoint(parts: TrainParts, state: TrainState) -> None:
             fix="Lower the learning rates.",
             step=state.step,
         )
+
+
+def _save_checkpoint(parts: TrainParts, state: TrainState) -> None:
+    parts.context.stage("Saving a checkpoint")
     scaler = parts.accelerator.scaler
     checkpoint = Checkpoint(
-        adapter=weights,
+        adapter=parts.adapter.state_dict(),
         optimizer=pack_optimizer(parts.optimizer.optimizer),
         state={
             "train_state": state.to_dict(),
             "identity": parts.identity,
+            "weights": weight_order(parts.adapter),
             "scaler": scaler.state_dict() if scaler is not None else None,
         },
         average=parts.average.state_dict() if parts.average is not None else {},
@@ -154,17 +169,36 @@ def load_checkpoint(parts: TrainParts, checkpoint: Checkpoint) -> TrainState:
     """Put weights, optimizer, average and scaler in a checkpoint's state. Raises RunError where the weights do not fit."""
     state = TrainState.from_dict(checkpoint.state["train_state"])
     parts.adapter.load_state_dict(checkpoint.adapter)
+    order = _order_of(parts, checkpoint)
     # Another optimizer, chosen since, begins with an empty memory, and an average that is new with the weights of now.
-    if checkpoint.state["identity"]["settings"]["optimizer.name"] == parts.config.optimizer.name:
-        unpack_optimizer(parts.optimizer.optimizer, checkpoint.optimizer)
+    keeps = checkpoint.state["identity"]["settings"]["optimizer.name"] == parts.config.optimizer.name
+    if keeps and (order is None or not is_same_order(order, weight_order(parts.adapter))):
+        parts.context.emit(Warned(message=_REGROUPED))
+        keeps = False
+    unpack_optimizer(parts.optimizer.optimizer, checkpoint.optimizer if keeps else parts.fresh_optimizer)
     if parts.average is not None:
-        parts.average.load_state_dict(checkpoint.average or _present(parts), state.num_updates)
+        parts.average.load_state_dict(_average(parts, checkpoint, order), state.num_updates)
     scaler = parts.accelerator.scaler
     if scaler is not None and checkpoint.state["scaler"]:
         scaler.load_state_dict(checkpoint.state["scaler"])
     return state
 
 
-def _present(parts: TrainParts) -> dict[str, Tensor]:
-    """The weights as they are, as a new average of them begins."""
-    return {str(index): weight for index, weight in enumerate(parts.trainable)}
+def _order_of(parts: TrainParts, checkpoint: Checkpoint) -> WeightOrder | None:
+    """Which weights a checkpoint's numbers mean; None where it cannot be known any more."""
+    order = checkpoint.state.get("weights")
+    if order is not None:
+        return order
+    # Checkpoints did not always say it. What groups follow from are the adapter's settings.
+    changes = changes_between(checkpoint.state["identity"], parts.identity)
+    is_known = not any(change.where.startswith("adapter.") for change in changes)
+    return weight_order(parts.adapter) if is_known else None
+
+
+def _average(parts: TrainParts, checkpoint: Checkpoint, order: WeightOrder | None) -> dict[str, Tensor]:
+    """A checkpoint's average by the weights' numbers of now; the weights as they are where it has none that is known."""
+    if order is None and checkpoint.average:
+        parts.context.emit(Warned(message=_UNKNOWN_AVERAGE))
+    if order is None or not checkpoint.average:
+        return {str(index): weight for index, weight in enumerate(parts.trainable)}
+    return renumbered(checkpoint.average, order, weight_order(parts.adapter))

@@ -43,6 +43,7 @@ from trainer.training.caches import (
     make_texts,
     variants_of,
 )
+from trainer.training.checkpoint import pack_optimizer
 from trainer.training.class_images import class_data, class_examples
 from trainer.training.data_record import record_datasets
 from trainer.training.distributed import Ranks
@@ -149,6 +150,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
         ranks=ranks,
         start=start_of(adapter) if prior.class_prompt and prior.source == "base_prediction" else None,
         fused=_fused(accelerator, optimizer, device) if config.training.fused_backward else None,
+        fresh_optimizer=pack_optimizer(optimizer.optimizer),
     )
 
 

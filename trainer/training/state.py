@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ class TrainParts:
         start: the adapter's state with which the model is the base model, where the base model's predictions are needed.
         frozen: the LoRAs under the adapter, merged into the model.
         fused: updates the weights within the backward pass, where the settings ask for it.
+        fresh_optimizer: the optimizer's state before the first step (`pack_optimizer`).
     """
 
     context: JobContext
@@ -129,6 +131,7 @@ class TrainParts:
     ranks: Ranks = field(default_factory=Ranks)
     frozen: tuple[FrozenLora, ...] = ()
     fused: FusedBackward | None = None
+    fresh_optimizer: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def total_steps(self) -> int:
@@ -140,10 +143,15 @@ class TrainParts:
         """Where the model is."""
         return self.components.device
 
-    @property
+    @cached_property
+    def groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        """The adapter's groups of weights. Found once: each layer's rate is looked up in all lines of `adapter.blocks`."""
+        return self.adapter.parameter_groups()
+
+    @cached_property
     def trainable(self) -> list[torch.nn.Parameter]:
         """All trained weights."""
-        return [weight for weights in self.adapter.parameter_groups().values() for weight in weights]
+        return [weight for weights in self.groups.values() for weight in weights]
 
     def epoch_at(self, step: int) -> float:
         """Epochs done after `step` updates."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from trainer.config.adapter import PLAIN
 from trainer.config.embedding import GROUP as EMBEDDING
 from trainer.data.batches import Batch
 from trainer.data.randomness import stream_seed
@@ -26,7 +27,8 @@ from trainer.training.state import TrainParts
 class StepResult:
     """What a step found, still on the device: reading a number there would wait for the GPU.
 
-    `is_fused`: weights were updated within the backward pass, before all of the gradient was known.
+    `is_fused`: weights were updated within the backward pass, before all of the gradient was known. `is_scaled`: the loss
+    was scaled for fp16, so that gradients may overflow.
     """
 
     step: int
@@ -35,6 +37,7 @@ class StepResult:
     grad_norm: Tensor
     pictures: tuple[str, ...]
     is_fused: bool = False
+    is_scaled: bool = False
 
 
 def train_step(parts: TrainParts, step: int, guard: FiniteGuard, rate_factor: float = 1.0) -> StepResult:
@@ -53,7 +56,15 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard, rate_factor: fl
         parts.accelerator.backward(penalty)
     parts.ranks.average(parts.trainable, [loss] if prior_loss is None else [loss, prior_loss])
     grad_norm = _clip(parts, step) if parts.fused is None else parts.fused.finish()
-    result = StepResult(step, loss, prior_loss, grad_norm, pictures, is_fused=parts.fused is not None)
+    result = StepResult(
+        step,
+        loss,
+        prior_loss,
+        grad_norm,
+        pictures,
+        is_fused=parts.fused is not None,
+        is_scaled=parts.accelerator.scaler is not None,
+    )
     guard.watch(parts, result)
     if parts.fused is None:
         parts.optimizer.step()
@@ -66,7 +77,7 @@ def train_step(parts: TrainParts, step: int, guard: FiniteGuard, rate_factor: fl
 def _learning(parts: TrainParts, step: int) -> list[torch.nn.Parameter]:
     """The weights that a step changes. Gradients of others count in the optimizer's means, not in the length that is clipped."""
     embedding = parts.config.adapter.embedding
-    groups = parts.adapter.parameter_groups().items()
+    groups = parts.groups.items()
     return [weight for name, weights in groups if embedding.learns(name, step, parts.total_steps) for weight in weights]
 
 
@@ -122,8 +133,13 @@ def _accumulate_gradients(parts: TrainParts, step: int) -> tuple[Tensor, Tensor 
 
 
 def _own_stream(parts: TrainParts) -> tuple[int, ...]:
-    """What tells the draws of a process from those of others: elements are dropped for each picture, whole layers for all."""
-    return (parts.ranks.index,) if parts.ranks.index and parts.config.adapter.dropout else ()
+    """What tells the draws of a process from those of others: inputs and ranks are dropped for each picture, layers for all.
+
+    loha's and lokr's rank dropout is of the change of a weight, which all pictures have in common.
+    """
+    adapter = parts.config.adapter
+    is_by_picture = adapter.dropout or (adapter.rank_dropout and adapter.method in PLAIN)
+    return (parts.ranks.index,) if parts.ranks.index and is_by_picture else ()
 
 
 def denoising_loss(parts: TrainParts, batch: Batch) -> Tensor:
@@ -170,14 +186,17 @@ class FiniteGuard:
     def watch(self, parts: TrainParts, result: StepResult) -> None:
         """Look at a step's loss and gradients before the update."""
         seen = result.loss if result.prior_loss is None else result.loss + result.prior_loss
-        if parts.accelerator.scaler is None:
-            # With fp16 loss scaling gradients overflow now and then by design, and the scaler skips those updates.
-            seen = seen + result.grad_norm
-        broken = ~torch.isfinite(seen)
+        broken, scaler = ~torch.isfinite(seen), parts.accelerator.scaler
+        is_endless = ~torch.isfinite(result.grad_norm)
+        if scaler is not None:
+            # With fp16 gradients overflow now and then by design: the scaler skips those updates and halves its scale. One
+            # that is broken at any scale would be skipped for ever. The product is the scale, not waited for on a GPU.
+            is_endless = is_endless & (scaler.scale(torch.ones_like(result.grad_norm)) <= 1)
+        broken = broken | is_endless
         self._pending.append((result, broken))
         if not self.deferred:
             self.check()
-        elif parts.accelerator.scaler is None:
+        elif scaler is None:
             parts.optimizer.optimizer.grad_scale = None
             parts.optimizer.optimizer.found_inf = broken.float()
 
@@ -198,10 +217,13 @@ def can_skip(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _non_finite(result: StepResult) -> NonFiniteLossError:
-    what = "The loss" if not math.isfinite(float(result.loss)) else "The gradient"
+    losses = [result.loss] if result.prior_loss is None else [result.loss, result.prior_loss]
+    is_loss = not all(math.isfinite(float(loss)) for loss in losses)
+    what = "The loss" if is_loss else "The gradient"
+    when = " after others that fp16 skipped" if result.is_scaled and not is_loss else ""
     unchanged = "" if result.is_fused else " The weights were not changed by that step."
     return NonFiniteLossError(
-        f"{what} became NaN or infinite in step {result.step}.{unchanged}",
+        f"{what} became NaN or infinite in step {result.step}{when}.{unchanged}",
         where=f"step {result.step}",
         fix="Lower the learning rates (by 3 to 10 times), keep alpha at most equal to the rank, or use precision fp32 or "
         "bf16.",

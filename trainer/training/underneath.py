@@ -19,6 +19,7 @@ from trainer.lora_files.modules import DifferenceModule
 from trainer.lora_tools.exact_sum import layer_shape, sum_modules
 from trainer.lora_tools.products import exact_product
 from trainer.models.components import Components
+from trainer.models.frozen import FrozenLayer
 from trainer.paths import DataFolder
 from trainer.sampling.stack import LayerSum
 
@@ -104,6 +105,12 @@ def _is_vector(module: AdapterModule) -> bool:
 def merge_frozen(components: Components, loras: Sequence[FrozenLora]) -> None:
     """Add the files' changes to the model's weights, in float32 and rounded once, each as a change of the original weight."""
     weights = changeable_weights(components.adaptable)
+    frozen = {
+        f"{name}.{path}": module
+        for name, model in components.adaptable.items()
+        for path, module in model.named_modules()
+        if isinstance(module, FrozenLayer)
+    }
     parts: dict[str, list[tuple[AdapterModule, float]]] = {}
     for lora in loras:
         for path, module in lora.modules.items():
@@ -113,6 +120,10 @@ def merge_frozen(components: Components, loras: Sequence[FrozenLora]) -> None:
         weight = weights[path]
         together = LayerSum([module for module, _ in changes], weight.device)
         together.merge(weight, weight.detach().clone(), [strength for _, strength in changes])
+        layer = frozen.get(path)
+        if layer is not None:
+            # Its weight is made anew at each look: what was merged into is a copy.
+            layer.replace(weight)
 
 
 def text_key(loras: Sequence[FrozenLora]) -> str:

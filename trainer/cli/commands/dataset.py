@@ -102,9 +102,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(store: DatasetStore, *, as_json: bool) -> int:
     sets = store.list()
     if as_json:
-        print_json({"datasets": [{"name": s.name, "title": s.title, "folder": str(s.folder)} for s in sets]})
+        print_json(
+            {
+                "datasets": [
+                    {"name": s.name, "title": s.title, "folder": str(s.folder), "problem": s.problem} for s in sets
+                ]
+            }
+        )
     else:
-        print_table(["data set", "title", "pictures"], [[s.name, s.title, str(s.num_pictures)] for s in sets])
+        rows = [[s.name, s.title, "damaged" if s.problem else str(s.num_pictures)] for s in sets]
+        print_table(["data set", "title", "pictures"], rows)
     return 0
 
 

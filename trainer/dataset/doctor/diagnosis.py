@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainer.dataset.doctor.alike import Alike
 from trainer.dataset.doctor.checks import (
     background,
     borders,
@@ -24,7 +25,7 @@ from trainer.dataset.doctor.checks import (
     variety,
 )
 from trainer.dataset.doctor.findings import Check, Facts, Finding, Fix, Report, Verdict
-from trainer.dataset.doctor.measuring import Progress, measure_dataset, measures_of
+from trainer.dataset.doctor.measuring import Progress, alike_path, measure_dataset, measures_of
 from trainer.dataset.doctor.settings import CheckSettings
 from trainer.dataset.record import IGNORED, load_state
 from trainer.dataset.store import DatasetStore
@@ -62,15 +63,41 @@ def check_dataset(data: DataFolder, name: str, settings: CheckSettings, progress
     """Measure what is not measured yet, and judge. Raises InkwashError; what `progress` raises ends it."""
     token_counter(settings.base, data)  # a base model that is not there is told before the pictures are looked at
     measure_dataset(data, name, progress)
-    return diagnose(data, name, settings)
+    return diagnose(data, name, settings, progress)
 
 
-def diagnose(data: DataFolder, name: str, settings: CheckSettings) -> Report:
-    """Judge what was measured: no picture is decoded that was seen before. Raises DatasetError, ModelFileError."""
+def diagnose(
+    data: DataFolder,
+    name: str,
+    settings: CheckSettings,
+    progress: Progress | None = None,
+    *,
+    only_compared: bool = False,
+) -> Report:
+    """Judge what was measured: no picture is decoded that was seen before.
+
+    Args:
+        data: the data folder.
+        name: of a data set, or a folder.
+        settings: what the pictures are wanted for.
+        progress: hears of the comparing of pictures, which may take a minute; what it raises ends it.
+        only_compared: compare none: those that were not, by an earlier diagnosis, count as not measured.
+
+    Raises: DatasetError, ModelFileError.
+    """
     store = DatasetStore(data)
     info, scan = store.get(name), store.scan(name)
     measures = measures_of(data, info.folder, scan.usable)
-    facts = Facts(info, scan, measures, settings, token_counter(settings.base, data).count_one)
+    measured = [facts for facts in scan.usable if facts.name in measures]
+    known = Alike(alike_path(data, info.folder))
+    if only_compared:
+        compared = known.compared([facts.content for facts in measured])
+        measured = [facts for facts, is_compared in zip(measured, compared, strict=True) if is_compared]
+        measures = {facts.name: measures[facts.name] for facts in measured}
+    contents, values = [facts.content for facts in measured], [measures[facts.name] for facts in measured]
+    groups = known.groups(contents, values, progress)
+    alike = [tuple(measured[index].name for index in group) for group in groups]
+    facts = Facts(info, scan, measures, settings, token_counter(settings.base, data).count_one, alike)
     found = [finding for check in CHECKS.values() for finding in check.find(facts)]
     ignored = load_state(info.record)[IGNORED] if info.record else {}
     kept = tuple(finding for finding in found if finding.key not in ignored)

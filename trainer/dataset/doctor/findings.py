@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 from trainer.dataset.catalog import DatasetInfo
-from trainer.dataset.doctor.alike import alike
 from trainer.dataset.doctor.measures import Measures
 from trainer.dataset.doctor.settings import CheckSettings
 from trainer.dataset.record import EXCLUDED
@@ -80,6 +79,7 @@ class Facts:
         measures: of the pictures that were measured, by name.
         settings: what the pictures are wanted for.
         count_tokens: tokens of a text, by the tokenizer of the chosen base model.
+        alike: groups of pictures that show the same, by name.
     """
 
     info: DatasetInfo
@@ -87,17 +87,12 @@ class Facts:
     measures: Mapping[str, Measures]
     settings: CheckSettings
     count_tokens: Callable[[str], int]
+    alike: Sequence[tuple[str, ...]] = ()
 
     @cached_property
     def measured(self) -> list[tuple[PictureFacts, Measures]]:
         """The usable pictures with their measures, in order."""
         return [(facts, self.measures[facts.name]) for facts in self.scan.usable if facts.name in self.measures]
-
-    @cached_property
-    def alike(self) -> list[tuple[str, ...]]:
-        """Groups of pictures that show the same, by name."""
-        found = alike([facts.content for facts, _ in self.measured], [measures for _, measures in self.measured])
-        return [tuple(self.measured[index][0].name for index in group) for group in found]
 
 
 @dataclass(frozen=True)

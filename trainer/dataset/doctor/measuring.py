@@ -31,8 +31,7 @@ class MeasureCache:
     """Measures by the SHA-256 of the picture's file, and what was done to it; a line each, written as they come: a pass that is ended goes on there."""
 
     def __init__(self, data: DataFolder, folder: Path) -> None:
-        key = hashlib.sha256(str(folder).encode("utf-8", errors="surrogateescape")).hexdigest()[:24]
-        self.path = data.cache / "check" / f"{key}.jsonl"
+        self.path = _cache_path(data, folder, ".jsonl")
         self._lock = threading.Lock()
         self._known: dict[str, Measures] = {}
         self._num_lines = 0
@@ -78,6 +77,16 @@ class MeasureCache:
             lines = b"".join(_line(sha256, measures) for sha256, measures in kept.items())
             write_bytes(self.path, lines, "the measures of the pictures")
             self._known, self._num_lines = kept, len(kept)
+
+
+def alike_path(data: DataFolder, folder: Path) -> Path:
+    """Where it is kept which pictures of a folder were compared, and which show the same: for `Alike`."""
+    return _cache_path(data, folder, "-alike.json")
+
+
+def _cache_path(data: DataFolder, folder: Path, ending: str) -> Path:
+    key = hashlib.sha256(str(folder).encode("utf-8", errors="surrogateescape")).hexdigest()[:24]
+    return data.cache / "check" / f"{key}{ending}"
 
 
 def _ends_whole(file: BinaryIO) -> bool:

@@ -9,7 +9,7 @@ have nearly the same pixels, up to brightness and contrast.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from trainer.dataset.doctor.measures import THUMB, Measures
 
+VERSION = 1
+"""To be raised when other pictures are found to be the same: groups of another version are not believed any more."""
 CORRELATION = 0.95
 """Of pixels laid over one another; benchmarks/doctor.py says what it finds and what it mistakes."""
 _NEAR_BITS = 14
@@ -27,15 +29,19 @@ _FINE = tuple(np.arange(0, 0.0801, 0.01).round(3))
 _MAX_ASPECT = 0.16
 _MIN_SPREAD = 4.0
 _ROWS = 256
+_TOLD = 100
 
+Progress = Callable[[str, int, int], object]
+"""Called with (what is done, how much of it, of how much); what it raises ends the work."""
 Span = tuple[float, float]
 Flips = tuple[int, int]
 _FLIPS: tuple[Flips, ...] = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 """Steps through rows and columns."""
 
 
-def groups(measures: Sequence[Measures]) -> list[tuple[int, ...]]:
+def groups(measures: Sequence[Measures], progress: Progress | None = None) -> list[tuple[int, ...]]:
     """Groups of pictures that show the same, as indexes, in order."""
+    tell = progress or (lambda what, done, total: None)
     usable = [index for index, each in enumerate(measures) if each.thumb.std() >= _MIN_SPREAD]
     thumbs = np.array([measures[index].thumb for index in usable], np.float32)
     aspects = np.array([np.log(measures[i].width / measures[i].height) for i in usable])
@@ -47,7 +53,10 @@ def groups(measures: Sequence[Measures]) -> list[tuple[int, ...]]:
             index = parent[index]
         return index
 
-    for one, other, flips in _near(thumbs, aspects):
+    near = _near(thumbs, aspects, tell)
+    for done, (one, other, flips) in enumerate(near, start=1):
+        if done % _TOLD == 0 or done == len(near):
+            tell("Laying pictures over one another", done, len(near))
         if root(one) != root(other) and _is_same(thumbs[one], thumbs[other][:: flips[0], :: flips[1]]):
             parent[root(other)] = root(one)
     found: dict[int, list[int]] = defaultdict(list)
@@ -68,10 +77,10 @@ def _is_same(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
 # --- candidates --------------------------------------------------------------------------------------------------
 
 
-def _near(thumbs: NDArray[np.float32], aspects: NDArray[np.float64]) -> Iterator[tuple[int, int, Flips]]:
+def _near(thumbs: NDArray[np.float32], aspects: NDArray[np.float64], tell: Progress) -> list[tuple[int, int, Flips]]:
     """Pairs with near hashes, nearest first, each with how the second is mirrored (-1: upside down, left to right)."""
     if len(thumbs) < 2:
-        return
+        return []
     spans = [(low, 1 - high) for low, high in product(_CUTS, _CUTS)]
     whole = spans.index((0.0, 1.0))
     # Both sides, one side, or the ends of one direction: what people crop.
@@ -81,6 +90,7 @@ def _near(thumbs: NDArray[np.float32], aspects: NDArray[np.float64]) -> Iterator
     plain = hashes[whole, whole]
     found: dict[tuple[int, int], tuple[int, Flips]] = {}
     for start in range(0, len(thumbs), _ROWS):
+        tell("Comparing the pictures", start, len(thumbs))
         rows = slice(start, start + _ROWS)
         is_alike = np.abs(aspects[rows, None] - aspects[None]) <= _MAX_ASPECT
         for flips in _FLIPS:
@@ -94,8 +104,8 @@ def _near(thumbs: NDArray[np.float32], aspects: NDArray[np.float64]) -> Iterator
                 key, bits = (one, other), int(nearest[row, column])
                 if one != other and bits < found.get(key, (64, flips))[0]:
                     found[key] = (bits, flips)
-    for (one, other), (_, flips) in sorted(found.items(), key=lambda item: item[1][0]):
-        yield one, other, flips
+    pairs = sorted(found.items(), key=lambda item: item[1][0])
+    return [(one, other, flips) for (one, other), (_, flips) in pairs]
 
 
 def _cosines() -> NDArray[np.float32]:

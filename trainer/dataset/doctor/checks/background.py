@@ -38,12 +38,20 @@ def find(facts: Facts) -> list[Finding]:
 
 def _named(facts: Facts, pictures: list[str], tag: str) -> Fix | None:
     """The background behind the captions that say nothing of one; pictures without a caption are another check's."""
-    texts = {picture.name: picture.caption or "" for picture in facts.scan.usable}
-    lacking = [name for name in pictures if texts[name] and "background" not in texts[name].casefold()]
+    texts = {picture.name: picture.captions for picture in facts.scan.usable}
+    lacking = [name for name in pictures if not all(map(_names_one, texts[name]))]
     if not lacking:
         return None
-    changes = {(CAPTIONS, name): f"{texts[name].rstrip(' ,.')}, {tag}" for name in lacking}
+    changes = {(CAPTIONS, name): "\n".join(_with_tag(text, tag) for text in texts[name]) for name in lacking}
     return Fix(f"Add “{tag}” to {len(lacking)} captions", changes)
+
+
+def _names_one(caption: str) -> bool:
+    return "background" in caption.casefold()
+
+
+def _with_tag(caption: str, tag: str) -> str:
+    return caption if _names_one(caption) else f"{caption.rstrip(' ,.')}, {tag}"
 
 
 CHECK = Check(

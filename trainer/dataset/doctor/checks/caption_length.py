@@ -15,15 +15,29 @@ def find(facts: Facts) -> list[Finding]:
     for picture in facts.scan.usable:
         if not picture.caption:
             continue
-        number = facts.count_tokens(_trained(facts, picture.caption))
+        number = max(_count(facts, caption) for caption in picture.captions)
         if number > limit:
             message = f"has a caption of {number} tokens: what follows the first {limit} is not seen."
-            short = shortened(facts, picture.caption)
+            short = "\n".join(filter(None, (_fitting(facts, caption) for caption in picture.captions)))
             fix = (
                 Fix("Cut the caption where it is cut in training", {(CAPTIONS, picture.name): short}) if short else None
             )
             found.append(Finding("caption_length", (picture.name,), message, Verdict.USABLE, fix=fix))
+        elif (joined := _count(facts, picture.caption)) > limit:
+            message = (
+                f"has {len(picture.captions)} captions of {joined} tokens together: where they are read as one, as without "
+                f"`data.several_captions`, what follows the first {limit} is not seen."
+            )
+            found.append(Finding("caption_length", (picture.name,), message, Verdict.GOOD))
     return found
+
+
+def _count(facts: Facts, caption: str) -> int:
+    return facts.count_tokens(_trained(facts, caption))
+
+
+def _fitting(facts: Facts, caption: str) -> str:
+    return caption if _count(facts, caption) <= facts.settings.max_caption_tokens else shortened(facts, caption)
 
 
 def _trained(facts: Facts, caption: str) -> str:

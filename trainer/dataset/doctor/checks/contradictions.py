@@ -28,7 +28,7 @@ _COLOURS = {"black", "brown", "blonde", "red", "pink", "purple", "blue", "green"
 
 def find(facts: Facts) -> list[Finding]:
     """Of each group of equal pictures and of each single caption."""
-    captions = {picture.name: picture.caption or "" for picture in facts.scan.usable}
+    captions = {picture.name: "\n".join(picture.captions) for picture in facts.scan.usable}
     found = []
     for group in facts.alike:
         texts = {name: captions[name] for name in group if captions[name]}
@@ -43,15 +43,16 @@ def find(facts: Facts) -> list[Finding]:
 
 
 def _one_caption(texts: Mapping[str, str]) -> Fix:
-    """The longest of their captions for all of them: it says most."""
+    """The captions of the one of them that says most, for all of them."""
     longest = max(texts, key=lambda name: len(texts[name]))
     changes = {(CAPTIONS, name): texts[longest] for name in texts if texts[name] != texts[longest]}
     return Fix(f"The caption of {longest} for all of them", changes)
 
 
 def tags(caption: str) -> frozenset[str]:
-    """What stands between commas, in lower case."""
-    return frozenset(part.strip().casefold().replace("_", " ") for part in caption.split(",") if part.strip())
+    """What stands between commas, in lower case; several captions have one a line."""
+    parts = re.split(r"[,\n]", caption)
+    return frozenset(part.strip().casefold().replace("_", " ") for part in parts if part.strip())
 
 
 def opposites(of: Iterable[str]) -> list[tuple[str, str]]:

@@ -18,9 +18,8 @@ def find(facts: Facts) -> list[Finding]:
         return [Finding("trigger", (), message, Verdict.GOOD)]
     found = []
     for picture in captioned:
-        caption = picture.caption or ""
-        if not has_trigger_word(caption, word):
-            text = compose_caption(caption, word, "", True)
+        if not all(has_trigger_word(caption, word) for caption in picture.captions):
+            text = "\n".join(compose_caption(caption, word, "", True) for caption in picture.captions)
             fix = Fix("Put the trigger word in front", {(CAPTIONS, picture.name): text})
             message = f"has a caption without “{word}”. Training here puts it in front; other programs do not."
             found.append(Finding("trigger", (picture.name,), message, Verdict.GOOD, fix=fix))
