@@ -85,10 +85,18 @@ class History:
             case LoraExported():
                 self.lora = event
             case Warned() | Changed() | Remedied():
+                if not isinstance(event, Warned):
+                    self._go_back(event.back_to if isinstance(event, Remedied) else event.step)
                 if event.message not in self.warnings:
                     self.warnings.append(event.message)
             case _ if event.is_final:
                 self.final = event
+
+    def _go_back(self, step: int) -> None:
+        """What was made of later steps is of weights that the run no longer has."""
+        self.samples = {key: picture for key, picture in self.samples.items() if key[0] <= step}
+        if self.lora is not None and self.lora.step > step:
+            self.lora = None
 
     @property
     def total_steps(self) -> int:

@@ -171,7 +171,7 @@ def test_three_on_the_stack_and_a_moved_slider_make_another_picture(page: Page, 
         }
         save_file(tensors, app.data / "loras" / f"{name}.safetensors")
     open_tab(page, "Generate")
-    page.wait_for_timeout(1000)  # the stack of before comes back with the form
+    page.wait_for_timeout(3000)  # the stack of before comes back with the form
     for count in range(page.locator(".lora-row").count(), 0, -1):
         page.locator("#lora-remove-0").click()
         expect(page.locator(".lora-row")).to_have_count(count - 1)
@@ -190,6 +190,7 @@ def test_three_on_the_stack_and_a_moved_slider_make_another_picture(page: Page, 
         """The pixels of a picture with that weight of the second LoRA."""
         page.locator("#lora-unet-1 input[type=range]").fill(weight)
         expect(page.locator("#lora-unet-1 input[type=number]")).to_have_value(weight)
+        page.wait_for_timeout(1000)  # whoever looks at the number before clicking gives the app this moment to hear of it
         before = len(finished())
         page.locator("#gen-start").click()
         expect(page.locator("#gen-gallery img").first).to_be_visible(timeout=_LONG)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.services.jobs import History
 from tests.tiny_training import make_pictures, new_run, tiny_settings, train_here
 from trainer.config.adapter import METHODS
 from trainer.config.loading import build_config, merge
@@ -25,6 +26,7 @@ from trainer.events import (
     Changed,
     CheckpointSaved,
     Event,
+    EventReader,
     EventWriter,
     Finished,
     LoraExported,
@@ -453,6 +455,38 @@ def test_a_fault_that_comes_again_goes_back_further_and_ends_the_same_after_deat
     assert tensors(train_here(killed)["lora"]) == tensors(expected["lora"])
 
 
+@pytest.mark.usefixtures("too_fast")
+def test_files_of_weights_that_were_given_up_say_so_and_are_made_anew(
+    model: Path, pictures: Path, data: DataFolder
+) -> None:
+    changes = {
+        "training": {"steps": 6, "on_nan": "lower_rate"},
+        "save": {"checkpoint_every": 3, "export_every": 2},
+        "preview": {"every": 4, "prompts": ["a red house"]},
+    }
+    run = new_run(data, tiny_settings(model, pictures, SMALL, changes))
+    train_here(run)
+    assert [event.back_to for event in of_type(run, Remedied)] == [3]
+    names = sorted(path.name for path in run.lora.glob("*-step*"))
+    assert [name.partition("-step")[2] for name in names] == [
+        "000002.safetensors",
+        "000004 given up.safetensors",
+        "000004.safetensors",
+    ]
+    old, new = (run.lora / name for name in names[1:])
+    assert tensors(old) != tensors(new)
+    exported = {Path(event.library_path) for event in of_type(run, LoraExported) if event.step == 4}
+    assert [path.read_bytes() for path in exported] == [new.read_bytes()]
+    (theirs,) = data.loras.glob(f"{new.stem} given up*.safetensors")
+    assert theirs.read_bytes() == old.read_bytes()
+    samples = sorted(path.name for path in run.samples.glob("step-000004-*"))
+    assert samples == ["step-000004-0 given up.png", "step-000004-0.png"]
+    # A page that follows the run shows what was made since.
+    history = History(run, EventReader(run.events_path))
+    history.update()
+    assert sorted(history.samples) == [(0, 0), (4, 0), (6, 0)]
+
+
 # --- the disk ----------------------------------------------------------------------------------------------------------
 
 
@@ -477,6 +511,16 @@ def test_a_disk_that_fills_up_is_announced_and_the_run_goes_on_after_it(
     assert any("nearly full" in event.message and "step 4" in event.message for event in of_type(run, Warned))
     monkeypatch.undo()
     assert tensors(train_here(run)["lora"]) == tensors(expected["lora"])
+
+
+def test_files_along_the_way_that_will_not_fit_are_announced_and_the_run_ends_well(
+    model: Path, pictures: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(model, pictures, SMALL, {"training": {"steps": 4}, "save": {"export_every": 1}})
+    monkeypatch.setattr("trainer.training.preflight.free_bytes", lambda folder: 64 * 2**20 + 100)
+    run = new_run(data, settings)
+    assert train_here(run)["steps"] == 4
+    assert [event.message.partition(" to be")[0] for event in of_type(run, Warned)] == ["The 3 LoRA files"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from trainer.lora_files.embeddings import write_embedding
 from trainer.lora_files.file import write_lora
 from trainer.lora_files.header import read_header
 from trainer.lora_files.metadata import TrainingFacts, build_metadata, embedding_metadata
+from trainer.lora_files.writing import DTYPES
 from trainer.training.checkpoint import MARGIN_BYTES
 from trainer.training.data_record import dataset_hashes
 from trainer.training.export_word import embedding_files, embedding_path, learned_embedding
@@ -29,7 +30,6 @@ from trainer.training.underneath import on_top_metadata, sum_metadata, summed
 
 TRAINED_WITH_KEY = "inkwash.trained_with"
 """The name of the other of two adapters that were trained jointly."""
-_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 
 def export_name(parts: TrainParts, step: int, *, is_final: bool) -> str:
@@ -82,7 +82,9 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
         # Twice: in the run and in the library; of two adapters each and the sum.
         numbers = sum(weight.numel() for weight in parts.adapter.state_dict().values())
         numbers *= len(parts.config.adapter.alone)
-        require_free(path.parent, 2 * _BYTES[parts.config.save.precision] * numbers + MARGIN_BYTES, "the LoRA file")
+        require_free(
+            path.parent, 2 * DTYPES[parts.config.save.precision].itemsize * numbers + MARGIN_BYTES, "the LoRA file"
+        )
         _write(parts, state, path)
     if is_final and parts.config.save.export_sum:
         _export_sum(parts, state, path)

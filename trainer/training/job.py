@@ -18,6 +18,7 @@ from trainer.training.export import export_lora, part_paths
 from trainer.training.export_word import embedding_path
 from trainer.training.joining import joined
 from trainer.training.loop import train_loop
+from trainer.training.preflight import check_exports
 from trainer.training.resume import restore
 from trainer.training.setup import set_up
 
@@ -52,6 +53,9 @@ def _train(context: JobContext, config: RunConfig, ranks: Ranks) -> dict[str, An
             resumed_from=state.step,
         )
     )
+    if ranks.is_main:
+        numbers = sum(weight.numel() for weight in parts.adapter.state_dict().values())
+        check_exports(context, config, numbers, parts.total_steps)
     context.stage("Training", state.step, parts.total_steps)
     train_loop(parts, state)
     with weights_in_use(parts):

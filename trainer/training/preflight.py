@@ -18,11 +18,13 @@ from trainer.dataset.kohya import kohya_folders
 from trainer.dataset.scan import PictureFacts, preflight
 from trainer.errors import ConfigError, DatasetError, Finding
 from trainer.events import Warned
-from trainer.files import require_free
+from trainer.files import free_bytes, require_free
 from trainer.jobs import JobContext
+from trainer.lora_files.writing import DTYPES
 from trainer.models.components import Components
 from trainer.models.text import count_tokens
 from trainer.paths import DataFolder
+from trainer.units import size
 
 log = logging.getLogger(__name__)
 _SHOWN = 5
@@ -239,8 +241,25 @@ def check_disk(context: JobContext, config: RunConfig, num_trained: int) -> None
     """Raise ResourceError unless the checkpoints and LoRA files of the run fit on the disk."""
     # The weights, their average, and what the optimizer keeps, for each trained number.
     average = _BYTES if config.training.ema_decay else 0
-    size = round(num_trained * (_BYTES + average + config.optimizer.facts.state_bytes))
+    checkpoint = round(num_trained * (_BYTES + average + config.optimizer.facts.state_bytes))
     # Of two adapters each and the sum.
-    files = len(config.adapter.alone) * size
-    needed = (config.save.keep_checkpoints + 1) * size + files + _MARGIN_BYTES
+    files = len(config.adapter.alone) * checkpoint
+    needed = (config.save.keep_checkpoints + 1) * checkpoint + files + _MARGIN_BYTES
     require_free(context.run.folder, needed, "the run's checkpoints and LoRA files")
+
+
+def check_exports(context: JobContext, config: RunConfig, num_trained: int, total_steps: int) -> None:
+    """Warn where the files that are to be saved along the way will not fit on the disk, each in the run and in the library."""
+    every = config.save.export_every
+    if not every:
+        return
+    left = (total_steps - 1) // every - len(list(context.run.lora.glob("*-step*.safetensors")))
+    numbers = num_trained * DTYPES[config.save.precision].itemsize * len(config.adapter.alone)
+    needed, free = 2 * left * numbers + _MARGIN_BYTES, free_bytes(context.run.folder)
+    if left > 0 and free < needed:
+        context.emit(
+            Warned(
+                message=f"The {left} LoRA files to be saved along the way need {size(needed)}, and {size(free)} are free: the "
+                "later ones will be left out. Raise save.export_every, or make room."
+            )
+        )

@@ -11,6 +11,7 @@ from functools import partial
 
 from trainer.errors import NonFiniteLossError
 from trainer.events import Remedied
+from trainer.training.given_up import set_aside
 from trainer.training.resume import checkpoint_store, load_checkpoint, save_checkpoint
 from trainer.training.state import TrainParts, TrainState
 
@@ -68,6 +69,7 @@ def _go_back(parts: TrainParts, state: TrainState, error: NonFiniteLossError) ->
     # What lies after it comes from weights that the run no longer has.
     parts.ranks.meet()
     parts.ranks.on_main(partial(store.drop_after, earlier.step))
+    parts.ranks.on_main(partial(set_aside, parts.context.run, parts.data, earlier.step))
     state.go_back_to(earlier)
     return earlier.step
 

@@ -21,6 +21,7 @@ from trainer.training.checkpoint import (
     unpack_optimizer,
 )
 from trainer.training.distributed import fingerprint_of
+from trainer.training.given_up import set_aside
 from trainer.training.identity import changes_between, machine_notes, require_same
 from trainer.training.state import TrainParts, TrainState
 from trainer.training.weight_order import WeightOrder, is_same_order, renumbered, weight_order
@@ -149,6 +150,8 @@ def _restore(parts: TrainParts) -> TrainState:
     for message in machine_notes(saved, parts.identity):
         parts.context.emit(Warned(message=message))
     if changes:
+        # Made after the checkpoint with the settings of before.
+        parts.ranks.on_main(partial(set_aside, parts.context.run, parts.data, state.step))
         parts.context.emit(Changed(step=state.step, changes=[str(change) for change in changes]))
     return state
 
