@@ -105,6 +105,9 @@ class LoraFileError(InkwashError):
 class NonFinitePictureError(InkwashError):
     """The model gave NaN or infinite numbers instead of a picture."""
 
+    code = "non_finite_picture"
+    exit_code = 11
+
 
 class ResourceError(InkwashError):
     """Memory, disk space, a device or a port is not to be had."""
