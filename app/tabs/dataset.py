@@ -254,10 +254,11 @@ class DatasetTab:
 
     def _use_folder(self, path: str) -> tuple[Any, str]:
         linked = self._service.use_folder(path)
-        if len(linked.sets) > 1:
+        first, *others = linked.sets
+        if others:
             note(f"{len(linked.sets)} data sets, one for each numbered folder, with its number as repeats.")
         _tell_left_out(linked)
-        return self._offer(linked.sets[0].name), ""
+        return self._offer(first.name), ""
 
     def _add_files(self, name: str, files: list[str] | None, names: list[str] | None) -> tuple[Any, None, float]:
         _tell(self._service.store.add_files(name, with_names(files, names)))
