@@ -123,8 +123,11 @@ class RunView:
             return gr.skip()
         changed = {key for key in now if now[key] != seen.get(key)}
         updates: dict[Any, Any] = {self._seen: now}
-        if chosen != run_id or "list" in changed:
-            updates |= {self.chosen: run_id, self.picker: gr.update(choices=self._choices(), value=run_id)}
+        if chosen != run_id:
+            updates |= self.choose(run_id)
+        elif "list" in changed:
+            # Without a value: what was chosen while this looked, as a run that was just started, must stay chosen.
+            updates[self.picker] = gr.update(choices=self._choices())
         if "run" in changed:
             updates |= {self._status: render.status(row, history), **self._controls(row, history, can_kill)}
         if "chart" in changed:
