@@ -190,7 +190,9 @@ def test_three_on_the_stack_and_a_moved_slider_make_another_picture(page: Page, 
         """The pixels of a picture with that weight of the second LoRA."""
         page.locator("#lora-unet-1 input[type=range]").fill(weight)
         expect(page.locator("#lora-unet-1 input[type=number]")).to_have_value(weight)
-        page.wait_for_timeout(1000)  # whoever looks at the number before clicking gives the app this moment to hear of it
+        page.wait_for_timeout(
+            1000
+        )  # whoever looks at the number before clicking gives the app this moment to hear of it
         before = len(finished())
         page.locator("#gen-start").click()
         expect(page.locator("#gen-gallery img").first).to_be_visible(timeout=_LONG)

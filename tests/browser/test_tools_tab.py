@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from playwright.sync_api import Page, expect
 from safetensors.numpy import load_file, save_file
 
@@ -112,6 +113,7 @@ def test_two_loras_become_one_that_opens_in_the_library_and_another_trains_again
     expect(page.locator("#train-plan")).to_contain_text("pictures")
 
 
+@pytest.mark.slow  # The suite's minutes are few, and other tests look at phones and the dark.
 def test_inspect_on_a_phone_in_the_dark_and_a_broken_file_as_a_sentence(page: Page, app: App) -> None:
     put_lora(app, "zebra", 1)
     (app.data / "loras" / "broken.safetensors").write_bytes(b"\x10" + bytes(7) + b"not a header at all")
