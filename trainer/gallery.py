@@ -26,7 +26,7 @@ from trainer.infotext import MAX_CHARACTERS, parse_infotext
 from trainer.lora_tags import read_tags
 from trainer.paths import DataFolder
 from trainer.picture_texts import INFOTEXT_KEY, RECIPE_KEY, SUFFIXES, PictureFile, read_picture_texts
-from trainer.trash import move_to_trash
+from trainer.trash import move_to_trash, trash_records
 
 log = logging.getLogger(__name__)
 _VERSION = 1
@@ -145,17 +145,8 @@ class Gallery:
 
     def trashed(self) -> list[TrashedPicture]:
         """Deleted pictures that are still in the trash, the last first."""
-        found: list[TrashedPicture] = []
-        for record in self._data.trash.glob(f"*/{_TRASH_RECORD}"):
-            try:
-                content = json.loads(record.read_text(encoding="utf-8"))
-                trashed = TrashedPicture(str(content["name"]), record.parent, float(content["deleted"]))
-            except (OSError, ValueError, KeyError, TypeError):
-                log.warning("A record in the trash cannot be read: %s", record)
-                continue
-            # The picture may have been taken out by hand, or not have come here at all.
-            found += [trashed] if is_file(trashed.folder / Path(trashed.name).name) else []
-        return sorted(found, key=lambda item: -item.deleted)
+        found = [TrashedPicture(*record) for record in trash_records(self._data, _TRASH_RECORD)]
+        return [trashed for trashed in found if is_file(trashed.folder / Path(trashed.name).name)]
 
     def restore(self, trashed: TrashedPicture) -> PictureInfo:
         """Bring a deleted picture back; where its name is taken by now, with a number behind it. Raises ConfigError."""

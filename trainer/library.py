@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import re
 import shutil
 import time
@@ -26,9 +24,8 @@ from trainer.files import (
 from trainer.lora_files.embedding_info import inspect_embedding
 from trainer.lora_files.inspect import LoraInfo, inspect_lora
 from trainer.paths import DataFolder
-from trainer.trash import move_to_trash
+from trainer.trash import move_to_trash, trash_records
 
-log = logging.getLogger(__name__)
 SUFFIX = ".safetensors"
 PREVIEW_SUFFIXES = (".preview.png", ".png", ".preview.jpg", ".jpg", ".jpeg", ".webp")
 """What a preview can be called beside NAME.safetensors; also A1111's names."""
@@ -162,7 +159,7 @@ def import_lora(data: DataFolder, path: Path, name: str = "") -> LibraryEntry:
 
 def has_preview(path: Path) -> bool:
     """Whether a preview lies beside a file, under any of the names that it can have."""
-    return any(path.with_name(f"{path.stem}{suffix}").is_file() for suffix in PREVIEW_SUFFIXES)
+    return bool(_previews(path))
 
 
 def set_preview(data: DataFolder, name: str, picture: Path) -> LibraryEntry:
@@ -171,9 +168,8 @@ def set_preview(data: DataFolder, name: str, picture: Path) -> LibraryEntry:
     if suffix not in PREVIEW_SUFFIXES or not picture.is_file():
         raise LoraFileError("A preview is a PNG, JPEG or WebP picture.", where=str(picture))
     file = _library_file(data, name)
-    for old in _companions(file):
-        if old.name.removeprefix(file.stem) in PREVIEW_SUFFIXES:
-            old.unlink()
+    for old in _previews(file):
+        old.unlink()
     target = file.with_name(f"{file.stem}{suffix}")
     write_atomically(target, lambda temporary: shutil.copyfile(picture, temporary), "the preview")
     return _entry(data, file)
@@ -210,17 +206,8 @@ def delete_lora(data: DataFolder, name: str) -> TrashedLora:
 
 def list_trashed(data: DataFolder) -> list[TrashedLora]:
     """Deleted LoRAs that are still in the trash, the last first."""
-    found: list[TrashedLora] = []
-    for record in data.trash.glob(f"*/{_TRASH_RECORD}"):
-        try:
-            content = json.loads(record.read_text(encoding="utf-8"))
-            trashed = TrashedLora(str(content["name"]), record.parent, float(content["deleted"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            log.warning("A record in the trash cannot be read: %s", record)
-            continue
-        # The file may have been taken out by hand, or not have come here at all.
-        found += [trashed] if any(record.parent.glob(f"*{SUFFIX}")) else []
-    return sorted(found, key=lambda item: -item.deleted)
+    found = [TrashedLora(*record) for record in trash_records(data, _TRASH_RECORD)]
+    return [trashed for trashed in found if any(trashed.folder.glob(f"*{SUFFIX}"))]
 
 
 def restore_lora(data: DataFolder, trashed: TrashedLora) -> LibraryEntry:
@@ -254,7 +241,7 @@ def export_copy(data: DataFolder, name: str, target: Path) -> Path:
 def _entry(data: DataFolder, path: Path) -> LibraryEntry:
     facts = path.stat()
     found = _header(path, facts.st_size, facts.st_mtime_ns)
-    pictures = [file for file in _companions(path) if file.name.removeprefix(path.stem) in PREVIEW_SUFFIXES]
+    pictures = _previews(path)
     return LibraryEntry(
         name=path.relative_to(data.loras).as_posix().removesuffix(SUFFIX),
         path=path,
@@ -285,7 +272,16 @@ def inspect_file(path: Path, *, with_hash: bool = True) -> LoraInfo:
 
 def _companions(file: Path) -> list[Path]:
     """What belongs to a LoRA by its name, previews first."""
-    beside = [file.with_name(f"{file.stem}{suffix}") for suffix in _COMPANION_SUFFIXES]
+    return _beside(file, _COMPANION_SUFFIXES)
+
+
+def _previews(file: Path) -> list[Path]:
+    """Its previews, the one that counts first."""
+    return _beside(file, PREVIEW_SUFFIXES)
+
+
+def _beside(file: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    beside = [file.with_name(f"{file.stem}{suffix}") for suffix in suffixes]
     return [path for path in beside if path.is_file()]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -10,6 +12,8 @@ from typing import Any
 
 from trainer.files import disk_errors, safe_name, unused_path, write_json
 from trainer.paths import DataFolder
+
+log = logging.getLogger(__name__)
 
 
 def move_to_trash(
@@ -46,3 +50,18 @@ def move_to_trash(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
+
+
+def trash_records(data: DataFolder, file_name: str) -> list[tuple[str, Path, float]]:
+    """What was moved to the trash with a record of this file name, the last first: its name, its folder there, and when.
+
+    Whether it still lies there is to be looked at: it may have been taken out by hand.
+    """
+    found: list[tuple[str, Path, float]] = []
+    for path in data.trash.glob(f"*/{file_name}"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found.append((str(content["name"]), path.parent, float(content["deleted"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            log.warning("A record in the trash cannot be read: %s", path)
+    return sorted(found, key=lambda record: -record[2])

@@ -14,6 +14,7 @@ from app.polling import Poll
 from app.services.context import Services
 from app.services.jobs import JobRow
 from app.services.tools import Figures, ToolService
+from app.tabs.run_choice import RunChoice
 from trainer.errors import LoraFileError
 from trainer.runs import RunState
 
@@ -23,7 +24,7 @@ _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _NOTHING = "What a tool finds is shown here, and stays in the list of runs."
 
 
-class ToolRunView:
+class ToolRunView(RunChoice):
     """The right side of the Tools tab."""
 
     def __init__(self, services: Services, tools: ToolService, links: Links) -> None:
@@ -60,10 +61,6 @@ class ToolRunView:
             show_progress="hidden",  # and in the queue: outside of it no gr.State tells the page that it has changed
         )
 
-    def choose(self, run_id: str) -> dict[Any, Any]:
-        """Updates that make a run the one that is shown."""
-        return {self.chosen: run_id, self.picker: gr.update(choices=self._choices(), value=run_id, visible=True)}
-
     def _poll(self, chosen: str | None, seen: dict[str, Any]) -> Any:
         """What changed since `seen`."""
         ids = self._jobs.ids("tool")
@@ -75,11 +72,7 @@ class ToolRunView:
         if now == seen:
             return gr.skip()
         updates: dict[Any, Any] = {self._seen: now}
-        if chosen != run_id:
-            updates |= self.choose(run_id)
-        elif now["list"] != seen.get("list"):
-            # Not the value: a run that was started meanwhile may have been chosen.
-            updates[self.picker] = gr.update(choices=self._choices(), visible=True)
+        updates |= self.chosen_after(chosen, run_id, is_list_new=now["list"] != seen.get("list"))
         if now["run"] != seen.get("run"):
             updates |= self._show(row)
         return updates

@@ -16,6 +16,7 @@ from app.polling import Poll
 from app.services.context import Services
 from app.services.jobs import History, JobRow
 from app.tabs.resumption import ResumptionRow
+from app.tabs.run_choice import RunChoice
 from trainer.errors import RunError
 from trainer.files import is_inside
 from trainer.runs import RunState
@@ -26,7 +27,7 @@ _MAX_LISTED = 100
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
-class RunView:
+class RunView(RunChoice):
     """The right side of the Train tab."""
 
     def __init__(self, services: Services, links: Links) -> None:
@@ -89,10 +90,6 @@ class RunView:
             show_progress="hidden",
         )
 
-    def choose(self, run_id: str) -> dict[Any, Any]:
-        """Updates that make a run the one that is shown."""
-        return {self.chosen: run_id, self.picker: gr.update(choices=self._choices(), value=run_id)}
-
     def _receive(self, letter: Letter | None) -> tuple[Any, Any]:
         if not letter:
             return gr.skip(), gr.skip()
@@ -122,12 +119,7 @@ class RunView:
         if now == seen:
             return gr.skip()
         changed = {key for key in now if now[key] != seen.get(key)}
-        updates: dict[Any, Any] = {self._seen: now}
-        if chosen != run_id:
-            updates |= self.choose(run_id)
-        elif "list" in changed:
-            # Without a value: what was chosen while this looked, as a run that was just started, must stay chosen.
-            updates[self.picker] = gr.update(choices=self._choices())
+        updates: dict[Any, Any] = {self._seen: now, **self.chosen_after(chosen, run_id, is_list_new="list" in changed)}
         if "run" in changed:
             updates |= {self._status: render.status(row, history), **self._controls(row, history, can_kill)}
         if "chart" in changed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from app.tabs.train_run import RunView
 from trainer.runs import RunState
@@ -19,16 +19,16 @@ def test_a_look_that_began_before_a_run_was_started_does_not_choose_the_old_one_
         history=lambda run_id: history,
         newest=lambda kind: "new",
     )
-    view = SimpleNamespace(
-        _jobs=jobs, chosen="chosen", picker="picker", _seen="seen", _choices=lambda: [("New", "new"), ("Old", "old")]
-    )
+    view: Any = RunView.__new__(RunView)
+    parts = {"_jobs": jobs, "chosen": "chosen", "picker": "picker", "_seen": "seen"}
+    vars(view).update(parts, _choices=lambda: [("New", "new"), ("Old", "old")])
     seen = {
         "list": ["old"],
         "run": ["old", RunState.FINISHED.value, 3, False],
         "chart": ["old", 1, [(1, 0.5)], 0],
         "samples": ["old", 0, None],
     }
-    updates = RunView._poll(cast(Any, view), "old", seen)
+    updates = view._poll("old", seen)
     assert set(updates) == {"seen", "picker"}
     assert "value" not in updates["picker"]
     assert updates["picker"]["choices"] == [("New", "new"), ("Old", "old")]

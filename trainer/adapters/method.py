@@ -76,6 +76,11 @@ class EndsItself(Protocol):
         ...
 
 
+def num_kept(method: AdapterMethod) -> int:
+    """How many numbers a checkpoint and a file keep of a method."""
+    return sum(weight.numel() for weight in method.state_dict().values())
+
+
 def end_early(method: AdapterMethod) -> None:
     """Let a method do what it still has to, where a run ends without another step."""
     if isinstance(method, EndsItself):

@@ -62,13 +62,16 @@ class LatentCache:
             **part,
         )
 
+    def distinct(self, wanted: Iterable[tuple[Example, Variant]]) -> dict[str, tuple[Example, Variant]]:
+        """Each of these latents once, by its address: two pictures of the same bytes need theirs once."""
+        return {self.key(example, variant): (example, variant) for example, variant in wanted}
+
     def prepare(self, wanted: Iterable[tuple[Example, Variant]], progress: Progress) -> int:
         """Compute what is missing; returns how many were computed.
 
         Raises: DatasetError: a picture changed since it was scanned, or can no longer be read.
         """
-        # Two pictures of the same bytes need their latents once.
-        unique = {self.key(example, variant): (example, variant) for example, variant in wanted}
+        unique = self.distinct(wanted)
         computed = 0
         for done, (key, (example, variant)) in enumerate(unique.items()):
             progress(done, len(unique))

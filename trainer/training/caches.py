@@ -50,7 +50,7 @@ def cache_latents(
     latents = LatentCache(store, components, components.fingerprint("vae"))
     report = partial(StageProgress(context), "Caching latents")
     # What is wanted twice, as a picture that is both learned and compared, is in one share only: else two make it.
-    once = list({latents.key(example, variant): (example, variant) for example, variant in wanted}.values())
+    once = list(latents.distinct(wanted).values())
     # Each device makes its share, and then finds those of the others.
     share = once[ranks.index :: ranks.count]
     computed = latents.prepare(share, partial(_report_and_meet, report, ranks, len(once) // ranks.count))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from trainer.adapters.method import num_kept
 from trainer.base_models import main_weights
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
@@ -80,8 +81,7 @@ def export_lora(parts: TrainParts, state: TrainState, *, is_final: bool) -> tupl
     if not (is_final and path.exists()):
         # A finished run that is resumed has its file already; writing it again would only change its times.
         # Twice: in the run and in the library; of two adapters each and the sum.
-        numbers = sum(weight.numel() for weight in parts.adapter.state_dict().values())
-        numbers *= len(parts.config.adapter.alone)
+        numbers = num_kept(parts.adapter) * len(parts.config.adapter.alone)
         require_free(
             path.parent, 2 * DTYPES[parts.config.save.precision].itemsize * numbers + MARGIN_BYTES, "the LoRA file"
         )

@@ -6,6 +6,7 @@ import os
 from functools import partial
 from typing import Any
 
+from trainer.adapters.method import num_kept
 from trainer.config.loading import build_config
 from trainer.config.run import RunConfig
 from trainer.events import Started
@@ -54,8 +55,7 @@ def _train(context: JobContext, config: RunConfig, ranks: Ranks) -> dict[str, An
         )
     )
     if ranks.is_main:
-        numbers = sum(weight.numel() for weight in parts.adapter.state_dict().values())
-        check_exports(context, config, numbers, parts.total_steps)
+        check_exports(context, config, num_kept(parts.adapter), parts.total_steps)
     context.stage("Training", state.step, parts.total_steps)
     train_loop(parts, state)
     with weights_in_use(parts):

@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
 from trainer.adapters.choice import chosen_together
-from trainer.adapters.method import AdapterMethod, build_method
+from trainer.adapters.method import AdapterMethod, build_method, num_kept
 from trainer.base_models import resolve_trainable
 from trainer.config.run import RunConfig
 from trainer.data.batches import BatchMaker
@@ -118,7 +118,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
         adapter.load_state_dict(ranks.take_mains(adapter.state_dict()))
     for note in adapter.notes():
         context.emit(Warned(message=note))
-    check_disk(context, config, sum(weight.numel() for weight in adapter.state_dict().values()))
+    check_disk(context, config, num_kept(adapter))
     _set_modes(config, components)
     accelerator, optimizer = _accelerate(config, adapter, device, dtype)
     weights = [weight for group in adapter.parameter_groups().values() for weight in group]
