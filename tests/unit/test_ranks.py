@@ -230,6 +230,9 @@ def test_a_stop_while_latents_are_made_is_heard_by_all_after_a_few_pictures(tmp_
             def key(self, example: int, variant: str) -> int:
                 return example
 
+            def distinct(self, wanted: list[tuple[int, str]]) -> dict[int, tuple[int, str]]:
+                return {example: (example, variant) for example, variant in wanted}
+
             def prepare(self, wanted: list[tuple[int, str]], progress: Any) -> int:
                 for done, (example, _) in enumerate(wanted):
                     progress(done, len(wanted))
