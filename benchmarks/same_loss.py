@@ -32,7 +32,6 @@ SCRIPT: dict[str, Any] = {
     "adapter.unet.alpha": 4.0,
     "adapter.unet.targets": "attention",
     "objective.min_snr_gamma": 0.0,
-    "optimizer.unet_learning_rate": 1e-4,
     "schedule.kind": "constant",
     "schedule.warmup_share": 0.0,
     "training.batch_size": 1,
@@ -53,12 +52,13 @@ def losses(work: Path, name: str, changes: dict[str, Any]) -> dict[int, float]:
     if not kept.exists():
         settings = [part for path, value in {**QUIET, **changes}.items() for part in (f"--{path}", str(value))]
         run = work / "runs" / name
-        command = [sys.executable, "-m", "trainer.cli.main", "train", "--preset", PRESET, "--dataset", "ink-wash"]
+        command = [sys.executable, "-m", "trainer", "train", "--preset", PRESET, "--dataset", "ink-wash"]
         subprocess.run(
             [*command, *settings, "--run", str(run), "--data-dir", str(work / "data"), "--json"],
             check=True,
             cwd=PROJECT,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
         found = {event["step"]: event["loss"] for event in events if event["type"] == "validation"}
@@ -70,7 +70,13 @@ def ratio(work: Path, name: str, *options: str) -> float:
     """What `training.py` measures on the embedded model: the other's time of a step over ours."""
     kept = work / f"{name}.jsonl"
     command = [sys.executable, str(PROJECT / "benchmarks" / "training.py"), "--out", str(kept), "--clock", "processor"]
-    subprocess.run([*command, "--threads", "1", *options], check=True, cwd=PROJECT, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, "--threads", "1", *options],
+        check=True,
+        cwd=PROJECT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     result = json.loads(kept.read_text(encoding="utf-8").splitlines()[-1])
     return float(result.get("script_to_ours") or result["other_to_ours"])
 
@@ -80,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="a folder for what is made")
     parser.add_argument("--steps", type=int, default=500, help="of the script: its guide has 500")
+    parser.add_argument("--rate", type=float, default=1e-4, help="of the script; the preset has 0.005")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     work: Path = options.work.resolve()
@@ -93,7 +100,8 @@ def main() -> None:
     shares = []
     for seed in options.seeds:
         every = {"validation.every": max(1, options.steps // 20), "training.seed": seed}
-        theirs = losses(work, f"script-{options.steps}-{seed}", {**SCRIPT, **every, "training.steps": options.steps})
+        settings = {**SCRIPT, **every, "training.steps": options.steps, "optimizer.unet_learning_rate": options.rate}
+        theirs = losses(work, f"script-{options.steps}-{options.rate:g}-{seed}", settings)
         ours = losses(work, f"preset-{seed}", {"validation.every": 2, "training.seed": seed})
         wanted_step, wanted = min(theirs.items(), key=lambda pair: pair[1])
         reached = next((step for step, loss in sorted(ours.items()) if loss <= wanted), None)
