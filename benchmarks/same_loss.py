@@ -1,11 +1,11 @@
 """Time until our preset has learned as much as diffusers' DreamBooth-LoRA script with the settings of its guide.
 
     python benchmarks/same_loss.py --work WORK                      (embedded model, bundled ink wash; some minutes)
-    python benchmarks/same_loss.py --work WORK --steps 1000 --seeds 0 1 2
+    python benchmarks/same_loss.py --work WORK --seeds 0 1 2 --rate 0.005       (the script at the preset's rate)
 
 Both trainings run in our engine, whose step gives what the script's gives (see the tests of the layer and the loss), so that one validation
 loss measures both: the same held-out pictures, noise and timesteps. The script's settings are those of its guide: rank 4 on the attention
-layers, a constant rate of 1e-4, batches of one, no weights of timesteps. Looked for is the first step at which the preset's loss is no
+layers, a constant rate of 1e-4 (`--rate` for another), batches of one, no weights of timesteps. Looked for is the first step at which the preset's loss is no
 higher than the least that the script's settings reach. What a step costs is measured beside the script by `training.py`:
 
     time of the preset / time of the script
