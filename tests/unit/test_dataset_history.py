@@ -11,6 +11,7 @@ import pytest
 
 from app.services.context import Services
 from app.services.datasets import DatasetService
+from app.tabs.dataset_bringing import Bringing
 from app.tabs.dataset_fields import FetchFields, TrainingFields
 from app.tabs.dataset_history import HistorySection
 from app.tabs.dataset_page import DatasetPage
@@ -18,7 +19,7 @@ from tests import zoo
 from trainer.dataset.versions import current_version, write_versions
 from trainer.errors import DatasetError
 from trainer.paths import DataFolder
-from trainer.runs import create_run
+from trainer.runs import Run, create_run
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def section(services: Services, tmp_path: Path) -> HistorySection:
     zoo.good(tmp_path / "a.png", "a hill")
     DatasetService(services.data).store.create_from("ink", [tmp_path / "a.png", tmp_path / "a.txt"])
     with gr.Blocks():
-        page = DatasetPage(gr.Dropdown(), gr.State(0.0), gr.State(""), gr.HTML(), gr.HTML())
+        page = DatasetPage(gr.Dropdown(), gr.State(0.0), gr.State(""), gr.HTML(), gr.HTML(), Bringing(services))
         with gr.Tabs(), gr.Tab("History", id="history") as page.section:
             return HistorySection(services, page)
 
@@ -52,7 +53,10 @@ def test_a_change_is_chosen_compared_and_gone_back_to(section: HistorySection, s
     assert section._show("")[section._table] == []
 
 
-def test_a_run_is_compared_brought_back_and_copied(section: HistorySection, services: Services) -> None:
+def test_a_run_is_compared_brought_back_and_copied(
+    section: HistorySection, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.jobs.start_next", lambda data: None)
     store = DatasetService(services.data).store
     config = {"data": {"dataset": "ink", "concepts": [], "prior": {"dataset": ""}}}
     run = create_run(services.data, "train", "first", config)
@@ -63,8 +67,18 @@ def test_a_run_is_compared_brought_back_and_copied(section: HistorySection, serv
     assert "a.png: its caption was &#x27;a hill&#x27;, is &#x27;a lake&#x27;" in compared[section._diff]
     section._bring_back("ink", run.id)
     assert "Nothing differs from today." in section._compare("ink", run.id)[section._diff]
-    choice, name = section._make_copy("ink", run.id, "copy")
-    assert (choice["value"], name) == ("copy", "")
+    bringing = section._page.bringing
+    with pytest.raises(DatasetError, match="already a data set"):
+        section._make_copy(bringing, "", "ink", run.id, "ink")
+    copying = section._make_copy(bringing, "", "ink", run.id, "copy")[bringing.run]
+    assert Run(services.data.runs / copying).config() == {"dataset": "ink", "run": run.id, "new_name": "copy"}
+    # While it works a page that is opened finds it, and another import is refused.
+    assert bringing.find("")[bringing.run] == copying
+    assert bringing.find(copying) == {}
+    with pytest.raises(DatasetError, match="being brought in already"):
+        section._make_copy(bringing, copying, "ink", run.id, "other")
+    services.jobs.stop(copying)
+    assert bringing.find("") == {}
 
 
 def test_fields_keep_how_it_is_trained_and_refuse_an_empty_fetch(services: Services) -> None:
