@@ -84,7 +84,7 @@ class Form:
     def send(
         self,
         trigger: Callable[..., Any],
-        function: Callable[[dict[Component, Any]], Any],
+        function: Callable[[dict[Any, Any]], Any],
         others: Sequence[Component],
         outputs: Sequence[Component],
         **options: Any,
