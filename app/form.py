@@ -288,6 +288,7 @@ class Form:
         self._prefix = prefix
         self._values = dict(values or {})
         self._parcel = gr.JSON(None, visible=False)
+        self._also: dict[str, str] = {}
 
     def shown_first(self, path: str) -> Any:
         """What the field shows when the page is made."""
@@ -323,6 +324,10 @@ class Form:
                 if below and group in below:
                     below[group]()
 
+    def send_also(self, name: str, js: str) -> None:
+        """Let every event that is wired from here on bring along what a function of the browser gives, as `raw[name]`."""
+        self._also[name] = js
+
     def send(
         self,
         trigger: Callable[..., Any],
@@ -339,18 +344,19 @@ class Form:
         Args:
             trigger: as `button.click`, `dependency.success` or `functools.partial(gr.on, events)`.
         """
-        fields = self.outputs()
+        fields, also = self.outputs(), dict(self._also)
         answer = handler(function)
 
         def unpacked(values: Sequence[Any] | None, *kept: Any) -> Any:
-            raw = {field: _received(field, value) for field, value in zip(fields, values or (), strict=True)}
-            return answer({**raw, **dict(zip(others, kept, strict=True))})
+            of_fields, rest = (values or ())[: len(fields)], (values or ())[len(fields) :]
+            raw = {field: _received(field, value) for field, value in zip(fields, of_fields, strict=True)}
+            return answer({**raw, **dict(zip(also, rest, strict=True)), **dict(zip(others, kept, strict=True))})
 
         packed = trigger(
             fn=None,
             inputs=fields,
             outputs=self._parcel,
-            js="(...values) => [values]",
+            js=f"(...values) => [[...values{''.join(f', ({js})()' for js in also.values())}]]",
             queue=False,
             show_progress="hidden",
         )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from app.links import Links, make_links, wind_clocks
 from app.services.context import Services
+from app.steady_dict import SessionEvents, SteadyDict
 from app.theme import TOGGLE_JS
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ _HEADER = (
     '<div class="tagline">Teach a picture model your style, on your own computer.</div></div></div>'
 )
 
-_RENDER_TRIES = 5
 _BROKEN = '<div class="run-error broken-tab">This tab could not be opened. The log in the data folder says why.</div>'
 
 
@@ -71,33 +69,15 @@ def _settle_events(page: gr.Blocks) -> None:
             # The browser (gradio 6.31, `update_loading_stati_state`) tells every component that any event ever answered to
             # of each step of every event, each after a search of the whole page: nothing to say needs no telling.
             function.show_progress_on = []
-        if function.renderable is not None and function.fn is not None:
-            function.fn = _tried_again(function.fn)
+    # Every session has copies of these, with what its rows of a stack added.
+    page.default_config.fns = SessionEvents(page.default_config.fns)
+    page.default_config.blocks = SteadyDict(page.default_config.blocks)
 
 
 def _is_silent(function: Any) -> bool:
     """Whether a function runs by the clock, as the page is loaded, or at every key, and not because something was asked for."""
     events = {event for _, event in function.targets}
     return function.trigger_mode == "always_last" or bool(events & {"tick", "load"})
-
-
-def _tried_again(render: Callable[..., Any]) -> Callable[..., Any]:
-    """A render function that is run again where another event of the session came in between.
-
-    Gradio 6.31 walks the session's blocks at the end of a render while other events may add to them.
-    """
-
-    @functools.wraps(render)
-    def apply(*args: Any, **kwargs: Any) -> Any:
-        for _ in range(_RENDER_TRIES - 1):
-            try:
-                return render(*args, **kwargs)
-            except RuntimeError as error:
-                if "changed size during iteration" not in str(error):
-                    raise
-        return render(*args, **kwargs)
-
-    return apply
 
 
 def _add_tab(name: str, services: Services, links: Links) -> None:

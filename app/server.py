@@ -174,7 +174,7 @@ def _serve(data: DataFolder, options: argparse.Namespace, port: int) -> int:
         print("Note: everyone who knows the password can use the app. The connection is not encrypted.", flush=True)
     clock = QueueClock(data)
     with quick_start():
-        from app import texts, uploads
+        from app import stack_shown, texts, uploads
         from app.page import build_page
         from app.services.context import Services
         from app.theme import CSS_PATH, head, make_theme
@@ -201,7 +201,7 @@ def _serve(data: DataFolder, options: argparse.Namespace, port: int) -> int:
             allowed_paths=[str(path) for path in served_folders(data)],
             theme=make_theme(),
             css_paths=[CSS_PATH],
-            head=head() + texts.HEAD + uploads.HEAD,
+            head=head() + texts.HEAD + uploads.HEAD + stack_shown.HEAD,
             app_kwargs=app_options(options.host, data.runs, options.password, api),
         )
     url = local_url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - for people to open

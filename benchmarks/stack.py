@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -146,16 +147,30 @@ class Sides:
 
 
 def measure_steps(sides: Sides, repeats: int, say: Callable[[str], object]) -> None:
-    """Time of a denoising step with 0 to 10 LoRAs, relative to an untouched base model."""
-    (base,) = best_seconds(repeats, lambda: sides.step(sides.base))
-    say(f"step without LoRAs: {base * 1000:.0f} ms\nLoRAs  ours  diffusers set_adapters   (times the step without)")
+    """Time of a denoising step with 0 to 10 LoRAs, relative to one of an untouched base model beside it.
+
+    Said is the median of the ratios of steps taken side by side, and in which range the middle half of them lies: without
+    LoRAs both are the same model, so that row shows how much is noise.
+    """
+    say("LoRAs  ours, middle half  diffusers set_adapters   (times the step without)")
     for count in COUNTS:
         sides.use(count)
         sides.use_diffusers(count)
         sides.require_equal()
-        unets = (sides.base, sides.components.unet, sides.pipeline.unet)
-        none, ours, theirs = best_seconds(repeats, *(lambda unet=unet: sides.step(unet) for unet in unets))
-        say(f"{count:5d}  {ours / none:4.2f}  {theirs / none:4.2f}")
+        ours = side_by_side(repeats, lambda: sides.step(sides.components.unet), lambda: sides.step(sides.base))
+        low, middle, high = quantiles(ours, n=4)
+        theirs = median(side_by_side(repeats, lambda: sides.step(sides.pipeline.unet), lambda: sides.step(sides.base)))
+        say(f"{count:5d}  {middle:5.3f}, {low:5.3f} to {high:5.3f}  {theirs:4.2f}")
+
+
+def side_by_side(repeats: int, one: Callable[[], object], other: Callable[[], object]) -> list[float]:
+    """`repeats` ratios of the times of two actions. Who begins changes, so that what a machine does in between favours none."""
+    ratios: list[float] = []
+    for turn in range(repeats + 1):
+        first, second = (one, other) if turn % 2 else (other, one)
+        times = {first: _seconds(first), second: _seconds(second)}
+        ratios.append(times[one] / times[other])
+    return ratios[1:]
 
 
 def measure_changes(sides: Sides, repeats: int, say: Callable[[str], object]) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.services.generation import GenerationService
-from app.services.stack_rows import Row
+from app.services.stack_rows import Row, row_values
 from app.services.tools import Figures, ToolService
+from trainer.config.generate import StackedLora
 from trainer.errors import ConfigError
 from trainer.paths import DataFolder
 from trainer.runs import Run
@@ -36,10 +37,7 @@ class ConflictService:
         used = [row for row in rows if row["on"]]
         if len(used) < 2:
             raise ConfigError("One LoRA has nothing to fight with.", fix="Put two or more on the stack.")
-        loras = [{"file": row["name"], "unet_weight": row["unet"], "text_encoder_weight": row["text"]} for row in used]
-        # A row has one set of block weights: what the user chose is not replaced by a suggestion.
-        by_block = not any(row.get("blocks") for row in used)
-        return self._tools.start(_TOOL, {"loras": loras, "base": base, "by_block": by_block})
+        return self._tools.start(_TOOL, {"loras": [row_values(row) for row in used], "base": base})
 
     def figures(self, run: Run) -> Figures:
         """What a finished run found."""
@@ -47,30 +45,25 @@ class ConflictService:
 
     def suggested(self, run: Run, rows: Sequence[Row]) -> list[Row] | None:
         """The stack with the suggested weights; None where nothing is suggested, or the stack is another one by now."""
-        found = self._suggestions(run)
-        measured = sorted((name, *old) for name, old, _ in found)
-        if not found or measured != sorted((row["name"], row["unet"], row["text"]) for row in rows if row["on"]):
+        wanted = self._suggestions(run)
+        measured = [StackedLora.model_validate(lora) for lora in run.config()["settings"]["loras"]]
+        now = [StackedLora.model_validate(row_values(row)) for row in rows if row["on"]]
+        if not wanted or sorted(measured, key=_order) != sorted(now, key=_order):
             return None
-        wanted = {name: new for name, _, new in found}
-        if any("blocks" in new for new in wanted.values()) and any(row["on"] and row.get("blocks") for row in rows):
-            return None  # chosen since it was measured
         return [{**row, **wanted[row["name"]]} if row["on"] and row["name"] in wanted else row for row in rows]
 
-    def _suggestions(self, run: Run) -> list[tuple[str, tuple[float, float], dict[str, Any]]]:
-        """The library's name of each LoRA, its weights as they were measured, and what its row is to have."""
+    def _suggestions(self, run: Run) -> dict[str, dict[str, Any]]:
+        """What the row of each LoRA is to have, by the library's name of it."""
         try:
             report: dict[str, Any] = json.loads((run.folder / REPORT_NAME).read_text(encoding="utf-8"))
-            return [
-                (
-                    self._generation.find_lora(item["file"]) or "",
-                    (item["unet_weight"], item["text_encoder_weight"]),
-                    _row_values(item),
-                )
-                for item in report["suggestion"]
-            ]
+            return {self._generation.find_lora(item["file"]) or "": _row_values(item) for item in report["suggestion"]}
         except (OSError, ValueError, KeyError, TypeError):
             log.warning("The figures of %s cannot be read", run.id, exc_info=True)
-            return []
+            return {}
+
+
+def _order(lora: StackedLora) -> str:
+    return lora.model_dump_json()
 
 
 def _row_values(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def start_job(data: DataFolder, kind: str, settings: Mapping[str, Any]) -> str:
 
 def _generate(data: DataFolder, settings: Mapping[str, Any]) -> str:
     config = with_kept_pictures(with_tagged_loras(build_generate_config(settings), data), data)
-    resolve_base(config.base, data)
+    resolve_base(config.base, data, has_vae=bool(config.vae))
     check_upscaler(config, data)
     for lora in config.loras:
         if lora.is_on:
@@ -96,7 +96,7 @@ def _generate(data: DataFolder, settings: Mapping[str, Any]) -> str:
 
 def _grid(data: DataFolder, settings: Mapping[str, Any]) -> str:
     config, _ = prepare_grid(build_grid_config(settings), data)
-    resolve_base(config.base, data)
+    resolve_base(config.base, data, has_vae=bool(config.vae))
     return _queue(data, "grid", grid_title(config), config)
 
 
@@ -110,7 +110,7 @@ def _train(data: DataFolder, settings: Mapping[str, Any]) -> str:
 
 def _compare(data: DataFolder, settings: Mapping[str, Any]) -> str:
     config = _valid(CompareConfig, settings)
-    resolve_base(config.base, data)
+    resolve_base(config.base, data, has_vae=bool(config.vae))
     resolve_lora(data, config.lora)
     return _queue(data, "compare", f"{config.lora} before/after"[:60], config)
 

@@ -39,6 +39,7 @@ _PREFIX = "gen"
 _DRAFT = "generate-form"
 _POLL_SECONDS = 1.0
 _MAX_PICTURES = 60
+_SHOWN = "shown"
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
@@ -124,7 +125,8 @@ class GenerateTab:
 
     def _wire(self) -> None:
         form, links, stack = self._form, self._links, self._stack
-        given = [self._marked, stack.rows]
+        form.send_also(_SHOWN, stack.shown_js)
+        given = [self._marked, stack.rows, stack.version]
         marks = [self._problems, self._marked, *form.outputs()]
 
         def check(trigger: Callable[..., Any]) -> None:
@@ -141,8 +143,8 @@ class GenerateTab:
         self._conflicts.wire(links.page, self._base, timer)
         self._grid.wire(
             form,
-            stack.rows,
-            lambda raw: (self._values(raw), raw[stack.rows]),
+            [stack.rows, stack.version],
+            self._now,
             links.page,
             timer,
             self._choose,
@@ -192,6 +194,15 @@ class GenerateTab:
     def _values(self, raw: dict[Any, Any]) -> dict[str, Any]:
         return self._form.read(raw)
 
+    def _now(self, raw: dict[Any, Any]) -> tuple[dict[str, Any], list[Row]]:
+        """The settings and the stack as the page shows them; tags say what was set by a slider."""
+        values, rows = self._values(raw), raw[self._stack.rows]
+        if raw[_SHOWN]:
+            rows = self._stack.rows_now(rows, raw[self._stack.version], raw[_SHOWN])
+            steps = values.get("num_inference_steps")
+            values["prompt"] = self._service.prompt_of_rows(str(values.get("prompt", "")), rows, steps)
+        return values, rows
+
     def _check(self, raw: dict[Any, Any]) -> dict[Any, Any]:
         values, rows = self._values(raw), raw[self._stack.rows]
         self._settings.keep(_DRAFT, {"values": values, "rows": rows})
@@ -208,7 +219,7 @@ class GenerateTab:
         return {self._problems: problems, self._marked: now_marked, **updates}
 
     def _begin(self, raw: dict[Any, Any]) -> dict[Any, Any]:
-        values, rows = self._values(raw), raw[self._stack.rows]
+        values, rows = self._now(raw)
         try:
             config = self._service.check(values, rows)
         except ConfigError as error:

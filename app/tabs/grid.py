@@ -67,7 +67,7 @@ class GridPanel:
     def wire(
         self,
         form: Form,
-        rows: gr.State,
+        stack: list[gr.State],
         read: Callable[[dict[Any, Any]], tuple[dict[str, Any], list[Row]]],
         page: gr.Blocks,
         timer: gr.Timer,
@@ -77,7 +77,7 @@ class GridPanel:
         """Connect the panel.
 
         Args:
-            form, rows: the components that the settings and the stack are in.
+            form, stack: the components that the settings and the stack are in.
             read: their values and the stack.
             page: its loading is an occasion to look at the grid.
             timer: ticks while something may happen.
@@ -95,8 +95,8 @@ class GridPanel:
             return self._begin(*read(raw), {"x": EACH_LORA})
 
         poll.after(
-            form.send(self._start.click, begin, [rows, *axes], **begun),
-            form.send(self._each.click, begin_each, [rows], **begun),
+            form.send(self._start.click, begin, [*stack, *axes], **begun),
+            form.send(self._each.click, begin_each, stack, **begun),
             self._cancel.click(handler(self._stop), self._chosen, None, **_QUIET),
         )
         self._gallery.select(handler(choose), self._paths, shown, **_QUIET)

@@ -10,6 +10,7 @@ from app import render
 from app.messages import handler, note
 from app.services.generation import GenerationService
 from app.services.stack_rows import Row, find_row, with_tag, with_value, without_tag
+from app.stack_shown import SETTINGS_ID, mark
 from trainer.blocks import PRESETS
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -27,7 +28,7 @@ class RowSettings:
     def __init__(self, service: GenerationService, editor: Any) -> None:
         self._service = service
         self._editor = editor
-        with gr.Column(visible=False, elem_classes=["lora-row"], elem_id="lora-settings", min_width=200) as self.panel:
+        with gr.Column(visible=False, elem_classes=["lora-row"], elem_id=SETTINGS_ID, min_width=200) as self.panel:
             self._title = gr.HTML("", padding=False)
             self._blocks = gr.Dropdown(
                 list(PRESETS),
@@ -51,7 +52,7 @@ class RowSettings:
         gr.on(
             [editor.selected.change, editor.version.change],
             handler(self._show),
-            [editor.selected, editor.rows],
+            [editor.selected, editor.rows, editor.version],
             shown,
             **_QUIET,
         )
@@ -79,11 +80,11 @@ class RowSettings:
             0.0, 1.0, value=value, step=0.05, label=title, interactive=True, elem_id=element, min_width=140
         )
 
-    def _show(self, selected: str, rows: list[Row]) -> tuple[Any, ...]:
+    def _show(self, selected: str, rows: list[Row], version: int) -> tuple[Any, ...]:
         row = find_row(rows, selected)
         if row is None:
             return gr.update(visible=False), *[gr.skip()] * 5
-        title = f'<div class="name">{render.text(row["name"])}</div>'
+        title = f'<div class="name {mark(selected, version)}">{render.text(row["name"])}</div>'
         values = row["blocks"] or _ALL, row["start"], row["end"], bool(row["tag"])
         return gr.update(visible=True), title, *values
 

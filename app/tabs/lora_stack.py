@@ -14,6 +14,7 @@ import gradio as gr
 from app.messages import handler, note
 from app.services.generation import GenerationService
 from app.services.stack_rows import Row, about, moved, new_row, with_value, without
+from app.stack_shown import mark, shown_js, with_shown
 from trainer.units import size
 
 __all__ = ["LoraStackEditor", "Row", "moved", "new_row", "with_value", "without"]
@@ -59,7 +60,7 @@ class LoraStackEditor:
             )
         # Also when the tab is opened: what was drawn before the browser had made the tab is lost.
         triggers = [self.version.change, tab.select]
-        gr.render(inputs=[self.rows], triggers=triggers, show_progress="hidden")(self._draw)
+        gr.render(inputs=[self.rows, self.version], triggers=triggers, show_progress="hidden")(self._draw)
         # Not `input`: a dropdown that takes free text fires it a second time when it is left.
         self.picker.select(
             handler(self._add), [self.picker, self.rows, self.version], [self.rows, self.version, self.picker], **_QUIET
@@ -76,6 +77,19 @@ class LoraStackEditor:
                 trigger_mode="always_last",
                 **_QUIET,
             )
+
+    @property
+    def shown_js(self) -> str:
+        """What the browser brings along to an event that uses the stack: see `rows_now`."""
+        return shown_js(self._prefix, has_prompt=self._prompt is not None)
+
+    def rows_now(self, rows: list[Row], version: int, shown: Any) -> list[Row]:
+        """The stack as its sliders show it: what was moved a moment ago has perhaps not reached `rows` yet.
+
+        Args:
+            shown: what `shown_js` gave.
+        """
+        return with_shown(rows, version, shown)
 
     def _step_inputs(self) -> list[Any]:
         return [] if self._steps is None else [self._steps]
@@ -124,13 +138,15 @@ class LoraStackEditor:
             return gr.skip(), gr.skip(), gr.update(value=None)
         return [*rows, new_row(found)], version + 1, gr.update(value=None)
 
-    def _draw(self, rows: list[Row]) -> None:
+    def _draw(self, rows: list[Row], version: int) -> None:
         for index, row in enumerate(rows):
-            self._draw_row(row, index)
+            self._draw_row(row, index, version)
 
-    def _draw_row(self, row: Row, index: int) -> None:
+    def _draw_row(self, row: Row, index: int, version: int) -> None:
         row_id, prefix = row["id"], self._prefix
-        with gr.Column(elem_classes=["lora-row"], elem_id=f"{prefix}-row-{index}", min_width=200):
+        with gr.Column(
+            elem_classes=["lora-row", mark(row_id, version)], elem_id=f"{prefix}-row-{index}", min_width=200
+        ):
             with gr.Row(equal_height=True):
                 words = f" · {about(row)}" if about(row) else ""
                 on = gr.Checkbox(

@@ -27,6 +27,7 @@ class SavedStacks:
     def __init__(self, service: GenerationService, editor: Any) -> None:
         self._service = service
         self._editor = editor
+        self._shown = gr.JSON(visible=False)
         with gr.Accordion("Saved stacks", open=False, elem_id="stack-saved"):
             with gr.Row(equal_height=True):
                 self.picker = gr.Dropdown(
@@ -53,7 +54,13 @@ class SavedStacks:
         }
         self._load.click(handler(self._fill), [self.picker, editor.version, *editor.linked()], **filled)
         self._take.upload(handler(self._import), [self._take, editor.version, *editor.linked()], **filled)
-        self._save.click(handler(self._keep), [self._name, editor.rows], [self.picker, self._name], **_QUIET)
+        self._save.click(
+            handler(self._keep),
+            [self._name, editor.rows, editor.version, self._shown],
+            [self.picker, self._name],
+            js=f"(...all) => [...all.slice(0, 3), ({editor.shown_js})()]",
+            **_QUIET,
+        )
         self._delete.click(handler(self._remove), self.picker, self.picker, **_QUIET)
         # What the button gives is made known when a stack is chosen.
         self.picker.change(handler(self._file), self.picker, self._share, **_QUIET)
@@ -92,8 +99,8 @@ class SavedStacks:
         text = self._service.prompt_of_rows(prompt, rows, steps, is_whole=True)
         return version + 1, rows, (gr.skip() if text == prompt else text)
 
-    def _keep(self, name: str, rows: list[Row]) -> tuple[Any, Any]:
-        taken = self._service.save_stack(name, rows)
+    def _keep(self, name: str, rows: list[Row], version: int, shown: Any) -> tuple[Any, Any]:
+        taken = self._service.save_stack(name, self._editor.rows_now(rows, version, shown))
         note(f"The stack is saved as {html.escape(taken)}.")
         return gr.update(choices=self._service.stacks(), value=taken), ""
 

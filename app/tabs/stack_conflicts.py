@@ -36,6 +36,7 @@ class StackConflicts:
         self._service = ConflictService(services.data, generation)
         self._chosen = gr.State(None)
         self._seen = gr.State([])
+        self._shown = gr.JSON(visible=False)
         with gr.Accordion("Understand this stack", open=False, elem_id="stack-conflicts"):
             with gr.Row():
                 self._start = gr.Button("Do these LoRAs fight?", size="sm", elem_id="conflicts-start")
@@ -54,14 +55,18 @@ class StackConflicts:
         """
         editor = self._editor
         poll = Poll(page, timer, self._poll, [self._chosen, self._seen], [self._seen, self._found, self._apply])
-        start = handler(self._service.start)
-        poll.after(self._start.click(start, [editor.rows, base], self._chosen, trigger_mode="once", **_QUIET))
+        asked = [base, editor.rows, editor.version, self._shown]
+        js = f"(...all) => [...all.slice(0, 3), ({editor.shown_js})()]"
+        poll.after(self._start.click(handler(self._begin), asked, self._chosen, trigger_mode="once", js=js, **_QUIET))
         self._apply.click(
             handler(self._use),
             [self._chosen, editor.version, *editor.linked()],
             [editor.version, *editor.linked_outputs()],
             show_progress="hidden",  # in the queue: outside of it no gr.State tells the page that it has changed
         )
+
+    def _begin(self, base: str, rows: list[Row], version: int, shown: Any) -> str:
+        return self._service.start(self._editor.rows_now(rows, version, shown), base)
 
     def _poll(self, run_id: str | None, seen: list[Any]) -> Any:
         if not run_id or run_id not in self._jobs.ids("tool"):

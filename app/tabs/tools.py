@@ -25,6 +25,7 @@ from trainer.errors import ConfigError, Finding
 TITLE = "Tools"
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _STACK = "loras"
+_SHOWN = "shown"
 
 
 class ToolForm:
@@ -60,6 +61,7 @@ class ToolForm:
         elif spec.kind == "list":
             library = GenerationService(services.data)
             self.stack = LoraStackEditor(library, tab, prefix=self._prefix, about=spec.help)
+            self.form.send_also(_SHOWN, self.stack.shown_js)
         else:
             field = gr.Dropdown(
                 [],
@@ -76,7 +78,7 @@ class ToolForm:
     @property
     def kept(self) -> list[Any]:
         """What a handler is given beside the form."""
-        return [self.marked, *([self.stack.rows] if self.stack else [])]
+        return [self.marked, *([self.stack.rows, self.stack.version] if self.stack else [])]
 
     def outputs(self) -> list[Any]:
         """What `show` updates."""
@@ -88,7 +90,7 @@ class ToolForm:
         if self.stack:
             values[_STACK] = [
                 {"file": row["name"], "unet_weight": row["unet"], "text_encoder_weight": row["text"]}
-                for row in raw[self.stack.rows]
+                for row in self.stack.rows_now(raw[self.stack.rows], raw[self.stack.version], raw[_SHOWN])
                 if row["on"]
             ]
         return values

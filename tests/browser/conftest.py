@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,11 @@ class App:
 
     def start(self) -> None:
         """Start it and wait for its address."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it."""
         (self.data / "ui.json").unlink(missing_ok=True)
         self.log = open(self.data / "app-output.txt", "ab")  # noqa: SIM115 - as long as the process
         # Where nothing listens: no test may reach a model server.
@@ -67,6 +72,10 @@ class App:
             stderr=subprocess.STDOUT,
             env=environment,
         )
+
+    def wait(self) -> None:
+        """Wait for its address."""
+        assert self.process is not None
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the app ended:\n{self.output()}"
@@ -91,22 +100,43 @@ class App:
         self.log.close()
 
 
+@pytest.fixture(scope="session")
+def next_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], App]]:
+    """Gives an app that answers. The one after it starts while the first is tested: that saves its imports' time in each file."""
+    spare: list[App] = []
+
+    def launch() -> None:
+        data = tmp_path_factory.mktemp("browser") / "data"
+        data.mkdir()
+        if not (EMBEDDED / "model_index.json").exists():
+            code = "import sys; from pathlib import Path; from tests.tiny_model import make_tiny_model; make_tiny_model(Path(sys.argv[1]))"
+            subprocess.run([sys.executable, "-c", code, str(data / "models" / "inkwash-tiny")], cwd=ROOT, check=True)
+        spare.append(App(data))
+        spare[0].launch()
+
+    def take() -> App:
+        if not spare:
+            launch()
+        taken = spare.pop()
+        taken.wait()
+        launch()
+        return taken
+
+    yield take
+    for app in spare:
+        app.end(by_force=True)
+
+
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def app(next_app: Callable[[], App]) -> Iterator[App]:
     """The app, with the embedded base model, or a random one of that name where the checkout has none.
 
     Each file of tests has its own: the app remembers the form, the stack and the runs of whoever came before.
     """
-    data = tmp_path_factory.mktemp("browser") / "data"
-    data.mkdir()
-    if not (EMBEDDED / "model_index.json").exists():
-        code = "import sys; from pathlib import Path; from tests.tiny_model import make_tiny_model; make_tiny_model(Path(sys.argv[1]))"
-        subprocess.run([sys.executable, "-c", code, str(data / "models" / "inkwash-tiny")], cwd=ROOT, check=True)
-    running = App(data)
-    running.start()
+    running = next_app()
     yield running
     running.end()
-    _end_jobs(data)
+    _end_jobs(running.data)
 
 
 def _end_jobs(data: Path) -> None:

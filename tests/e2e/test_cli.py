@@ -76,6 +76,7 @@ def test_demo_changes_the_style_and_says_by_how_much(demo: dict[str, Any]) -> No
         assert all(key.startswith("lora_unet_") for key in lora.keys())  # noqa: SIM118 - not a dict
 
 
+@pytest.mark.slow
 def test_a_lora_trained_with_learning_rate_zero_leaves_the_style_alone(inkwash: Inkwash) -> None:
     idle = inkwash.json("demo", "--steps", "2", "--learning-rate", "0")
     assert idle["style_distance_after"] == pytest.approx(idle["style_distance_before"], rel=1e-3)

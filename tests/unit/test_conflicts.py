@@ -105,6 +105,38 @@ def test_the_same_lora_twice_is_told_and_halved(tmp_path: Path) -> None:
     assert (report.kept, report.kept_after) == (pytest.approx((2, 2)), pytest.approx((1, 1)))
 
 
+def test_weights_of_blocks_count_as_on_the_stack(tmp_path: Path) -> None:
+    made = [modules(1), {**modules(2), CONV: modules(1)[CONV]}]
+    files = [write(tmp_path / f"{index}.safetensors", part) for index, part in enumerate(made)]
+    stack = [StackedFile(files[0], 0.8, 0.5, "BASE:0.5,IN04:-0.5"), StackedFile(files[1], 1.0, 1.0, "BASE:2")]
+    as_set = [
+        {name: replace(module, up=module.up * factor[name]) for name, module in part.items()}
+        for part, factor in zip(
+            made, ({Q: -0.5, K: -0.5, CONV: 1, TEXT: 0.5}, {Q: 1, K: 1, CONV: 1, TEXT: 2}), strict=True
+        )
+    ]
+    report = find_conflicts(stack, by_block=False)
+    for pair in report.pairs:
+        first, second = dense(as_set[0], pair.block, 0.8, 0.5), dense(as_set[1], pair.block, 1.0, 1.0)
+        assert pair.cosine == pytest.approx(float(torch.cosine_similarity(first, second, dim=0)), abs=1e-5)
+        assert pair.on_first == pytest.approx(float(second @ first / (first @ first)), abs=1e-5)
+    assert {pair.verdict for pair in report.pairs if pair.block.startswith("up_blocks.1")} == {"the same twice"}
+    # Switched off where they fight, they fight nowhere.
+    apart = [replace(stack[0], blocks="OUT03:0"), stack[1]]
+    assert "up_blocks.1.resnets.0" not in {pair.block for pair in find_conflicts(apart).pairs}
+    with pytest.raises(LoraFileError, match="block weights of '1' cannot be used"):
+        find_conflicts([stack[0], replace(stack[1], blocks="OUT40:1")])
+
+
+def test_loras_that_never_work_in_the_same_step_do_not_fight(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{name}.safetensors", modules(1)) for name in ("first", "second")]
+    stack = [StackedFile(files[0], end=0.4), StackedFile(files[1], start=0.4)]
+    report = find_conflicts(stack)
+    assert (report.pairs, report.warnings, report.suggestion) == ((), (), ())
+    assert report.kept == (1.0, 1.0)
+    assert find_conflicts([stack[0], replace(stack[1], start=0.3)]).suggestion
+
+
 def test_loras_against_each_other_are_told_and_strengthened(tmp_path: Path) -> None:
     common, own = modules(1), modules(2)
     against = {
@@ -255,6 +287,7 @@ def test_the_app_puts_the_suggested_weights_on_the_stack(tmp_path: Path, monkeyp
     chosen = [with_value(parts, row["id"], "blocks", "MIDD") for row in parts]
     assert [service.suggested(other, rows) for rows in chosen] == [None, None]
     third = Run(data.runs / service.start(chosen[0], ""))
-    assert third.config()["settings"]["by_block"] is False
+    work(JobContext(third, lambda event: None))
+    assert "OUT03" not in "".join(service.figures(third).lines)
     moved = with_value(rows, rows[0]["id"], "unet", 0.9)
     assert service.suggested(run, moved) is None

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from app.services.starting import start_job
 from tests.ldm_layout import full_checkpoint, full_size, tiny_checkpoint
 from tests.tiny_model import make_tiny_model
 from trainer.base_models.detection import detect
 from trainer.base_models.families import FAMILY_FACTS
 from trainer.config.model import BaseChoice
-from trainer.errors import ModelFileError
+from trainer.errors import InkwashError, ModelFileError
 from trainer.lora_files.layouts import written_name
 from trainer.lora_files.names import kohya_name
 from trainer.models import single_file
@@ -136,7 +137,7 @@ def test_half_precision_is_read_into_the_asked_format(
 
 
 def test_another_vae_is_used_and_named_in_the_caches(
-    folders: dict[str, Path], tiny_configs: Path, tmp_path: Path
+    folders: dict[str, Path], tiny_configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = make_tiny_model(tmp_path / "other", seed=5)
     path = tiny_checkpoint(folders["sd1"], tmp_path / "model.safetensors", "sd1")
@@ -155,6 +156,13 @@ def test_another_vae_is_used_and_named_in_the_caches(
         for name, tensor in expected.vae.state_dict().items():
             assert torch.equal(tensor, found.vae.state_dict()[name])
         assert found.fingerprint("vae") != found.fingerprint("unet")
+    # The form and the HTTP API take such a file where a VAE is chosen, and refuse it before the queue where none is.
+    monkeypatch.setattr("trainer.jobs.start_next", lambda data: None)
+    data = DataFolder(tmp_path)
+    for kind, more in (("generate", {}), ("grid", {"x": "steps=4,8"}), ("grid", {"x": f"base={bare},{path}"})):
+        with pytest.raises(InkwashError, match="vae"):
+            start_job(data, kind, {"base": str(bare), **more})
+        assert start_job(data, kind, {"base": str(bare), "vae": str(alone), **more})
 
 
 def test_a_pickle_that_runs_code_is_refused(folders: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from app.services.generation import GenerationService
 from app.services.stack_rows import Row, find_row
+from app.stack_shown import mark
 from app.tabs.lora_settings import RowSettings
 from app.tabs.lora_stack import LoraStackEditor, new_row
 from app.tabs.saved_stacks import SavedStacks
@@ -60,7 +61,7 @@ def test_a_slider_writes_its_row_and_its_tag(editor: Editor) -> None:
 
 def test_every_row_is_drawn_with_its_words(editor: Editor) -> None:
     with editor.page:
-        editor.stack._draw([new_row("ink", blocks="MIDD", end=0.5), new_row("oil", tag="typed"), new_row("gone")])
+        editor.stack._draw([new_row("ink", blocks="MIDD", end=0.5), new_row("oil", tag="typed"), new_row("gone")], 0)
     labels = [str(getattr(block, "label", "")) for block in editor.page.blocks.values()]
     texts = [str(getattr(block, "value", "")) for block in editor.page.blocks.values()]
     assert "ink · MIDD, steps 0% to 50%" in labels
@@ -71,8 +72,8 @@ def test_every_row_is_drawn_with_its_words(editor: Editor) -> None:
 def test_the_panel_shows_and_sets_the_chosen_row(editor: Editor) -> None:
     panel, (first, second) = editor.settings, [new_row("ink"), new_row("oil", blocks="OUTS", start=0.2)]
     rows: list[Row] = [first, second]
-    assert panel._show("", rows)[0]["visible"] is False
-    shown = panel._show(second["id"], rows)
+    assert panel._show("", rows, 0)[0]["visible"] is False
+    shown = panel._show(second["id"], rows, 0)
     assert shown[0]["visible"] is True
     assert shown[2:] == ("OUTS", 0.2, 1.0, False)
     set_blocks, set_end = panel._setter("blocks"), panel._setter("end")
@@ -97,7 +98,7 @@ def test_the_panel_shows_and_sets_the_chosen_row(editor: Editor) -> None:
 def test_saved_stacks_fill_the_rows(editor: Editor) -> None:
     saved = editor.saved
     rows = [new_row("ink", 0.8, 0.5, blocks="MIDD", end=0.5), new_row("oil", on=False)]
-    listed, name = saved._keep("evening", rows)
+    listed, name = saved._keep("evening", rows, 0, None)
     assert (listed["value"], name) == ("evening", "")
     _, version, loaded, prompt = saved._fill("evening", 7, [new_row("oil", tag="typed")], "a house <lora:oil:1>", 20)
     assert [{**row, "id": ""} for row in loaded] == [{**row, "id": ""} for row in rows]
@@ -108,3 +109,17 @@ def test_saved_stacks_fill_the_rows(editor: Editor) -> None:
     assert picked["value"] != "evening"
     saved._remove("evening")
     assert "evening" not in editor.service.stacks()
+
+
+def test_a_click_brings_along_what_the_sliders_say(editor: Editor) -> None:
+    rows = [new_row("ink", 1.0, 0.5), new_row("oil", 0.2, 0.2)]
+    ink, oil = (mark(row["id"], 4) for row in rows)
+    moved = [[ink, {"on": True, "unet": -0.3, "text": 0.5}], [oil, {"on": False, "unet": 0.2, "text": None}]]
+    now = editor.stack.rows_now(rows, 4, [*moved, [oil, {"start": 0.25, "end": 1}]])
+    assert [(row["on"], row["unet"], row["text"]) for row in now] == [(True, -0.3, 0.5), (False, 0.2, 0.2)]
+    assert (now[1]["start"], now[1]["end"]) == (0.25, 1)
+    assert (rows[0]["unet"], rows[1]["on"]) == (1.0, True)  # the app hears of it by the slider's own event
+    # What was drawn before the stack was changed otherwise, or is of a row that has gone, says nothing.
+    assert editor.stack.rows_now(rows, 5, moved) == rows
+    assert editor.stack.rows_now(rows[1:], 4, moved[:1]) == rows[1:]
+    assert editor.stack.rows_now(rows, 4, None) == rows

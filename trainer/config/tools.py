@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from trainer.config.base import BASIC, Hint, Level, Settings
 from trainer.config.cut import Cut, Fault, LossyCut, WeightedLora
+from trainer.config.generate import StackedLora
 
 ANY_LORA = Hint(Level.BASIC, names="lora", label="LoRA")
 ANY_MODEL = Hint(Level.BASIC, names="model")
@@ -98,8 +99,8 @@ class ConflictSettings(ToolSettings):
         "conflicts ink-wash robot castle --json",
     )
 
-    loras: Annotated[list[WeightedLora], Hint(Level.BASIC, names="lora"), Field(min_length=2, max_length=16)]
-    """Of the library, each with its weights on the stack; two or more."""
+    loras: Annotated[list[StackedLora], Hint(Level.BASIC, names="lora"), Field(min_length=2, max_length=16)]
+    """Of the library, each as it is on the stack, with weights of blocks and sampling steps too; two or more."""
     by_block: Annotated[bool, BASIC] = True
     """Suggest that a LoRA is lowered only in the blocks where it fights, where that disturbs the stack less than one number for all."""
     base: Annotated[str, BASE_MODEL] = ""

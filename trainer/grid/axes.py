@@ -149,7 +149,7 @@ def _checked(path: str, content: Any, value: Value, settings: GridSettings) -> A
     try:
         config = build_generate_config({**settings.values, path: content})
         if path == "base":
-            resolve_base(config.base, settings.data)
+            resolve_base(config.base, settings.data, has_vae=bool(config.vae))
         if path == "hires_upscaler":
             resolve_upscaler(settings.data, config.hires_upscaler)
         if path in ("init_image", "mask"):

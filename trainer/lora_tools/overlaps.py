@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from trainer import block_names
+from trainer.blocks import parse_blocks
+from trainer.errors import LoraFileError
+from trainer.lora_files.architecture import Architecture
 from trainer.lora_tools.changes import Change
 from trainer.lora_tools.checkpoints import Checkpoint
 from trainer.lora_tools.compare import compare_changes
@@ -26,15 +29,27 @@ PARTS: tuple[Part, Part] = ("unet", "text")
 
 @dataclass(frozen=True)
 class StackedFile:
-    """A LoRA of the stack, with its weights as on the stack."""
+    """A LoRA of the stack, with its weights as on the stack.
+
+    Attributes:
+        blocks: weights of the UNet's blocks, as `trainer.blocks` reads them; its BASE is the text encoders'.
+        start, end: the share of the sampling steps in which it works.
+    """
 
     path: Path
     unet_weight: float = 1.0
     text_encoder_weight: float = 1.0
+    blocks: str = ""
+    start: float = 0.0
+    end: float = 1.0
 
     def weight(self, part: Part) -> float:
         """Its weight in a part of the model."""
         return self.unet_weight if part == "unet" else self.text_encoder_weight
+
+    def works_with(self, other: StackedFile) -> bool:
+        """Whether there are steps in which both work."""
+        return max(self.start, other.start) < min(self.end, other.end)
 
 
 class Place(NamedTuple):
@@ -48,6 +63,8 @@ class Place(NamedTuple):
 @dataclass
 class Sums:
     """What is summed over layers: inner products of all changes at weight 1, and of the weighted ones; overlaps of pairs.
+
+    Weights of blocks are in both. Changes that never work in the same step have nothing to do with each other.
 
     Attributes:
         plain, weighted: `(n, n)`, float64, for n LoRAs.
@@ -122,25 +139,51 @@ def measure_overlaps(
         base: the checkpoint for modules that depend on the base model's weights.
         progress: called for every layer; what it raises ends the work.
 
-    Raises: LoraFileError: a file cannot be used, or they are for different models.
+    Raises: LoraFileError: a file cannot be used, they are for different models, or the weights of blocks are for another.
     """
     progress("Reading the files", 0, 1)
     checkpoint = Checkpoint(base) if base else None
     try:
         loras = [open_lora(item.path, checkpoint) for item in stack]
-        require_same_architecture(loras)
+        architecture = require_same_architecture(loras)
         names = [set(matrix_names(lora)) for lora in loras]
         layers = in_model_order(set.union(*names))
+        blocks = _block_weights(stack, _per_side(architecture, layers))
         places: dict[Place, Sums] = {}
         for done, name in enumerate(layers, 1):
             place = _place(name)
-            weights = [item.weight(place.part) for item in stack]
-            places.setdefault(place, Sums.empty(len(stack))).add(_layer(name, loras, names, weights))
+            own = [table.get(place.weighted_as, 1.0) for table in blocks]
+            sums = _layer(name, loras, names, stack, own)
+            factors = torch.tensor([item.weight(place.part) for item in stack], dtype=torch.float64)
+            sums.weighted = sums.plain * factors[:, None] * factors[None]
+            places.setdefault(place, Sums.empty(len(stack))).add(sums)
             progress("Comparing the layers", done, len(layers))
     finally:
         if checkpoint:
             checkpoint.close()
     return Overlaps(tuple(stack), places)
+
+
+def _block_weights(stack: Sequence[StackedFile], per_side: int) -> list[Mapping[str, float]]:
+    """Of each LoRA the weights of the blocks by their names; empty where all are alike."""
+    found: list[Mapping[str, float]] = []
+    for item in stack:
+        try:
+            found.append(parse_blocks(item.blocks).table(per_side) if item.blocks else {})
+        except ValueError as error:
+            raise LoraFileError(
+                f"The block weights of '{item.path.stem}' cannot be used: {error}.",
+                where=str(item.path),
+                fix="Write other block weights, or none.",
+            ) from error
+    return found
+
+
+def _per_side(architecture: Architecture, layers: Iterable[str]) -> int:
+    """How many blocks the model has on each side: of a model of no known kind at least those that the files change."""
+    if architecture in block_names.LISTS_OF:
+        return block_names.LISTS[block_names.LISTS_OF[architecture][0]].per_side
+    return block_names.blocks_per_side(f"unet.{block_of(name)}" for name in layers if name.startswith(_UNET))
 
 
 def _place(name: str) -> Place:
@@ -151,18 +194,28 @@ def _place(name: str) -> Place:
     return Place("unet", block, block_names.block_of(f"unet.{path}"))
 
 
-def _layer(name: str, loras: Sequence[Lora], names: Sequence[set[str]], weights: Sequence[float]) -> Sums:
+def _layer(
+    name: str,
+    loras: Sequence[Lora],
+    names: Sequence[set[str]],
+    stack: Sequence[StackedFile],
+    weights: Sequence[float],
+) -> Sums:
+    """The inner products in a layer; `weights` are those of its block."""
     changes: dict[int, Change] = {
-        index: lora.change(name) for index, (lora, known) in enumerate(zip(loras, names, strict=True)) if name in known
+        index: lora.change(name)
+        for index, (lora, known, weight) in enumerate(zip(loras, names, weights, strict=True))
+        if name in known and weight
     }
     sums = Sums.empty(len(loras))
     for index, change in changes.items():
-        sums.plain[index, index] = change.norm() ** 2
+        sums.plain[index, index] = (weights[index] * change.norm()) ** 2
     for first, second in combinations(changes, 2):
+        if not stack[first].works_with(stack[second]):
+            continue
         compared = compare_changes(name, changes[first], changes[second])
-        sums.plain[first, second] = sums.plain[second, first] = compared.product
+        product = weights[first] * weights[second] * compared.product
+        sums.plain[first, second] = sums.plain[second, first] = product
         overlap = (compared.overlap_out + compared.overlap_in) / 2
         sums.overlaps[first, second] = [(overlap, compared.chance)]
-    factors = torch.tensor(weights, dtype=torch.float64)
-    sums.weighted = sums.plain * factors[:, None] * factors[None]
     return sums

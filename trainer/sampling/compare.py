@@ -63,7 +63,7 @@ def _reference(config: CompareConfig, data: DataFolder) -> list[Image.Image]:
 def _prompts(config: CompareConfig, data: DataFolder) -> list[str]:
     prompts = list(config.prompts)
     if not prompts:
-        folder = resolve_base(config.base, data)
+        folder = resolve_base(config.base, data, has_vae=bool(config.vae))
         prompts = [p for model in list_base_models(data) if model.path == folder for p in model.example_prompts]
     prompts = prompts or [""]
     return [f"{config.trigger_word}, {prompt}" if config.trigger_word else prompt for prompt in prompts]

@@ -14,10 +14,17 @@ _HEADER = ("block", "layers", "cosine", "overlap", "by chance", "on first", "on 
 
 
 def run(settings: ConflictSettings, context: ToolContext) -> ToolResult:
-    """Measure. Raises: as `find_conflicts`."""
-    stack = [StackedFile(context.lora(x.file), x.unet_weight, x.text_encoder_weight) for x in settings.loras]
+    """Measure. A LoRA that has weights of blocks keeps them: others are suggested only where none has. Raises: as `find_conflicts`."""
+    stack = [
+        StackedFile(context.lora(x.file), x.unet_weight, x.text_encoder_weight, x.blocks, x.start, x.end)
+        for x in settings.loras
+        if x.is_on
+    ]
     report = find_conflicts(
-        stack, base=context.base(settings.base), by_block=settings.by_block, progress=context.progress
+        stack,
+        base=context.base(settings.base),
+        by_block=settings.by_block and not any(item.blocks for item in stack),
+        progress=context.progress,
     )
     titles = [item.path.stem for item in stack]
     picture = conflicts_svg(report.pairs, titles)
