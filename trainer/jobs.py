@@ -57,6 +57,8 @@ JOBS: dict[str, JobKind] = {
         light=("captioner", ("builtin", "server")),
     ),
     "download": JobKind("trainer.base_models.download:download", "Download", needs_device=False),
+    "import": JobKind("trainer.dataset.bring_job:bring", "Bringing pictures in", needs_device=False),
+    "restore": JobKind("trainer.dataset.bring_job:restore", "Data set of a run", needs_device=False),
     "fetch": JobKind("trainer.dataset.fetch_job:fetch", "Fetching pictures", needs_device=False),
 }
 

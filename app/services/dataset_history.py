@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.config.loading import build_restore_config
+from trainer.dataset.bring_job import start_restoring
 from trainer.dataset.history import State, state_at_change
 from trainer.dataset.record import EXCLUDED, load_state
-from trainer.dataset.restoring import Restored, restore_as_new, restore_in_place
+from trainer.dataset.restoring import Restored, restore_in_place, version_of_run
 from trainer.dataset.store import DatasetStore
 from trainer.dataset.versions import (
     FILE_NAME,
@@ -18,11 +20,10 @@ from trainer.dataset.versions import (
     current_version,
     differences,
     edit_difference,
-    read_versions,
 )
 from trainer.errors import DatasetError, RunError
 from trainer.paths import DataFolder
-from trainer.runs import find_run, list_runs
+from trainer.runs import list_runs
 
 log = logging.getLogger(__name__)
 _MAX_CHANGES, _MAX_RUNS = 300, 100
@@ -95,17 +96,14 @@ class DatasetHistoryService:
         """Make that state today's, as a change that can be undone. Raises DatasetError, RunError."""
         return restore_in_place(self.store, self._version(name, run_id), f"Back to the state of the run {run_id}")
 
-    def copy_run(self, name: str, run_id: str, new_name: str) -> Restored:
-        """Make a data set of its own of that state. Raises DatasetError, RunError, ResourceError."""
-        return restore_as_new(self.store, self._data, self._version(name, run_id), new_name)
+    def copy_run(self, name: str, run_id: str, new_name: str) -> str:
+        """Begin to make a data set of its own of that state. Returns the job's id. Raises ConfigError, DatasetError, RunError."""
+        self.store.new_name(new_name)  # with its own sentence where there is none
+        values = {"dataset": name, "run": run_id, "new_name": new_name}
+        return start_restoring(self._data, build_restore_config(values)).id
 
     def _version(self, name: str, run_id: str) -> DatasetVersion:
-        info = self.store.get(name)
-        versions = read_versions(find_run(self._data, run_id).folder)
-        found = next((one for one in versions if info.name == one.name or str(info.folder) == one.folder), None)
-        if found is None:
-            raise DatasetError("This run was not trained on this data set.", where=run_id)
-        return found
+        return version_of_run(self.store, self._data, name, run_id)
 
 
 def _document_differences(before: State, after: State) -> list[Difference]:

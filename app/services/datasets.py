@@ -10,7 +10,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from trainer.dataset.bringing import Brought, bring_in, link_all
+from trainer.config.loading import build_bring_config
+from trainer.dataset.bring_job import check_bringing, forget_dropped, keep_dropped, start_bringing, sweep_dropped
+from trainer.dataset.bringing import Brought, link_all
 from trainer.dataset.captions import caption_lines, fill_template
 from trainer.dataset.dropped import Source
 from trainer.dataset.problems import Problem
@@ -97,7 +99,7 @@ class DatasetService:
     def __init__(self, data: DataFolder) -> None:
         self._data = data
         self.store = DatasetStore(data)
-        for partial in self.store.sweep():
+        for partial in (*self.store.sweep(), *sweep_dropped(data)):
             log.info("Removed %s, left by an import that did not end", partial)
 
     def choices(self) -> list[tuple[str, str]]:
@@ -171,11 +173,21 @@ class DatasetService:
             return False
         return self.store.write_captions(name, {picture: new})
 
-    def create(self, name: str, files: Sequence[Source], trigger_word: str) -> Brought:
-        """A new data set of dropped files; several of kohya's folders. Raises DatasetError, ResourceError; then there is none."""
+    def start_import(self, name: str, files: Sequence[Source], trigger_word: str = "", *, is_new: bool) -> str:
+        """Begin to copy dropped files into a new data set (several of kohya's folders) or one of ours. Returns the job's id.
+
+        Raises: DatasetError, ConfigError: what can be seen to be wrong at once. ResourceError.
+        """
         if not files:
             raise DatasetError("There are no pictures yet.", fix="Drop pictures, a folder or a zip first.")
-        return bring_in(self.store, self._data, name, files, trigger_word=trigger_word)
+        check_bringing(self._data, name, is_new=is_new, trigger_word=trigger_word)
+        kept = keep_dropped(self._data, files)
+        try:
+            values = {"dataset": name, "is_new": is_new, "trigger_word": trigger_word, "sources": kept}
+            return start_bringing(self._data, build_bring_config(values)).id
+        except BaseException:
+            forget_dropped(self._data, kept)
+            raise
 
     def use_folder(self, path: str) -> Brought:
         """A folder where it is, as one data set, or one for each of kohya's folders in it. Raises DatasetError."""

@@ -14,6 +14,7 @@ from app.services.training import TrainingService
 from trainer.base_models import resolve_base
 from trainer.base_models.download import start_download
 from trainer.captioners.job import start_captioning
+from trainer.config.bring import BringConfig, RestoreConfig
 from trainer.config.caption import CaptionConfig
 from trainer.config.compare import CompareConfig
 from trainer.config.download import DownloadConfig
@@ -21,16 +22,19 @@ from trainer.config.fetch import FetchConfig
 from trainer.config.generate import GenerateConfig
 from trainer.config.grid import GridConfig
 from trainer.config.loading import (
+    build_bring_config,
     build_caption_config,
     build_download_config,
     build_fetch_config,
     build_generate_config,
     build_grid_config,
+    build_restore_config,
     build_upscale_config,
 )
 from trainer.config.run import RunConfig
 from trainer.config.tools import TOOLS
 from trainer.config.upscale import UpscaleConfig
+from trainer.dataset.bring_job import start_bringing, start_restoring
 from trainer.dataset.cutout_job import MasksRequest, start_masks
 from trainer.dataset.doctor.settings import CheckSettings
 from trainer.dataset.fetch_job import begin_fetch
@@ -124,6 +128,14 @@ def _fetch(data: DataFolder, settings: Mapping[str, Any]) -> str:
     return begin_fetch(data, build_fetch_config(settings)).id
 
 
+def _import(data: DataFolder, settings: Mapping[str, Any]) -> str:
+    return start_bringing(data, build_bring_config(settings)).id
+
+
+def _restore(data: DataFolder, settings: Mapping[str, Any]) -> str:
+    return start_restoring(data, build_restore_config(settings)).id
+
+
 def _caption(data: DataFolder, settings: Mapping[str, Any]) -> str:
     return start_captioning(data, build_caption_config(settings)).id
 
@@ -164,6 +176,8 @@ STARTS: dict[str, JobStart] = {
     "caption": JobStart(CaptionConfig, _caption),
     "check": JobStart(CheckRequest, _check),
     "masks": JobStart(MasksRequest, _masks),
+    "import": JobStart(BringConfig, _import),
+    "restore": JobStart(RestoreConfig, _restore),
     "fetch": JobStart(FetchConfig, _fetch),
     "download": JobStart(DownloadConfig, _download),
     **{f"{_TOOL_PREFIX}{name}": JobStart(settings, _tool(name)) for name, settings in TOOLS.items()},

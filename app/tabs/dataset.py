@@ -14,13 +14,14 @@ from app.messages import handler, note
 from app.services.context import Services
 from app.services.datasets import TEMPLATES, DatasetService
 from app.tabs import dataset_html
+from app.tabs.dataset_bringing import Bringing
 from app.tabs.dataset_fields import FetchFields, TrainingFields
 from app.tabs.dataset_page import DatasetPage, news
 from app.uploads import KEEPS_FOLDERS, names_js, with_names
 from trainer.dataset.bringing import Brought
 from trainer.dataset.history import Change
-from trainer.dataset.importing import ImportReport
 from trainer.dataset.scan import Progress
+from trainer.errors import DatasetError
 
 TITLE = "Dataset"
 SECTIONS = ("pictures", "captions", "caption", "check", "prepare", "history")
@@ -44,6 +45,7 @@ class DatasetTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=310):
                 self._lay_out_choice()
+                self._bringing = Bringing(services)
                 self._lay_out_making(services)
                 self._lay_out_changing()
             with gr.Column(scale=5, min_width=310):
@@ -126,7 +128,7 @@ class DatasetTab:
     def _lay_out_sections(self, services: Services) -> DatasetPage:
         summary = gr.HTML("", elem_id="dataset-summary", padding=False)
         problems = gr.HTML("", elem_id="dataset-problems", padding=False, visible=False)
-        page = DatasetPage(self._choice, gr.State(0.0), gr.State(SECTIONS[0]), summary, problems)
+        page = DatasetPage(self._choice, gr.State(0.0), gr.State(SECTIONS[0]), summary, problems, self._bringing)
         modules = {name: importlib.import_module(f"app.tabs.dataset_{name}") for name in SECTIONS}
         with gr.Tabs(elem_id="dataset-sections"):
             for name, module in modules.items():
@@ -145,7 +147,8 @@ class DatasetTab:
         ]
 
     def _wire_choice(self) -> None:
-        self._links.on_show(self._offer, [self._choice], [self._choice])
+        bringing = self._bringing
+        self._links.on_show(self._show, [self._choice, bringing.run], [self._choice, *bringing.parts])
         changed = self._page.changed
         shown: dict[str, Any] = {"show_progress_on": [self._page.summary]}
         for event in (self._choice.change, self._again.click):
@@ -172,27 +175,30 @@ class DatasetTab:
         self._delete_yes.click(handler(self._trash), self._choice, [self._choice, self._ask], show_progress="hidden")
 
     def _wire_making(self) -> None:
-        changed = self._page.changed
+        changed, bringing = self._page.changed, self._bringing
         # Hidden: gradio would lay an error over the fields, and hide what was typed.
         unseen: dict[str, Any] = {"show_progress": "hidden"}
         self._create.click(
             handler(self._make),
-            [self._new_name, self._new_trigger, self._drop, self._names],
-            [self._choice, self._new_name, self._new_trigger, self._drop],
+            [bringing.run, self._new_name, self._new_trigger, self._drop, self._names],
+            bringing.parts,
             trigger_mode="once",
-            js=names_js(2),
+            js=names_js(3),
             **unseen,
         )
+        bringing.empties("new", self._new_name, self._new_trigger, self._drop)
         for event in (self._link.click, self._link_path.submit):
             event(handler(self._use_folder), self._link_path, [self._choice, self._link_path], **unseen)
         self._fetch.wire(self._offer, self._choice, changed)
         self._add.upload(
             handler(self._add_files),
-            [self._choice, self._add, self._names],
-            [self._choice, self._add, changed],
-            js=names_js(1),
+            [bringing.run, self._choice, self._add, self._names],
+            bringing.parts,
+            js=names_js(2),
             **unseen,
         )
+        bringing.empties("added", None, self._add)
+        bringing.wire(self._offer, self._choice, changed)
         self._fill.click(handler(self._fill_captions), [self._choice, self._template], changed, **unseen)
 
     # --- choosing ------------------------------------------------------------------------------------------------
@@ -202,14 +208,20 @@ class DatasetTab:
         names = [name for _, name in choices]
         return gr.update(choices=choices, value=chosen if chosen in names else next(iter(names), None))
 
+    def _show(self, chosen: str | None, followed: str) -> dict[Any, Any]:
+        return {self._choice: self._offer(chosen), **self._bringing.find(followed)}
+
     def _open(self, name: str | None, progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:  # noqa: B008 - gradio's way
         shown = self._describe(name, lambda done, total: progress((done, total), desc="Looking at the pictures"))
         return {**shown, self._page.changed: news()}
 
     def _describe(self, name: str | None, progress: Progress | None = None) -> dict[Any, Any]:
         if not name:
-            return {self._page.summary: render.empty("No data set is chosen.")}
-        view = self._service.view(name, progress)
+            return self._nothing(render.empty("No data set is chosen."))
+        try:
+            view = self._service.view(name, progress)
+        except DatasetError as error:
+            return {**self._nothing(dataset_html.cannot_open(name, error)), **self._deletable(name)}
         info = view.info
         return {
             self._about: dataset_html.about(view),
@@ -220,10 +232,30 @@ class DatasetTab:
             self._discard: gr.update(visible=bool(view.num_excluded) and info.is_own),
             self._delete: gr.update(visible=not info.is_bundled),
             self._ask: gr.update(visible=False),
-            self._ask_text: dataset_html.deletion(view),
+            self._ask_text: dataset_html.deletion(info, len(view.pictures)),
             **self._training.show(info),
             **self._page.show_summary(view),
         }
+
+    def _nothing(self, summary: str) -> dict[Any, Any]:
+        """What is shown where no data set is open: nothing of the one before."""
+        hidden = (self._add_open, self._restore, self._discard, self._delete, self._ask, self._page.problems)
+        return {
+            **{part: gr.update(visible=False) for part in hidden},
+            **self._training.empty(),
+            self._about: "",
+            self._trigger: "",
+            self._train: gr.update(interactive=False),
+            self._page.summary: summary,
+        }
+
+    def _deletable(self, name: str) -> dict[Any, Any]:
+        """One that cannot be opened can be deleted all the same."""
+        info = next((info for info in self._service.store.list() if info.name == name and not info.is_bundled), None)
+        if info is None:
+            return {}
+        text = dataset_html.deletion(info, info.num_pictures)
+        return {self._delete: gr.update(visible=True), self._ask_text: text}
 
     def _set_trigger(self, name: str | None, word: str) -> None:
         if name and self._service.store.get(name).trigger_word != " ".join(word.split()):
@@ -245,12 +277,13 @@ class DatasetTab:
 
     # --- making --------------------------------------------------------------------------------------------------
 
-    def _make(self, name: str, trigger_word: str, files: list[str] | None, names: list[str] | None) -> tuple[Any, ...]:
-        if files:
-            note("Bringing the pictures in…")
-        brought = self._service.create(name, with_names(files, names), trigger_word)
-        _tell(brought)
-        return self._offer(brought.sets[0].name), "", "", None
+    def _make(
+        self, followed: str, name: str, trigger_word: str, files: list[str] | None, names: list[str] | None
+    ) -> dict[Any, Any]:
+        def start() -> str:
+            return self._service.start_import(name, with_names(files, names), trigger_word, is_new=True)
+
+        return self._bringing.begin(followed, start)
 
     def _use_folder(self, path: str) -> tuple[Any, str]:
         linked = self._service.use_folder(path)
@@ -260,9 +293,10 @@ class DatasetTab:
         _tell_left_out(linked)
         return self._offer(first.name), ""
 
-    def _add_files(self, name: str, files: list[str] | None, names: list[str] | None) -> tuple[Any, None, float]:
-        _tell(self._service.store.add_files(name, with_names(files, names)))
-        return self._offer(name), None, news()
+    def _add_files(self, followed: str, name: str, files: list[str] | None, names: list[str] | None) -> dict[Any, Any]:
+        return self._bringing.begin(
+            followed, lambda: self._service.start_import(name, with_names(files, names), is_new=False)
+        )
 
     def _fill_captions(self, name: str, template: str) -> float:
         number = self._service.caption_missing(name, template)
@@ -279,12 +313,7 @@ def _step(name: str, step: Callable[[str], Change | None]) -> Any:
     return news()
 
 
-def _tell(report: ImportReport | Brought) -> None:
-    note(report.summary())
-    _tell_left_out(report)
-
-
-def _tell_left_out(report: ImportReport | Brought) -> None:
+def _tell_left_out(report: Brought) -> None:
     if report.left_out:
         shown = [str(finding) for finding in report.left_out[:5]]
         more = [f"… and {len(report.left_out) - 5} more"] if len(report.left_out) > 5 else []

@@ -10,7 +10,8 @@ from typing import Any
 import gradio as gr
 
 from app import render
-from app.form import Form, element_id, info, make_widget
+from app.fields import element_id, info, make_widget
+from app.form import Form
 from app.messages import handler
 from app.services.captioning import CaptioningService
 from app.services.context import Services

@@ -63,6 +63,10 @@ class TrainingFields:
             self._prompt: info.instance_prompt,
         }
 
+    def empty(self) -> dict[Any, Any]:
+        """As they are where no data set is open."""
+        return {self._role: "", self._repeats: 1, self._weight: 1.0, self._prompt: ""}
+
     def wire(self, choice: gr.Dropdown, changed: gr.State) -> None:
         """Connect the button."""
         self._keep.click(handler(self._save), [choice, *self.parts], changed, show_progress="hidden")

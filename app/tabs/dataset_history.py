@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -10,6 +11,7 @@ from app import render
 from app.messages import handler, note
 from app.services.context import Services
 from app.services.dataset_history import ChangeRow, DatasetHistoryService, summary
+from app.tabs.dataset_bringing import Bringing
 from app.tabs.dataset_page import DatasetPage, news
 from trainer.dataset.restoring import Restored
 from trainer.dataset.versions import Difference
@@ -72,9 +74,12 @@ class HistorySection:
         self._run.input(handler(self._compare), [choice, self._run], parts, **hidden)
         self._go.click(handler(self._step), [choice, self._chosen], changed, **hidden)
         self._restore.click(handler(self._bring_back), [choice, self._run], changed, **hidden)
+        bringing = self._page.bringing
+        begin = partial(self._make_copy, bringing)
         self._copy.click(
-            handler(self._make_copy), [choice, self._run, self._name], [choice, self._name], show_progress="minimal"
+            handler(begin), [bringing.run, choice, self._run, self._name], bringing.parts, trigger_mode="once", **hidden
         )
+        bringing.empties("copy", self._name)
 
     def _show(self, name: str) -> dict[Any, Any]:
         rows = self._service.changes(name) if name else []
@@ -128,13 +133,12 @@ class HistorySection:
         _tell(self._service.restore_run(name, run_id))
         return news()
 
-    def _make_copy(self, name: str | None, run_id: str | None, new_name: str) -> tuple[Any, Any]:
+    def _make_copy(self, bringing: Bringing, followed: str, name: str | None, run_id: str | None, new_name: str) -> Any:
         if not name or not run_id:
-            return gr.skip(), gr.skip()
-        restored = self._service.copy_run(name, run_id, new_name)
-        _tell(restored)
-        choices = [(info.title, info.name) for info in self._service.store.list()]
-        return gr.update(choices=choices, value=restored.name), ""
+            return gr.skip()
+        updates = bringing.begin(followed, lambda: self._service.copy_run(name, run_id, new_name))
+        note("The pictures are brought back: below the list of data sets you see how far it is.")
+        return updates
 
 
 def _cells(row: ChangeRow) -> list[str]:
@@ -150,7 +154,7 @@ def _difference_html(title: str, found: list[Difference]) -> str:
 
 
 def _tell(restored: Restored) -> None:
-    note(f"{restored.num_pictures} pictures are as they were in that run.")
+    note(restored.summary())
     if restored.problems:
         shown = "; ".join(str(problem) for problem in restored.problems[:5])
         note(f"Not brought back ({len(restored.problems)}): {shown}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from app import render
 from app.services.datasets import DatasetView, PictureView, ProblemRow, shown_rows
+from trainer.dataset.catalog import DatasetInfo
+from trainer.errors import DatasetError
 
 
 def about(view: DatasetView) -> str:
@@ -17,12 +19,19 @@ def about(view: DatasetView) -> str:
     return f'<div class="dataset-about"><div>{badges}</div>{texts}</div>'
 
 
-def deletion(view: DatasetView) -> str:
-    """What is asked before a data set is deleted."""
-    title = render.text(view.info.title)
-    if view.info.is_linked:
+def deletion(info: DatasetInfo, number: int) -> str:
+    """What is asked before a data set is deleted; `number` is how many pictures it has."""
+    title = render.text(info.title)
+    if info.is_linked:
         return f"<div>Forget ‘{title}’? The folder and its pictures stay where they are.</div>"
-    return f"<div>Move ‘{title}’ with its {len(view.pictures)} pictures to the trash folder?</div>"
+    return f"<div>Move ‘{title}’ with its {number} pictures to the trash folder?</div>"
+
+
+def cannot_open(name: str, error: DatasetError) -> str:
+    """That a data set cannot be opened, why, and what to do."""
+    text = render.text(error).replace("\n", "<br>")
+    title = f'<div class="section-title">‘{render.text(name)}’ cannot be opened</div>'
+    return f'{title}<div class="run-error" role="alert">{text}</div>'
 
 
 def problem_list(rows: list[ProblemRow]) -> str:

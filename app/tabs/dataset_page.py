@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from app import render
-from app.messages import handler
+from app.messages import handler, note
 from app.services.datasets import DatasetView
 from app.tabs import dataset_html
+from trainer.errors import DatasetError
+
+if TYPE_CHECKING:
+    from app.tabs.dataset_bringing import Bringing
 
 
 @dataclass
@@ -27,6 +31,8 @@ class DatasetPage:
     """Id of the section in view."""
     summary: gr.HTML
     problems: gr.HTML
+    bringing: Bringing
+    """Follows whatever brings pictures in."""
     section: gr.Tab | None = None
     """The section that is being built."""
 
@@ -57,11 +63,18 @@ class DatasetPage:
             raise ValueError("no section is being built")
         own = self.section.id
 
+        def shown(name: str | None, *values: Any) -> dict[Any, Any]:
+            try:
+                return show(name or "", *values)
+            except DatasetError as error:  # it cannot be opened: nothing of the one before may stay in view
+                note(str(error))
+                return show("", *values)
+
         def opened(name: str | None, *values: Any) -> dict[Any, Any]:
-            return {self.seen: own, **show(name or "", *values)}
+            return {self.seen: own, **shown(name, *values)}
 
         def refreshed(seen: str, name: str | None, *values: Any) -> Any:
-            return show(name or "", *values) if seen == own else gr.skip()
+            return shown(name, *values) if seen == own else gr.skip()
 
         options = {"show_progress": "hidden", **options}
         self.section.select(handler(opened), [self.choice, *inputs], [self.seen, *outputs], **options)

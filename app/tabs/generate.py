@@ -11,7 +11,8 @@ from typing import Any
 import gradio as gr
 
 from app import render
-from app.form import Form, element_id, info, label
+from app.fields import element_id, info, label
+from app.form import Form
 from app.links import Letter, Links
 from app.messages import handler, note
 from app.polling import Poll

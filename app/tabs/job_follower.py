@@ -33,6 +33,7 @@ class JobFollower:
         stop: stops it; shown while there is something to stop.
         stopping: what is said when it is asked to stop.
         show: what its status is in HTML.
+        seconds: how often it is looked at.
     """
 
     def __init__(
@@ -42,12 +43,13 @@ class JobFollower:
         stop: gr.Button,
         stopping: str,
         show: Callable[[JobRow, History], str] = render.status,
+        seconds: float = _POLL_SECONDS,
     ) -> None:
         self._jobs, self._status, self._stop, self._stopping, self._show = jobs, status, stop, stopping, show
         self.run = gr.State("")
         """Id of the job that is followed."""
         self._seen = gr.State([])
-        self._clock = gr.Timer(_POLL_SECONDS, active=False)
+        self._clock = gr.Timer(seconds, active=False)
 
     @property
     def parts(self) -> list[Any]:
@@ -82,9 +84,10 @@ class JobFollower:
     def _rest(self) -> dict[Any, Any]:
         return {self._clock: gr.Timer(active=False), self._stop: gr.update(visible=False)}
 
-    def working(self, kind: str, name: str) -> str:
-        """Id of the newest job of a kind that works on a data set or waits to; empty where there is none."""
-        about = (run_id for run_id in self._jobs.ids(kind)[:_LOOKED_AT] if self.is_about(run_id, name))
+    def working(self, kind: str, name: str | None) -> str:
+        """Id of the newest job of a kind that works on a data set (None: on any) or waits to; empty where there is none."""
+        newest = self._jobs.ids(kind)[:_LOOKED_AT]
+        about = (run_id for run_id in newest if name is None or self.is_about(run_id, name))
         return next((run_id for run_id in about if not self._jobs.row(run_id).state.is_over), "")
 
     def is_about(self, run_id: str, name: str) -> bool:

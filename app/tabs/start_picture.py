@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from app.form import Form, element_id, info, label
+from app.fields import element_id, info, label
+from app.form import Form
 from app.messages import handler
 from app.services.generation import GenerationService
 from trainer.errors import ConfigError

@@ -237,4 +237,3 @@ def test_history_goes_to_any_point_and_compares_with_runs(store: DatasetStore, d
     assert (len(version.pictures), len(found)) == (1, 1)
     assert service.restore_run("a", run.id).has_changed
     assert service.since_run("a", run.id)[1] == []
-    assert service.copy_run("a", run.id, "b").num_pictures == 1

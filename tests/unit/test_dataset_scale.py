@@ -32,7 +32,7 @@ def test_five_thousand_pictures_answer_every_click_within_a_second(tmp_path: Pat
         Image.fromarray(generator.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(folder / f"{index}.png")
         (folder / f"{index}.txt").write_text(f"a house, number {index}")
     service = DatasetService(DataFolder(tmp_path / "data"))
-    name = service.create("many", [str(folder)], "").sets[0].name
+    name = service.store.create_from("many", [folder])[0].name
     view = service.view(name)
     assert len(view.scan.usable) == view.scan.num_captions == 5000
     time.sleep(2.2)

@@ -17,9 +17,8 @@ def service(tmp_path: Path) -> DatasetService:
 
 
 def test_a_drop_becomes_a_set_with_tiles_and_problems(service: DatasetService, tmp_path: Path) -> None:
-    brought = service.create("画", [str(zoo.everything(tmp_path / "zoo"))], "zsy")
-    (info,) = brought.sets
-    assert brought.summary() == "15 pictures added, 3 captions."
+    info, report = service.store.create_from("画", [zoo.everything(tmp_path / "zoo")], trigger_word="zsy")
+    assert report.summary() == "15 pictures added, 3 captions."
     view = service.view("画")
     assert view.summary == "15 pictures, 3 captions, 9 problems"
     levels = [row.problem.is_error for row in view.problem_rows()]
@@ -38,7 +37,7 @@ def test_a_drop_becomes_a_set_with_tiles_and_problems(service: DatasetService, t
 
 def test_creating_without_pictures_is_refused(service: DatasetService) -> None:
     with pytest.raises(DatasetError, match="no pictures yet"):
-        service.create("a", [], "")
+        service.start_import("a", [], is_new=True)
     assert [name for _, name in service.choices() if name == "a"] == []
 
 

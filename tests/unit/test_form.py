@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from app.form import Form, from_widget, info, label, make_widget, to_widget
+from app.fields import from_widget, info, label, make_widget, to_widget
+from app.form import Form
 from app.page import build_page
 from app.services.context import Services
 from app.tabs import train

@@ -14,6 +14,7 @@ import tomlkit
 from pydantic import ValidationError
 
 from trainer.config.base import Settings
+from trainer.config.bring import BringConfig, RestoreConfig
 from trainer.config.caption import CaptionConfig
 from trainer.config.download import DownloadConfig
 from trainer.config.fetch import FetchConfig
@@ -172,6 +173,16 @@ def build_download_config(values: Mapping[str, Any]) -> DownloadConfig:
 def build_fetch_config(values: Mapping[str, Any]) -> FetchConfig:
     """Validate what is to be fetched. Raises ConfigError with one finding a fault."""
     return _validated(FetchConfig, values, "dataset")
+
+
+def build_bring_config(values: Mapping[str, Any]) -> BringConfig:
+    """Validate what is to be brought in. Raises ConfigError with one finding a fault."""
+    return _validated(BringConfig, values, "dataset")
+
+
+def build_restore_config(values: Mapping[str, Any]) -> RestoreConfig:
+    """Validate which run's data set is to be made anew. Raises ConfigError with one finding a fault."""
+    return _validated(RestoreConfig, values, "dataset")
 
 
 def build_caption_config(values: Mapping[str, Any]) -> CaptionConfig:

@@ -185,6 +185,7 @@ def _extract(opened: zipfile.ZipFile, entries: list[_Entry], target: Path, archi
             shutil.copyfileobj(source, out, 1 << 20)
         if path.stat().st_size != entry.info.file_size:
             raise _not_a_zip(archive)
+    progress("Unpacking the zip", len(entries), len(entries))
 
 
 def _folder_of(parts: tuple[str, ...], target: Path, number: int) -> Path:

@@ -149,6 +149,7 @@ def _stage(found: Gathered, folder: Path, staging: Path, excluded: Collection[st
                 num_masks += 1
         known.add(ready / name)
         added.append(name)
+    progress("Copying pictures", len(found.pictures), len(found.pictures))
     left_out += _take_lone_captions(found, names, captions_for)
     for mask, stem in lone_masks:
         problem = _stage_lone_mask(mask, stem, there, ready)

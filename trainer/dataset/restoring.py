@@ -19,13 +19,14 @@ from trainer.dataset.pictures import is_picture_name
 from trainer.dataset.record import CAPTIONS, EXCLUDED, MASKS, SETTINGS, load_state
 from trainer.dataset.scan import DatasetScan, PictureFacts, Progress
 from trainer.dataset.store import DatasetStore
-from trainer.dataset.versions import DatasetVersion, PictureVersion
+from trainer.dataset.versions import DatasetVersion, PictureVersion, read_versions
 from trainer.dataset.walk import walk_folder
 from trainer.errors import DatasetError, Finding
 from trainer.files import TEMPORARY_PREFIX, disk_errors, file_sha256, is_inside, write_json, write_text
 from trainer.paths import DataFolder
 from trainer.progress import Progress as StageProgress
 from trainer.progress import no_progress
+from trainer.runs import find_run
 
 _KEPT_SETTINGS = ("title",)
 """Settings that restoring leaves as they are: a data set that was named anew keeps its name."""
@@ -39,6 +40,22 @@ class Restored:
     has_changed: bool
     num_pictures: int
     problems: tuple[Finding, ...]
+
+    def summary(self) -> str:
+        """One line for the user."""
+        if self.num_pictures == 1:
+            return "1 picture is as it was in that run."
+        return f"{self.num_pictures} pictures are as they were in that run."
+
+
+def version_of_run(store: DatasetStore, data: DataFolder, name: str, run_id: str) -> DatasetVersion:
+    """The state of a data set that a run was trained on. Raises DatasetError: it was not trained on it. RunError: there is no such run."""
+    info = store.get(name)
+    versions = read_versions(find_run(data, run_id).folder)
+    found = next((one for one in versions if info.name == one.name or str(info.folder) == one.folder), None)
+    if found is None:
+        raise DatasetError("This run was not trained on this data set.", where=run_id)
+    return found
 
 
 def restore_in_place(

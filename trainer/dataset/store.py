@@ -69,7 +69,7 @@ class DatasetStore(DatasetCatalog):
                 Cancelled: by `progress`.
         """
         title, folder_name = self.new_name(name)
-        word = _checked_trigger_word(trigger_word)
+        word = checked_trigger_word(trigger_word)
         record = Record(origin="own", title=title, kind=kind, trigger_word=word, **(training or {}))
         folder, report = self._make_folder(folder_name, record, paths, progress)
         return self._own_info(folder), report
@@ -148,15 +148,7 @@ class DatasetStore(DatasetCatalog):
         Raises: DatasetError: see `import_files`; or the data set is not ours to add to. ResourceError: the disk is full.
                 Cancelled: by `progress`.
         """
-        info, record = self._known(name)
-        if not info.is_own:
-            raise DatasetError(
-                "Pictures can only be added to data sets that were made here.",
-                where=info.title,
-                fix="Put them into the folder itself, or create a new data set."
-                if info.is_linked
-                else "Create a new data set.",
-            )
+        info, record = self.require_own(name)
         if not paths:
             raise DatasetError("No files were given.", fix="Drop pictures, a folder or a zip.")
         with locked(record):
@@ -170,6 +162,19 @@ class DatasetStore(DatasetCatalog):
             values |= {(CAPTIONS, picture): caption for picture, caption in report.captions_for.items()}
             self._do(record, changed(before, f"Added {len(in_use)} pictures", values))
         return report
+
+    def require_own(self, name: str) -> tuple[DatasetInfo, Path]:
+        """A data set that pictures can be added to, and its record. Raises DatasetError: there is none, or it is not ours."""
+        info, record = self._known(name)
+        if not info.is_own:
+            raise DatasetError(
+                "Pictures can only be added to data sets that were made here.",
+                where=info.title,
+                fix="Put them into the folder itself, or create a new data set."
+                if info.is_linked
+                else "Create a new data set.",
+            )
+        return info, record
 
     def caption_of(self, name: str, picture: str) -> str:
         """A picture's caption as it is now, several as one, or an empty text. Raises DatasetError: there is no such picture."""
@@ -223,7 +228,7 @@ class DatasetStore(DatasetCatalog):
 
     def set_trigger_word(self, name: str, trigger_word: str) -> str:
         """Set the trigger word; returns it as kept. Raises DatasetError."""
-        trigger_word = _checked_trigger_word(trigger_word)
+        trigger_word = checked_trigger_word(trigger_word)
         self.change(
             name,
             f"Trigger word '{trigger_word}'" if trigger_word else "No trigger word",
@@ -415,7 +420,8 @@ def _files_of(path: Path) -> list[tuple[Path, str]]:
     return found if mask is None else [*found, (mask, f"{MASK_ENDINGS[0]}{mask.suffix}")]
 
 
-def _checked_trigger_word(word: str) -> str:
+def checked_trigger_word(word: str) -> str:
+    """A trigger word as it is kept. Raises DatasetError: it is too long."""
     word = clean_caption(word).text or "" if word.strip() else ""
     if len(word) > MAX_TRIGGER_WORD:
         raise DatasetError(
