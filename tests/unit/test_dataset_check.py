@@ -103,3 +103,12 @@ def test_bars_are_measured_and_margins_of_drawings_are_none() -> None:
     ImageDraw.Draw(drawing).ellipse((60, 60, 200, 200), fill=(20, 20, 60))
     assert measure(drawing).bars == (0, 0, 0, 0)
     assert not any(any(each.bars) for each in measured())
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_a_bar_at_any_side_of_a_large_picture_is_measured(side: int) -> None:
+    large = originals()[0].resize((1500, 1300))
+    large.paste((0, 0, 0), [(0, 0, 90, 1300), (0, 0, 1500, 90), (1410, 0, 1500, 1300), (0, 1210, 1500, 1300)][side])
+    bars = measure(large).bars
+    assert 90 <= bars[side] <= 94
+    assert not any(bars[:side] + bars[side + 1 :])

@@ -35,7 +35,8 @@ def spectrum(grey: NDArray[np.uint8]) -> tuple[float, ...]:
     tiles = _detailed_tiles(grey, side)
     window, band, counts = _bands(side)
     flat = (tiles - tiles.mean((1, 2), keepdims=True)) * window
-    power = (np.abs(np.fft.rfft2(flat)) ** 2).mean(0) / side**2
+    found = np.fft.rfft2(flat)
+    power = (found.real**2 + found.imag**2).mean(0) / side**2
     sums = np.bincount(band, power.ravel(), BINS + 1)[:BINS]
     return tuple(round(float(v), 2) for v in np.log10(sums / np.maximum(counts, 1) * _CENTRES**2 + 1e-6))
 
