@@ -51,7 +51,8 @@ def inkwash(tmp_path_factory: pytest.TempPathFactory) -> Inkwash:
 
 @pytest.fixture(scope="session")
 def demo(inkwash: Inkwash, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return inkwash.json("demo", "--out", tmp_path_factory.mktemp("demo"))
+    """A seventh of the demo's steps: enough for a style that is seen."""
+    return inkwash.json("demo", "--steps", "30", "--out", tmp_path_factory.mktemp("demo"))
 
 
 def quick(*extra: str) -> list[str]:
@@ -68,12 +69,18 @@ def test_demo_changes_the_style_and_says_by_how_much(demo: dict[str, Any]) -> No
         "seconds", "steps", "validation_loss_before", "validation_loss_after",
         "style_distance_before", "style_distance_after", "grid", "lora",
     }  # fmt: skip
-    assert demo["style_distance_after"] < 0.5 * demo["style_distance_before"]
+    assert demo["style_distance_after"] < 0.8 * demo["style_distance_before"]
     assert demo["validation_loss_after"] < 0.9 * demo["validation_loss_before"]
     with Image.open(demo["grid"]) as grid:
         assert grid.width > 500
     with safe_open(demo["lora"], framework="np") as lora:
         assert all(key.startswith("lora_unet_") for key in lora.keys())  # noqa: SIM118 - not a dict
+
+
+@pytest.mark.slow
+def test_the_whole_demo_halves_the_distance_to_the_style(inkwash: Inkwash) -> None:
+    whole = inkwash.json("demo")
+    assert whole["style_distance_after"] < 0.5 * whole["style_distance_before"]
 
 
 @pytest.mark.slow
