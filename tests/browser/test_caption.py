@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App, open_tab
@@ -12,6 +13,7 @@ from trainer.dataset.store import DatasetStore
 from trainer.paths import DataFolder
 
 
+@pytest.mark.slow
 def test_a_set_is_captioned_and_undone(page: Page, app: App, picture_zip: Path) -> None:
     store = DatasetStore(DataFolder(app.data))
     store.create_from("Striped", [picture_zip], trigger_word="zsy")

@@ -7,6 +7,7 @@ import re
 import time
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -16,6 +17,7 @@ from trainer.paths import DataFolder
 from trainer.runs import list_runs
 
 
+@pytest.mark.slow
 def test_another_concept_is_added_by_choosing_a_data_set(page: Page, app: App, tmp_path: Path) -> None:
     plan = page.locator("#train-plan")
     page.locator("#train-concepts-open > button").first.click()

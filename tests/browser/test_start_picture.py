@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -13,6 +14,7 @@ from tests.browser.conftest import App, open_tab
 KEPT = re.compile(r"^[0-9a-f]{20}\.png$")
 
 
+@pytest.mark.slow
 def test_a_dropped_picture_is_started_from_where_it_is_painted(page: Page, app: App, tmp_path: Path) -> None:
     picture = tmp_path / "house.png"
     Image.effect_noise((128, 96), 60).convert("RGB").save(picture)

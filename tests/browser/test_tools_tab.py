@@ -61,6 +61,7 @@ def picture(page: Page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
+@pytest.mark.slow
 def test_two_loras_become_one_that_opens_in_the_library_and_another_trains_again(page: Page, app: App) -> None:
     ink, robot = put_lora(app, "ink", 1), put_lora(app, "robot", 2)
     put_lora_with_settings(app, "with recipe")

@@ -239,6 +239,7 @@ def test_a_fault_on_one_device_ends_all_with_its_sentence(
         assert len(order) >= 2
 
 
+@pytest.mark.slow
 def test_the_app_and_the_command_line_start_it_like_any_run(
     whole: Run, model: Path, pictures: Path, data: DataFolder
 ) -> None:
