@@ -12,6 +12,8 @@ from typing import Any
 
 from app.services.stack_rows import Row, with_value
 
+SHOWN = "shown"
+"""Under which name a form's handler is given what `shown_js` gave."""
 PROMPT_ID = "gen-prompt"
 HEAD = f"""<script>
 {{

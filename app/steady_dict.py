@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -32,8 +32,8 @@ class SteadyDict(dict[_Key, _Value]):
         """The pairs of now."""
         return dict(list(super().items())).items()
 
-    def __copy__(self) -> SteadyDict[_Key, _Value]:
-        return SteadyDict[Any, Any](list(super().items()))
+    def __copy__(self) -> Self:
+        return type(self)(self.items())
 
 
 class SessionEvents(SteadyDict[int, _Value]):
@@ -58,6 +58,3 @@ class SessionEvents(SteadyDict[int, _Value]):
 
     def __missing__(self, key: int) -> _Value:
         return self._taken_out[key]
-
-    def __copy__(self) -> SessionEvents[_Value]:
-        return SessionEvents[Any](list(super().items()))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.services.generation import GenerationService
 from app.services.stack_rows import Row, row_values
 from app.services.tools import Figures, ToolService
-from trainer.config.generate import StackedLora
 from trainer.errors import ConfigError
 from trainer.paths import DataFolder
 from trainer.runs import Run
@@ -46,9 +45,8 @@ class ConflictService:
     def suggested(self, run: Run, rows: Sequence[Row]) -> list[Row] | None:
         """The stack with the suggested weights; None where nothing is suggested, or the stack is another one by now."""
         wanted = self._suggestions(run)
-        measured = [StackedLora.model_validate(lora) for lora in run.config()["settings"]["loras"]]
-        now = [StackedLora.model_validate(row_values(row)) for row in rows if row["on"]]
-        if not wanted or sorted(measured, key=_order) != sorted(now, key=_order):
+        now = [row_values(row) for row in rows if row["on"]]
+        if not wanted or _in_order(run.config()["settings"]["loras"]) != _in_order(now):
             return None
         return [{**row, **wanted[row["name"]]} if row["on"] and row["name"] in wanted else row for row in rows]
 
@@ -62,8 +60,9 @@ class ConflictService:
             return {}
 
 
-def _order(lora: StackedLora) -> str:
-    return lora.model_dump_json()
+def _in_order(loras: Iterable[Mapping[str, Any]]) -> list[list[tuple[str, Any]]]:
+    """LoRAs of a stack, so that two stacks can be compared: their order does not change the picture."""
+    return sorted(sorted(lora.items()) for lora in loras)
 
 
 def _row_values(item: Mapping[str, Any]) -> dict[str, Any]:

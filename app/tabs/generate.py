@@ -20,6 +20,7 @@ from app.recipe_view import found_recipe
 from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.jobs import JobRow
+from app.stack_shown import SHOWN, with_shown
 from app.tabs.galleries import made_gallery
 from app.tabs.grid import GridPanel
 from app.tabs.lora_settings import RowSettings
@@ -40,7 +41,6 @@ _PREFIX = "gen"
 _DRAFT = "generate-form"
 _POLL_SECONDS = 1.0
 _MAX_PICTURES = 60
-_SHOWN = "shown"
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
@@ -126,7 +126,7 @@ class GenerateTab:
 
     def _wire(self) -> None:
         form, links, stack = self._form, self._links, self._stack
-        form.send_also(_SHOWN, stack.shown_js)
+        form.send_also(SHOWN, stack.shown_js)
         given = [self._marked, stack.rows, stack.version]
         marks = [self._problems, self._marked, *form.outputs()]
 
@@ -198,8 +198,8 @@ class GenerateTab:
     def _now(self, raw: dict[Any, Any]) -> tuple[dict[str, Any], list[Row]]:
         """The settings and the stack as the page shows them; tags say what was set by a slider."""
         values, rows = self._values(raw), raw[self._stack.rows]
-        if raw[_SHOWN]:
-            rows = self._stack.rows_now(rows, raw[self._stack.version], raw[_SHOWN])
+        if raw[SHOWN]:
+            rows = with_shown(rows, raw[self._stack.version], raw[SHOWN])
             steps = values.get("num_inference_steps")
             values["prompt"] = self._service.prompt_of_rows(str(values.get("prompt", "")), rows, steps)
         return values, rows

@@ -14,7 +14,7 @@ import gradio as gr
 from app.messages import handler, note
 from app.services.generation import GenerationService
 from app.services.stack_rows import Row, about, moved, new_row, with_value, without
-from app.stack_shown import mark, shown_js, with_shown
+from app.stack_shown import mark, shown_js
 from trainer.units import size
 
 __all__ = ["LoraStackEditor", "Row", "moved", "new_row", "with_value", "without"]
@@ -49,6 +49,7 @@ class LoraStackEditor:
         self.rows = gr.State([])
         self.version = gr.State(0)
         self.selected = gr.State("")
+        self._shown = gr.JSON(visible=False)
         with gr.Row(equal_height=True):
             self.picker = gr.Dropdown(
                 [],
@@ -80,16 +81,17 @@ class LoraStackEditor:
 
     @property
     def shown_js(self) -> str:
-        """What the browser brings along to an event that uses the stack: see `rows_now`."""
+        """What the browser brings along to an event that uses the stack: see `app.stack_shown`."""
         return shown_js(self._prefix, has_prompt=self._prompt is not None)
 
-    def rows_now(self, rows: list[Row], version: int, shown: Any) -> list[Row]:
-        """The stack as its sliders show it: what was moved a moment ago has perhaps not reached `rows` yet.
+    @property
+    def now(self) -> list[Any]:
+        """The last inputs of an event that uses the stack outside of a form: what `with_shown` takes."""
+        return [self.rows, self.version, self._shown]
 
-        Args:
-            shown: what `shown_js` gave.
-        """
-        return with_shown(rows, version, shown)
+    def now_js(self, num_before: int) -> str:
+        """The script of such an event; `num_before` inputs come before `now`."""
+        return f"(...all) => [...all.slice(0, {num_before + 2}), ({self.shown_js})()]"
 
     def _step_inputs(self) -> list[Any]:
         return [] if self._steps is None else [self._steps]

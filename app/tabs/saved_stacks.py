@@ -11,6 +11,7 @@ import gradio as gr
 from app.messages import handler, note
 from app.services.generation import GenerationService
 from app.services.stack_rows import Row, new_row, row_from
+from app.stack_shown import with_shown
 from trainer.stacks import SavedStack
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -27,7 +28,6 @@ class SavedStacks:
     def __init__(self, service: GenerationService, editor: Any) -> None:
         self._service = service
         self._editor = editor
-        self._shown = gr.JSON(visible=False)
         with gr.Accordion("Saved stacks", open=False, elem_id="stack-saved"):
             with gr.Row(equal_height=True):
                 self.picker = gr.Dropdown(
@@ -56,9 +56,9 @@ class SavedStacks:
         self._take.upload(handler(self._import), [self._take, editor.version, *editor.linked()], **filled)
         self._save.click(
             handler(self._keep),
-            [self._name, editor.rows, editor.version, self._shown],
+            [self._name, *editor.now],
             [self.picker, self._name],
-            js=f"(...all) => [...all.slice(0, 3), ({editor.shown_js})()]",
+            js=editor.now_js(1),
             **_QUIET,
         )
         self._delete.click(handler(self._remove), self.picker, self.picker, **_QUIET)
@@ -100,7 +100,7 @@ class SavedStacks:
         return version + 1, rows, (gr.skip() if text == prompt else text)
 
     def _keep(self, name: str, rows: list[Row], version: int, shown: Any) -> tuple[Any, Any]:
-        taken = self._service.save_stack(name, self._editor.rows_now(rows, version, shown))
+        taken = self._service.save_stack(name, with_shown(rows, version, shown))
         note(f"The stack is saved as {html.escape(taken)}.")
         return gr.update(choices=self._service.stacks(), value=taken), ""
 

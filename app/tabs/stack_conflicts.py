@@ -13,6 +13,7 @@ from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.stack_conflicts import ConflictService
 from app.services.stack_rows import Row
+from app.stack_shown import with_shown
 from trainer.runs import RunState
 
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
@@ -36,7 +37,6 @@ class StackConflicts:
         self._service = ConflictService(services.data, generation)
         self._chosen = gr.State(None)
         self._seen = gr.State([])
-        self._shown = gr.JSON(visible=False)
         with gr.Accordion("Understand this stack", open=False, elem_id="stack-conflicts"):
             with gr.Row():
                 self._start = gr.Button("Do these LoRAs fight?", size="sm", elem_id="conflicts-start")
@@ -55,8 +55,7 @@ class StackConflicts:
         """
         editor = self._editor
         poll = Poll(page, timer, self._poll, [self._chosen, self._seen], [self._seen, self._found, self._apply])
-        asked = [base, editor.rows, editor.version, self._shown]
-        js = f"(...all) => [...all.slice(0, 3), ({editor.shown_js})()]"
+        asked, js = [base, *editor.now], editor.now_js(1)
         poll.after(self._start.click(handler(self._begin), asked, self._chosen, trigger_mode="once", js=js, **_QUIET))
         self._apply.click(
             handler(self._use),
@@ -66,7 +65,7 @@ class StackConflicts:
         )
 
     def _begin(self, base: str, rows: list[Row], version: int, shown: Any) -> str:
-        return self._service.start(self._editor.rows_now(rows, version, shown), base)
+        return self._service.start(with_shown(rows, version, shown), base)
 
     def _poll(self, run_id: str | None, seen: list[Any]) -> Any:
         if not run_id or run_id not in self._jobs.ids("tool"):

@@ -16,6 +16,7 @@ from app.messages import handler, note
 from app.services.context import Services
 from app.services.generation import GenerationService
 from app.services.tools import ToolService
+from app.stack_shown import SHOWN, with_shown
 from app.tabs.lora_stack import LoraStackEditor, new_row
 from app.tabs.tool_run import ToolRunView
 from trainer.config.base import Level
@@ -26,7 +27,6 @@ from trainer.errors import ConfigError, Finding
 TITLE = "Tools"
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 _STACK = "loras"
-_SHOWN = "shown"
 
 
 class ToolForm:
@@ -62,7 +62,7 @@ class ToolForm:
         elif spec.kind == "list":
             library = GenerationService(services.data)
             self.stack = LoraStackEditor(library, tab, prefix=self._prefix, about=spec.help)
-            self.form.send_also(_SHOWN, self.stack.shown_js)
+            self.form.send_also(SHOWN, self.stack.shown_js)
         else:
             field = gr.Dropdown(
                 [],
@@ -91,7 +91,7 @@ class ToolForm:
         if self.stack:
             values[_STACK] = [
                 {"file": row["name"], "unet_weight": row["unet"], "text_encoder_weight": row["text"]}
-                for row in self.stack.rows_now(raw[self.stack.rows], raw[self.stack.version], raw[_SHOWN])
+                for row in with_shown(raw[self.stack.rows], raw[self.stack.version], raw[SHOWN])
                 if row["on"]
             ]
         return values

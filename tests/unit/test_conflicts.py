@@ -286,6 +286,8 @@ def test_the_app_puts_the_suggested_weights_on_the_stack(tmp_path: Path, monkeyp
     # Block weights that the user chose are not replaced.
     chosen = [with_value(parts, row["id"], "blocks", "MIDD") for row in parts]
     assert [service.suggested(other, rows) for rows in chosen] == [None, None]
+    typed = with_value(parts, parts[0]["id"], "blocks", "MID")  # not yet what can be read
+    assert service.suggested(other, typed) is None
     third = Run(data.runs / service.start(chosen[0], ""))
     work(JobContext(third, lambda event: None))
     assert "OUT03" not in "".join(service.figures(third).lines)

@@ -10,7 +10,7 @@ import pytest
 
 from app.services.generation import GenerationService
 from app.services.stack_rows import Row, find_row
-from app.stack_shown import mark
+from app.stack_shown import mark, with_shown
 from app.tabs.lora_settings import RowSettings
 from app.tabs.lora_stack import LoraStackEditor, new_row
 from app.tabs.saved_stacks import SavedStacks
@@ -111,15 +111,15 @@ def test_saved_stacks_fill_the_rows(editor: Editor) -> None:
     assert "evening" not in editor.service.stacks()
 
 
-def test_a_click_brings_along_what_the_sliders_say(editor: Editor) -> None:
+def test_a_click_brings_along_what_the_sliders_say() -> None:
     rows = [new_row("ink", 1.0, 0.5), new_row("oil", 0.2, 0.2)]
     ink, oil = (mark(row["id"], 4) for row in rows)
     moved = [[ink, {"on": True, "unet": -0.3, "text": 0.5}], [oil, {"on": False, "unet": 0.2, "text": None}]]
-    now = editor.stack.rows_now(rows, 4, [*moved, [oil, {"start": 0.25, "end": 1}]])
+    now = with_shown(rows, 4, [*moved, [oil, {"start": 0.25, "end": 1}]])
     assert [(row["on"], row["unet"], row["text"]) for row in now] == [(True, -0.3, 0.5), (False, 0.2, 0.2)]
     assert (now[1]["start"], now[1]["end"]) == (0.25, 1)
     assert (rows[0]["unet"], rows[1]["on"]) == (1.0, True)  # the app hears of it by the slider's own event
     # What was drawn before the stack was changed otherwise, or is of a row that has gone, says nothing.
-    assert editor.stack.rows_now(rows, 5, moved) == rows
-    assert editor.stack.rows_now(rows[1:], 4, moved[:1]) == rows[1:]
-    assert editor.stack.rows_now(rows, 4, None) == rows
+    assert with_shown(rows, 5, moved) == rows
+    assert with_shown(rows[1:], 4, moved[:1]) == rows[1:]
+    assert with_shown(rows, 4, None) == rows

@@ -165,11 +165,11 @@ def measure_overlaps(
 
 
 def _block_weights(stack: Sequence[StackedFile], per_side: int) -> list[Mapping[str, float]]:
-    """Of each LoRA the weights of the blocks by their names; empty where all are alike."""
+    """Of each LoRA the weights of the blocks by their names."""
     found: list[Mapping[str, float]] = []
     for item in stack:
         try:
-            found.append(parse_blocks(item.blocks).table(per_side) if item.blocks else {})
+            found.append(parse_blocks(item.blocks).table(per_side))
         except ValueError as error:
             raise LoraFileError(
                 f"The block weights of '{item.path.stem}' cannot be used: {error}.",
