@@ -7,7 +7,8 @@
 
 A row's processes stay resident and take turns step by step, so that a machine that slows down slows all; the median of the
 ratios of steps taken side by side counts, and no absolute time. `benchmarks/training_sides.py` says what each does. The table is
-of random weights (`full_model.py`), made in a temporary folder (2.1 GB); its rows are named RESOLUTIONpx-bBATCH-PARTS-METHOD.
+of random weights (`full_model.py`), made in a temporary folder (2.1 GB); its rows are named RESOLUTIONpx-bBATCH-PARTS-METHOD, where
+qlora, pivotal, joint and ladder (QLoRA with gradient checkpointing) are plain LoRA with those settings.
 With `--together 3` three methods of one size are measured beside the same script.
 A row goes to the file as soon as it is measured, and one that is there is not measured again, so that the table can be
 made in pieces; a row that fails says so and the others go on. `--set` changes our settings, as for a memory saver beside the
@@ -194,6 +195,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def all_rows() -> list[Row]:
     """The table's rows."""
+    from benchmarks.training_sides import VARIANTS
     from trainer.config.adapter import METHODS
 
     return [
@@ -201,7 +203,7 @@ def all_rows() -> list[Row]:
         for resolution in (256, 512)
         for batch_size in (1, 2)
         for parts in ("unet", "unet+text")
-        for method in METHODS
+        for method in (*METHODS, *VARIANTS)
     ]
 
 

@@ -18,6 +18,13 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 _BOFT_RANK = 16
+VARIANTS: dict[str, dict[str, Any]] = {
+    "qlora": {"model": {"quantization": "nf4"}},
+    "pivotal": {"adapter": {"embedding": {"num_vectors": 2}}},
+    "joint": {"adapter": {"joint": {"rank": 8, "alpha": 8.0}}},
+    "ladder": {"model": {"quantization": "nf4"}, "training": {"gradient_checkpointing": True}},
+}
+"""What is no method of its own but plain LoRA with something more; `ladder` is all that `--fit` has on a processor."""
 
 
 def build(options: dict[str, Any]) -> Any:
@@ -27,6 +34,7 @@ def build(options: dict[str, Any]) -> Any:
     # A rank of 8 is below BOFT's smallest block for layers of 320 channels, whose number of blocks must be a power of two.
     rank = max(options["rank"], _BOFT_RANK) if options["method"] == "boft" else options["rank"]
     lora = {"rank": rank, "alpha": float(rank), "targets": "attention"}
+    variant = VARIANTS.get(options["method"], {})
     has_unet, has_text = options["parts"] != "text", options["parts"] != "unet"
     settings = {
         "model": {"base": options["base"]},
@@ -38,13 +46,15 @@ def build(options: dict[str, Any]) -> Any:
             "trigger_word": "inkstyle",
         },
         "adapter": {
-            "method": options["method"],
+            "method": "lora" if variant else options["method"],
             "unet": lora if has_unet else {"rank": 0},
             "text_encoder": lora if has_text else {"rank": 0},
         },
         "training": {"steps": 100000, "batch_size": options["batch_size"], "num_threads": options["threads"]},
     }
-    return build_config(merge(settings, options["changes"]))
+    if "joint" in variant.get("adapter", {}) and has_text:
+        settings["adapter"]["joint"] = {"text_encoder_rank": rank, "text_encoder_alpha": float(rank)}
+    return build_config(merge(settings, variant, options["changes"]))
 
 
 def ours(options: dict[str, Any]) -> Callable[[], None]:
