@@ -173,11 +173,17 @@ def _read(handle: IO[bytes], path: Path, convert: Convert, describe: Describe | 
         problems += colour_problems
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
-        if all(low == high for low, high in (extremes(band) for band in image.split())):
+        if _is_blank(image):
             problems.append(
                 warning("blank", "This picture has a single colour all over.", "Remove it if that is no intent.")
             )
     return ReadPicture(image, tuple(problems), describe(opened) if describe else "")
+
+
+def _is_blank(image: Image.Image) -> bool:
+    """Whether all pixels are equal. Hardly ever, and then a few of them tell."""
+    few = image.resize((8, 8), Image.Resampling.NEAREST)
+    return all(low == high for some in (few, image) for low, high in map(extremes, some.split()))
 
 
 def _decode(opened: Image.Image, path: Path, convert: Convert) -> tuple[Image.Image, list[Problem]]:

@@ -34,9 +34,12 @@ def spectrum(grey: NDArray[np.uint8]) -> tuple[float, ...]:
     side = min(_TILE, 2 ** int(np.log2(min(grey.shape))))
     tiles = _detailed_tiles(grey, side)
     window, band, counts = _bands(side)
-    flat = (tiles - tiles.mean((1, 2), keepdims=True)) * window
-    found = np.fft.rfft2(flat)
-    power = (found.real**2 + found.imag**2).mean(0) / side**2
+    power = np.zeros((side, side // 2 + 1), np.float32)
+    # One by one: what one needs stays in the processor's cache, and no new memory is asked of the system.
+    for tile in tiles:
+        found = np.fft.rfft2((tile - tile.mean()) * window)
+        power += found.real**2 + found.imag**2
+    power /= len(tiles) * side**2
     sums = np.bincount(band, power.ravel(), BINS + 1)[:BINS]
     return tuple(round(float(v), 2) for v in np.log10(sums / np.maximum(counts, 1) * _CENTRES**2 + 1e-6))
 
@@ -58,12 +61,21 @@ def absolute_difference(values: NDArray[np.uint8], axis: int) -> NDArray[np.uint
     return np.maximum(one, other) - np.minimum(one, other)
 
 
-def _detailed_tiles(grey: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+def _detailed_tiles(grey: NDArray[np.uint8], side: int) -> list[NDArray[np.float32]]:
     """The parts with the strongest changes from pixel to pixel: a sharp subject before a soft background counts as sharp."""
     places = [np.linspace(0, n - side, min(_MAX_GRID, n // side)).astype(int) for n in grey.shape]
-    tiles = np.stack([grey[y : y + side, x : x + side] for y in places[0] for x in places[1]])
-    change = sum(absolute_difference(tiles, axis).reshape(len(tiles), -1).sum(1, dtype=np.uint32) for axis in (1, 2))
-    return tiles[np.argsort(change, kind="stable")[::-1][:_NUM_TILES]].astype(np.float32)
+    corners = [(y, x) for y in places[0] for x in places[1]]
+    change = [_change(grey[y : y + side, x : x + side]) for y, x in corners]
+    chosen = [corners[place] for place in np.argsort(change, kind="stable")[::-1][:_NUM_TILES]]
+    return [grey[y : y + side, x : x + side].astype(np.float32) for y, x in chosen]
+
+
+def _change(tile: NDArray[np.uint8]) -> int:
+    """All changes in every eighth row and from it to the next: enough to tell where detail is."""
+    rows, below = tile[::8], tile[1::8]
+    across = absolute_difference(rows, axis=1)
+    down = np.maximum(rows, below) - np.minimum(rows, below)
+    return int(across.sum(dtype=np.uint32)) + int(down.sum(dtype=np.uint32))
 
 
 def finest(bands: Sequence[float]) -> float:
