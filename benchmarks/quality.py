@@ -40,12 +40,21 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "assets" / "recipe")]
+
+from trainer.config.loading import merge  # noqa: E402
+
 PRESET = "embedded-quick"
 STYLES = {"ink-wash": "ink wash style", "blueprint": "blueprint style"}
 METHODS = ("lora", "rslora", "loraplus", "dora", "adalora", "loha", "lokr", "oft", "boft", "ia3")
-INITS = ("orthogonal", "pissa", "olora")
-PIVOTAL = "pivotal"
-"""Plain LoRA and two vectors for the style's name, which are learned with it."""
+INITS = ("orthogonal", "pissa", "olora", "eva")
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{init: {"adapter": {"init": init}} for init in INITS},
+    "pivotal": {"adapter": {"embedding": {"num_vectors": 2}}},
+    "joint": {"adapter": {"joint": {"rank": 8, "alpha": 8.0, "targets": "all+conv"}}},
+    "qlora": {"model": {"quantization": "nf4"}},
+    "no-min-snr": {"objective": {"min_snr_gamma": 0.0}},
+}
+"""Plain LoRA with something more (pivotal: two vectors for the style's name) or without what the preset has."""
 RATE_FACTORS = {"rslora": 0.3, "loraplus": 0.3, "lokr": 3.0, "oft": 0.3, "boft": 0.3}
 """What suits a method instead of the preset's learning rate, as a factor: found with `--rates`, one seed."""
 _PROMPTS, _SIDE = 24, 16
@@ -54,7 +63,7 @@ _SHOWN = ("style", "prompt", "drift", "memory", "loss", "megabytes", "seconds", 
 
 @dataclass(frozen=True)
 class Row:
-    """One training: a method (or LoRA with another start), a data set, a seed, and a factor of the learning rate."""
+    """One training: a method (or a variant of plain LoRA), a data set, a seed, and a factor of the learning rate."""
 
     method: str
     dataset: str
@@ -62,10 +71,12 @@ class Row:
     rate: float
 
     def settings(self) -> dict[str, Any]:
-        """The adapter's settings, but the rank."""
-        if self.method == PIVOTAL:
-            return {}
-        return {"init": self.method} if self.method in INITS else {"method": self.method}
+        """What sets it apart from the preset, but the rank and the learning rate."""
+        if self.method == "pivotal":
+            return merge(VARIANTS["pivotal"], {"data": {"trigger_word": STYLES[self.dataset]}})
+        if self.method == "ia3":
+            return {"adapter": {"method": "ia3", "unet": {"targets": "attention+mlp"}}}
+        return VARIANTS.get(self.method) or {"adapter": {"method": self.method}}
 
 
 def main() -> int:
@@ -74,7 +85,7 @@ def main() -> int:
     parser.add_argument(
         "--work", type=Path, required=True, help="folder for the rows and the judge; outside the repository"
     )
-    parser.add_argument("--methods", default=",".join((*METHODS, *INITS, PIVOTAL)))
+    parser.add_argument("--methods", default=",".join((*METHODS, *VARIANTS)))
     parser.add_argument("--datasets", default="ink-wash")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument(
@@ -149,20 +160,15 @@ def measure(row: Row, work: Path, steps: int) -> dict[str, Any]:
         data = DataFolder(Path(temporary) / "data")
         trained, held_out = _split(row, Path(temporary) / "pictures")
         preset = load_preset(PRESET)
-        overrides: dict[str, Any] = {
+        shared: dict[str, Any] = {
             "data": {"dataset": str(trained)},
-            "adapter": row.settings(),
             "optimizer": {"unet_learning_rate": preset["optimizer"]["unet_learning_rate"] * row.rate},
             "training": {"seed": row.seed} | ({"steps": steps} if steps else {}),
             "preview": {"prompts": ["a house"], "num_inference_steps": 1, "every": 0},
             "validation": {"every": 0},
             "save": {"checkpoint_every": 0},
         }
-        if row.method == "ia3":
-            overrides["adapter"]["unet"] = {"targets": "attention+mlp"}
-        if row.method == PIVOTAL:
-            overrides["data"]["trigger_word"] = STYLES[row.dataset]
-            overrides["adapter"]["embedding"] = {"num_vectors": 2}
+        overrides = merge(shared, row.settings())
         size = equal_size(preset, overrides, data)
         config = build_config(preset, overrides, {"adapter": size})
         run = create_run(data, "train", "quality", config.model_dump(mode="json"))
@@ -205,13 +211,15 @@ def equal_size(preset: dict[str, Any], overrides: dict[str, Any], data: Any) -> 
     components = load_components(plain.model, data, torch.device("cpu"), torch.float32)
 
     def count(config: Any) -> int:
-        paths = components.family.target_modules(components, config.adapter)["unet"]
-        weights = {path: components.unet.get_submodule(path).weight for path in paths}
-        rank = config.adapter.unet.rank
-        return sum(num_parameters(config.adapter, rank, path, weight.shape) for path, weight in weights.items())
+        total = 0
+        for adapter in config.adapter.alone:
+            paths = components.family.target_modules(components, adapter)["unet"]
+            weights = {path: components.unet.get_submodule(path).weight for path in paths}
+            total += sum(num_parameters(adapter, adapter.unet.rank, p, w.shape) for p, w in weights.items())
+        return total
 
     goal, best = count(plain), (float("inf"), dict[str, Any]())
-    is_lokr = overrides["adapter"].get("method") == "lokr"
+    is_lokr = overrides.get("adapter", {}).get("method") == "lokr"
     for factor in (2, 4, 8) if is_lokr else (0,):
         for rank in range(2, 65):
             choice: dict[str, Any] = {"unet": {"rank": rank, "alpha": float(rank)}}
