@@ -61,8 +61,11 @@ def work(run: Run, job: Any = bring, stop_at: str = "") -> dict[str, Any]:
         stages.extend([event.name] if isinstance(event, Stage) else [])
         writer(event)
 
+    def is_there(stage: str) -> bool:
+        return bool(stop_at) and stage.startswith(stop_at)
+
     real = run.has_request
-    run.has_request = lambda name: stop_at in stages or real(name)  # type: ignore[method-assign]
+    run.has_request = lambda name: any(map(is_there, stages)) or real(name)  # type: ignore[method-assign]
     try:
         return job(JobContext(run, emit))
     finally:

@@ -66,6 +66,17 @@ def test_kohyas_folders_become_data_sets_with_roles_and_repeats(
     assert found["concepts"][0]["instance_prompt"] == "kol cat"
 
 
+def test_progress_says_which_folder_it_is_about(store: DatasetStore, data: DataFolder, kohya: Path) -> None:
+    stages: list[str] = []
+    bring_in(store, data, "mine", [kohya], progress=lambda stage, done, total: stages.append(stage))
+    copying = [stage for stage in dict.fromkeys(stages) if stage.startswith("Copying")]
+    assert copying == [
+        "Copying pictures (folder 1 of 3, '10_zib robot')",
+        "Copying pictures (folder 2 of 3, '5_kol cat')",
+        "Copying pictures (folder 3 of 3, '1_robot')",
+    ]
+
+
 def test_class_pictures_say_what_they_show(store: DatasetStore, data: DataFolder, kohya: Path) -> None:
     bring_in(store, data, "mine", [kohya])
     prior = {"dataset": "mine robot (class pictures)"}

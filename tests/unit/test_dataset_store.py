@@ -4,9 +4,10 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests import zoo
 from trainer.dataset import archives
 from trainer.dataset.bringing import bring_in
 from trainer.dataset.dropped import Dropped
+from trainer.dataset.importing import ImportReport
 from trainer.dataset.record import CAPTIONS, CROPS, IGNORED, TURNS, load_state
 from trainer.dataset.store import DatasetStore
 from trainer.errors import DatasetError, ResourceError
@@ -31,7 +33,7 @@ def state(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name not in (".lock", ".adding.lock")
     }
 
 
@@ -383,6 +385,53 @@ def test_what_a_killed_import_left_is_swept_and_never_listed(store: DatasetStore
     assert [info.name for info in store.list()] == names
     assert store.sweep() == [old]
     assert young.exists()
+
+
+def test_a_caption_is_edited_and_undone_while_pictures_come_in(
+    store: DatasetStore, pictures: Path, tmp_path: Path
+) -> None:
+    store.create_from(NAME, [pictures / "a.png"])
+    more = tmp_path / "more"
+    more.mkdir()
+    for index in range(3):
+        zoo.good(more / f"{index}.png", None, seed=10 + index)
+
+    def edit(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("Copying pictures", 1):
+            store.set_caption(NAME, "a.png", "first")
+        elif (stage, done) == ("Copying pictures", 2):
+            store.set_caption(NAME, "a.png", "second")
+            store.undo(NAME)
+            with pytest.raises(DatasetError, match="being added"):
+                store.discard_left_out(NAME)
+
+    assert len(store.add_files(NAME, [more], edit).added) == 3
+    assert store.caption_of(NAME, "a.png") == "first"
+    assert [change.title for change in store.history(NAME)[0]][-1] == "Added 3 pictures"
+    store.undo(NAME)
+    assert store.caption_of(NAME, "a.png") == "first"
+    assert store.scan(NAME).num_captions == 1
+    assert len(store.scan(NAME).usable) == 1
+
+
+def test_pictures_that_come_in_at_once_wait_for_each_other(store: DatasetStore, pictures: Path, tmp_path: Path) -> None:
+    store.create(NAME)
+    other = zoo.good(tmp_path / "other.png", None, seed=10)
+    waited: list[str] = []
+    with ThreadPoolExecutor() as pool:
+        seconds: list[Future[ImportReport]] = []
+
+        def begin_another(stage: str, done: int, total: int) -> None:
+            if not seconds:
+                wait = lambda stage, done, total: waited.append(stage)  # noqa: E731
+                seconds.append(pool.submit(store.add_files, NAME, [other], wait))
+                while not waited:
+                    time.sleep(0.01)
+
+        assert len(store.add_files(NAME, [pictures], begin_another).added) == 3
+        assert seconds[0].result(timeout=30).added == ("other.png",)
+    assert waited[0] == "Waiting: other pictures are being added to this data set"
+    assert len(store.scan(NAME).usable) == 4
 
 
 # --- names -------------------------------------------------------------------------------------------------------

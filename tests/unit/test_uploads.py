@@ -66,7 +66,7 @@ class _Stops:
         self._stage = stage
 
     def check_stop(self) -> None:
-        if self.stages and self.stages[-1] == self._stage:
+        if self.stages and self.stages[-1].startswith(self._stage):
             raise Cancelled("Stopped.")
 
     def stage(self, name: str, done: int, total: int, *_: object) -> None:

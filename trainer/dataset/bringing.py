@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from trainer.dataset.archives import entry_name, unpack_zip
@@ -16,13 +15,11 @@ from trainer.dataset.dropped import Source, as_dropped, has_folders, lay_out
 from trainer.dataset.importing import ImportReport
 from trainer.dataset.kohya import KohyaFolder, KohyaLayout, is_kohya_name, kohya_layout
 from trainer.dataset.store import DatasetStore
+from trainer.dataset.walk import readable_name
 from trainer.errors import Finding
 from trainer.files import TEMPORARY_PREFIX, disk_errors, safe_name
 from trainer.paths import DataFolder
 from trainer.progress import Progress, no_progress
-
-_Create = Callable[..., tuple[DatasetInfo, ImportReport]]
-"""`DatasetStore.create_from`."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,12 @@ def bring_in(
 
     Raises: DatasetError, ResourceError, Cancelled: see `DatasetStore.create_from`.
     """
-    create = partial(store.create_from, progress=progress)
     only = as_dropped(paths[0]).path if len(paths) == 1 else None
     if only is not None and only.is_dir():
-        return _of_folder(create, name, kohya_layout(only), [only], trigger_word)
+        return _of_folder(store, name, kohya_layout(only), [only], trigger_word, progress)
     is_zip = only is not None and _is_kohya_zip(only)
     if not is_zip and not has_folders(paths):
-        return _of_folder(create, name, KohyaLayout(), paths, trigger_word)
+        return _of_folder(store, name, KohyaLayout(), paths, trigger_word, progress)
     data.datasets.mkdir(parents=True, exist_ok=True)
     with disk_errors(data.datasets, "the pictures"):
         laid_out = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}tree-", dir=data.datasets))
@@ -79,18 +75,23 @@ def bring_in(
         else:
             problems, sources = [], lay_out(paths, laid_out)
         layout = _outermost(laid_out) if sources == [laid_out] else KohyaLayout()
-        brought = _of_folder(create, name, layout, sources, trigger_word)
+        brought = _of_folder(store, name, layout, sources, trigger_word, progress)
         return replace(brought, not_taken=(*problems, *brought.not_taken))
     finally:
         shutil.rmtree(laid_out, ignore_errors=True)
 
 
 def _of_folder(
-    create: _Create, name: str, layout: KohyaLayout, sources: Sequence[Source], trigger_word: str
+    store: DatasetStore,
+    name: str,
+    layout: KohyaLayout,
+    sources: Sequence[Source],
+    trigger_word: str,
+    progress: Progress,
 ) -> Brought:
     if layout.concepts:
-        return _make(create, name, layout, trigger_word)
-    info, report = create(name, sources, trigger_word=trigger_word)
+        return _make(store, name, layout, trigger_word, progress)
+    info, report = store.create_from(name, sources, trigger_word=trigger_word, progress=progress)
     return Brought((info,), (report,))
 
 
@@ -111,19 +112,29 @@ def _is_kohya_zip(path: Path) -> bool:
     return any(is_kohya_name(folder) for folder in folders)
 
 
-def _make(create: _Create, name: str, layout: KohyaLayout, trigger_word: str) -> Brought:
+def _make(store: DatasetStore, name: str, layout: KohyaLayout, trigger_word: str, progress: Progress) -> Brought:
     made: list[tuple[DatasetInfo, ImportReport]] = []
     learned = [one for one in layout.concepts if not one.is_class]
     try:
-        for concept, title in zip(layout.concepts, _titles(name, layout.concepts), strict=True):
+        for number, (concept, title) in enumerate(zip(layout.concepts, _titles(name, layout.concepts), strict=True)):
             # One word cannot call up several things.
             word = trigger_word if len(learned) == 1 and not concept.is_class else ""
-            made.append(create(title, [concept.path], trigger_word=word, training=concept.training()))
+            tell = _of_several(progress, concept.path.name, number, len(layout.concepts))
+            training = concept.training()
+            made.append(store.create_from(title, [concept.path], trigger_word=word, training=training, progress=tell))
     except BaseException:
         for info, _ in made:
             shutil.rmtree(info.folder, ignore_errors=True)  # copies, made a moment ago
         raise
     return Brought(tuple(info for info, _ in made), tuple(report for _, report in made), layout.left_out)
+
+
+def _of_several(progress: Progress, folder: str, number: int, total: int) -> Progress:
+    """Progress that says which folder it is about, as each has a bar of its own."""
+    if total == 1:
+        return progress
+    about = f"folder {number + 1} of {total}, '{readable_name(folder)}'"
+    return lambda stage, done, of: progress(f"{stage} ({about})", done, of)
 
 
 def _titles(name: str, concepts: Sequence[KohyaFolder]) -> list[str]:

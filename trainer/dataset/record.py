@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.dataset.history import State
-from trainer.errors import DatasetError
+from trainer.errors import DatasetError, RunError
 from trainer.files import write_json
 from trainer.locks import FileLock
+from trainer.progress import Progress
 
 Origin = Literal["own", "linked", "bundled"]
 SETTINGS, CAPTIONS, EXCLUDED, IGNORED, CROPS, MASKS, BACKGROUNDS, TURNS = DOCUMENTS = (
@@ -135,6 +136,20 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a record while it is read and written anew, so that two browser tabs lose nothing of each other's."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock", wait_seconds=10, busy_message="This data set is being changed elsewhere."):
+        yield
+
+
+@contextmanager
+def locked_for_adding(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the right to add picture files, beside which all else can be edited; waits for others who add. Raises: by `progress`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(FileLock(folder / ".adding.lock", wait_seconds=0.5))
+                break
+            except RunError:
+                progress("Waiting: other pictures are being added to this data set", 0, 0)
         yield
 
 

@@ -30,6 +30,7 @@ from trainer.dataset.record import (
     load_captions,
     load_state,
     locked,
+    locked_for_adding,
     save_record,
     save_state,
 )
@@ -151,9 +152,15 @@ class DatasetStore(DatasetCatalog):
         info, record = self.require_own(name)
         if not paths:
             raise DatasetError("No files were given.", fix="Drop pictures, a folder or a zip.")
+        with locked_for_adding(record, progress):
+            report = import_files(info.folder, paths, load_state(record)[EXCLUDED], progress)
+            self._note_added(record, report)
+        return report
+
+    def _note_added(self, record: Path, report: ImportReport) -> None:
+        """Make pictures that came in a change that can be undone, after what was changed while they were copied."""
         with locked(record):
             before = load_state(record)
-            report = import_files(info.folder, paths, before[EXCLUDED], progress)
             # As if they had been left out before: so undoing takes them out, and no file is touched.
             before[EXCLUDED] |= dict.fromkeys(report.added, True)
             values = _nothing_said_of(report.added, before)
@@ -161,7 +168,6 @@ class DatasetStore(DatasetCatalog):
             in_use = (*report.added, *report.brought_back)
             values |= {(CAPTIONS, picture): caption for picture, caption in report.captions_for.items()}
             self._do(record, changed(before, f"Added {len(in_use)} pictures", values))
-        return report
 
     def require_own(self, name: str) -> tuple[DatasetInfo, Path]:
         """A data set that pictures can be added to, and its record. Raises DatasetError: there is none, or it is not ours."""
@@ -267,12 +273,18 @@ class DatasetStore(DatasetCatalog):
     def discard_left_out(self, name: str) -> list[Path]:
         """Move the files of left-out pictures of a set of ours to the trash, with their captions; returns where they lie.
 
-        Raises: DatasetError: the files are not ours.
+        Raises: DatasetError: the files are not ours, or pictures are being added, which may be the same ones.
         """
         info, record = self._known(name)
         if not info.is_own:
             raise DatasetError("These pictures are not Inkwash's to remove.", where=info.title)
-        with locked(record), disk_errors(self._data.trash, "the removed pictures"):
+
+        def refuse(*_: object) -> None:
+            raise DatasetError(
+                "Pictures are being added to this data set.", where=info.title, fix="Try again after that."
+            )
+
+        with locked_for_adding(record, refuse), locked(record), disk_errors(self._data.trash, "the removed pictures"):
             state = load_state(record)
             gone = [name for name in state[EXCLUDED] if is_inside(info.folder / name, info.folder)]
             bin_folder = self._data.trash / f"{info.name} (pictures)"
