@@ -91,7 +91,7 @@ class DatasetCheckService:
     def fix(self, name: str, finding: Finding, keep: str = "") -> str:
         """Do what a finding proposes, of a group keeping the picture `keep`; returns what was done. Raises DatasetError."""
         if finding.keep and keep in finding.pictures:
-            fix: Fix | None = keep_only(finding.pictures, keep)
+            fix: Fix | None = keep_only(self.store.scan(name), finding.pictures, keep)
         else:
             fix = finding.fix
         if fix is None:

@@ -227,6 +227,18 @@ def test_pictures_that_share_a_caption_file_are_left_out_where_they_differ(
     assert state(folder) == before
 
 
+def test_three_that_share_a_caption_file_are_left_out_where_one_differs(
+    store: DatasetStore, data: DataFolder, name: str, folder: Path
+) -> None:
+    for index, ending in enumerate(("jpg", "png", "webp")):
+        zoo.good(folder / f"x.{ending}", None, seed=20 + index)
+    store.write_captions(name, {"x.jpg": ["same"], "x.png": ["same"]})
+    report = export_captions(store, data, name)
+    assert sorted(finding.where for finding in report.left_out) == ["x.jpg", "x.png", "x.webp"]
+    assert not (folder / "x.txt").exists()
+    assert captions(store, name)["x.webp"] == ""
+
+
 def test_files_say_the_captions_again_when_asked(store: DatasetStore, name: str, folder: Path) -> None:
     do(store, name, tag_edit("add", "night"))
     (folder / "2.txt").write_text("edited elsewhere", encoding="utf-8")
@@ -369,6 +381,9 @@ def test_the_command_line_shows_first_and_changes_on_request(
     run("tags", name, "rename", "grey sky, gray sky", "silver sky", "--having", "lake", "--apply")
     assert captions(store, name)["10.png"] == "silver sky, zib robot, lake"
     assert captions(store, name)["2.png"] == CAPTIONS["2.png"]
+    run("tags", name, "--undo")
+    assert captions(store, name)["10.png"] == CAPTIONS["10.png"]
+    run("tags", name, "rename", "grey sky, gray sky", "silver sky", "--having", "lake", "--apply")
     run("replace", name, "(r)ed", r"\1ose", "--regex", "--match-case", "--apply")
     assert captions(store, name)["1.png"] == CAPTIONS["1.png"]
     assert captions(store, name)["2.png"] == "zib robot, rose hat, rose hat, grey sky"

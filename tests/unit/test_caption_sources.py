@@ -42,6 +42,10 @@ def only(folder: Path) -> tuple[str | None, str, tuple[str, ...]]:
         ("metadata.jsonl", '{"file_name": "b.png", "text": "no"}\n{"file_name": "a.png", "text": "a hill"}\n', "a hill", 1),
         ("metadata.csv", "file_name,text\nb.png,no\na.png,\"a hill, green\"\n", "a hill, green", 1),
         ("captions.csv", "a.png;a hill\n", "a hill", 1),
+        ("captions.csv", "a.png,a hill, green, wide\n", "a hill, green, wide", 1),
+        ("metadata.csv", "file_name,text\nb.png,no\na.png,a hill, green\n", "a hill, green", 1),
+        ("metadata.csv", "text,file_name\nno, no, no,b.png\na hill,a.png\n", "a hill", 1),
+        ("metadata.jsonl", 'no JSON\n[1]\n{"file_name": "a.png", "text": "a hill"}\n', "a hill", 1),
         ("captions.tsv", "image\tcaption\na.png\ta hill, wide\n", "a hill, wide", 1),
         ("metadata.json", '{"C:\\\\set\\\\a.png": {"caption": "a hill", "tags": "green, sky"}}', "a hill, green, sky", 1),
         ("metadata.json", '[{"filename": "a.png", "caption": "a hill"}]', "a hill", 1),
@@ -134,6 +138,24 @@ def test_tables_count_for_folders_in_theirs_and_the_nearest_wins(tmp_path: Path)
     (tmp_path / "train" / "metadata.csv").write_text("file_name,text\na.png,inner\n")
     captions = {facts.name: facts.caption for facts in scan_folder(tmp_path).pictures}
     assert captions == {"train/a.png": "inner", "train/deep/b.png": "outer b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("metadata.jsonl", '{"file_name": "a.png", "text": "a hill"}\nno JSON\n\n[1]\n', "line 2 (Expecting value), and 1 more are left out"),
+        ("metadata.csv", "text,file_name\nno, no,b.png\na hill,a.png\n", "the row of no (more cells than columns) is left out"),
+        ("metadata.jsonl", '\n\nno JSON\n', "cannot be read (line 3 (Expecting value))"),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_read_are_named_and_the_others_count(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    zoo.good(tmp_path / "a.png")
+    (tmp_path / name).write_text(text)
+    scan = scan_folder(tmp_path)
+    assert scan.pictures[0].caption == ("a hill" if "a hill" in text else None)
+    assert said in scan.problems[0].message
 
 
 @pytest.mark.parametrize("text", ["{", '{"file_name": 3}', "[1]", "null"])

@@ -12,6 +12,7 @@ from app.services.dataset_history import DatasetHistoryService
 from app.services.training import TrainingService
 from tests import zoo
 from trainer.cli.commands.train import with_trigger_word
+from trainer.cli.main import main
 from trainer.config.loading import merge
 from trainer.dataset.bringing import bring_in, link_all
 from trainer.dataset.dropped import Dropped, Source
@@ -64,6 +65,46 @@ def test_kohyas_folders_become_data_sets_with_roles_and_repeats(
     assert (found["repeats"], found["instance_prompt"]) == (10, "zib robot")
     assert found["concepts"][0]["repeats"] == "2"
     assert found["concepts"][0]["instance_prompt"] == "kol cat"
+
+
+def test_a_numbered_folder_that_is_chosen_itself_says_the_same(
+    store: DatasetStore, data: DataFolder, kohya: Path
+) -> None:
+    brought = bring_in(store, data, "robot", [kohya / "img" / "10_zib robot"])
+    info = brought.sets[0]
+    assert (info.name, info.repeats, info.instance_prompt, info.role) == ("robot", 10, "zib robot", "")
+    assert "“zib robot” stands for captions that are missing and each picture counts 10 times" in brought.summary()
+    assert bring_in(store, data, "reg", [kohya / "reg" / "1_robot"]).sets[0].role == CLASS_PICTURES
+
+
+def test_pictures_are_added_on_the_command_line(
+    data: DataFolder, kohya: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--data-dir", str(data.root)]
+    assert main(["dataset", "import", "mine", str(kohya / "img" / "5_kol cat"), *place]) == 0
+    more = str(zoo.good(kohya / "b.png", None, seed=9))
+    assert main(["dataset", "import", "mine", more, *place]) != 0
+    assert main(["dataset", "import", "mine", more, "--add", *place]) == 0
+    assert "mine: 1 picture added." in capsys.readouterr().out
+    assert DatasetStore(data).get("mine").num_pictures == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["crops", "ink-wash", "--accept"], "--accept is for crops that are proposed"),
+        (["crops", "ink-wash", "--fill", "white"], "--fill is no option of `inkwash dataset crops`"),
+        (["masks", "ink-wash", "--fill", "nonsense"], "nonsense"),
+        (["masks", "ink-wash", "--fill", "white"], "No picture has a mask"),
+        (["ink-wash", "--undo"], "--undo is no option of `inkwash dataset ink-wash`"),
+        (["import", "x", "y", "--apply"], "--apply is no option"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    data: DataFolder, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["dataset", *words, "--data-dir", str(data.root)]) in (2, 3)
+    assert message in capsys.readouterr().err
 
 
 def test_progress_says_which_folder_it_is_about(store: DatasetStore, data: DataFolder, kohya: Path) -> None:

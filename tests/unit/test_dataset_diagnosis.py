@@ -67,6 +67,69 @@ def found(report: Report, check: str) -> list[tuple[str, ...]]:
     return [finding.pictures for finding in of_check(report, check)]
 
 
+@pytest.fixture
+def copies(tmp_path: Path) -> Path:
+    """Where copies of one picture are put."""
+    (tmp_path / "copies").mkdir()
+    return tmp_path / "copies"
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "changes", "why"),
+    [
+        ("z.png", "a.webp", {"quality": 40}, "was kept without loss"),
+        ("z.png", "a.png", {"grey": True}, "is in colour"),
+        ("z.jpg", "a.jpg", {"quality": 50}, "was compressed the least"),
+        ("z.png", "a.png", {"scale": 0.8}, "has the most detail of them"),
+    ],
+)
+def test_of_copies_the_best_is_kept_and_it_is_said_why(
+    data: DataFolder, copies: Path, better: str, worse: str, changes: dict, why: str
+) -> None:
+    picture = leaves(3, 320)
+    picture.save(copies / better, quality=95)
+    worse_one = picture.convert("L") if changes.get("grey") else resized(changes.get("scale", 1.0))(picture)
+    worse_one.save(copies / worse, quality=changes.get("quality", 95))
+    (finding,) = of_check(check_dataset(data, str(copies), SETTINGS), "duplicates")
+    assert (finding.keep, finding.against) == (better, (worse,))
+    assert why in finding.message
+
+
+def test_of_equal_copies_none_is_called_the_best(data: DataFolder, copies: Path) -> None:
+    for name in ("a.png", "b.bmp"):
+        leaves(3, 200).save(copies / name)
+    (finding,) = of_check(check_dataset(data, str(copies), SETTINGS), "duplicates")
+    assert "One is as good as the other" in finding.message
+
+
+@pytest.mark.parametrize("checks", [("duplicates",), ("duplicates", "captions"), ("captions", "duplicates")])
+def test_the_copy_that_is_kept_takes_over_the_only_caption(
+    store: DatasetStore, data: DataFolder, copies: Path, checks: tuple[str, ...]
+) -> None:
+    leaves(3, 320).save(copies / "a.png")
+    save(copies, "b.jpg", resized(0.5)(leaves(3, 320)), "written by hand, robot")
+    store.create_from("twins", [copies])
+    for check in checks:
+        found = of_check(check_dataset(data, "twins", SETTINGS), check)
+        if found:
+            fix(store, "twins", found)
+    assert [facts.name for facts in store.scan("twins").usable] == ["a.png"]
+    assert store.caption_of("twins", "a.png") == "written by hand, robot"
+
+
+def test_a_sets_own_words_stand_for_captions_that_are_missing(
+    store: DatasetStore, data: DataFolder, copies: Path
+) -> None:
+    leaves(3, 200).save(copies / "IMG_1.png")
+    store.create_from("kohya", [copies], training={"instance_prompt": "zib robot"})
+    (finding,) = of_check(check_dataset(data, "kohya", SETTINGS), "captions")
+    assert (finding.verdict, finding.fix) == (Verdict.GOOD, None)
+    assert "“zib robot”" in finding.message
+    store.create_from("plain", [copies])
+    (finding,) = of_check(check_dataset(data, "plain", SETTINGS), "captions")
+    assert "as if nothing were to be said of it" in finding.message
+
+
 def test_every_fault_is_found_and_nothing_else_is_held_against_a_picture(store: DatasetStore, data: DataFolder) -> None:
     report = check_dataset(data, "set", SETTINGS)
     assert found(report, "files") == [("broken.jpg",)]

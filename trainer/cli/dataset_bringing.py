@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trainer.cli.dataset_options import ActionOptions
 from trainer.cli.output import ProgressPrinter, follow, print_json
-from trainer.dataset.bringing import bring_in
+from trainer.dataset.bringing import Brought, bring_in
 from trainer.dataset.fetch_job import start_fetch
 from trainer.dataset.store import DatasetStore
 from trainer.errors import ConfigError
@@ -14,22 +15,35 @@ from trainer.paths import data_folder
 from trainer.progress import StageProgress
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `import` and `fetch`."""
+    add = ActionOptions(parser, "import, fetch").add
+    add("--add", "import", "add the pictures to a data set that is there", action="store_true")
+    add("--list", "fetch", "a text file with an address a line", metavar="FILE")
+    add("--allow-private", "fetch", "from your own machine and network too", action="store_true")
+
+
 def bring(arguments: argparse.Namespace) -> int:
-    """Make data sets of files, folders and zips. Returns 0."""
+    """Make data sets of files, folders and zips, or add them to one. Returns 0."""
     if len(arguments.what) < 2:
         raise ConfigError("Give a name and what to import.", fix="`inkwash dataset import NAME FILE|FOLDER|ZIP…`")
     name, *paths = arguments.what
     data = data_folder(arguments.data_dir)
     sources = [Path(path).expanduser() for path in paths]
+    store = DatasetStore(data)
     with ProgressPrinter(quiet=arguments.json) as printer:
-        brought = bring_in(DatasetStore(data), data, name, sources, progress=StageProgress(printer))
+        if arguments.add:
+            report = store.add_files(name, sources, StageProgress(printer))
+            brought = Brought((store.get(name),), (report,))
+        else:
+            brought = bring_in(store, data, name, sources, progress=StageProgress(printer))
     if arguments.json:
         sets = [{"name": info.name, "pictures": info.num_pictures, **info.concept()} for info in brought.sets]
         print_json({"datasets": sets, "left_out": [str(finding) for finding in brought.left_out]})
         return 0
-    for info, report in zip(brought.sets, brought.reports, strict=True):
-        role = " (class pictures)" if info.role else f" (repeats {info.repeats})" if info.repeats > 1 else ""
-        print(f"{info.name}{role}: {report.summary()}")
+    for place, info in enumerate(brought.sets):
+        told = brought.reports[place].summary() if arguments.add else brought.told(place)
+        print(f"{info.name}{' (class pictures)' if info.role else ''}: {told}")
     print("\n".join(f"left out: {finding}" for finding in brought.left_out))
     return 0
 

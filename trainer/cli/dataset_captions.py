@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from trainer.cli.dataset_options import ActionOptions
+from trainer.cli.dataset_prepare import undo
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.dataset.caption_files import export_captions, take_file_captions
 from trainer.dataset.captioned import CaptionedPicture, CaptionFilter, captioned_pictures, plan_edit
@@ -16,19 +18,15 @@ from trainer.paths import DataFolder, data_folder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of these actions."""
-    group = parser.add_argument_group("tags, replace, export-captions")
-    group.add_argument(
-        "--having", default="", metavar="TAGS", help="tags, replace: only captions with all of these tags"
-    )
-    group.add_argument("--lacking", default="", metavar="TAGS", help="tags, replace: only captions with none of these")
-    group.add_argument("--apply", action="store_true", help="tags, replace: do it; without, it is only shown")
-    group.add_argument("--regex", action="store_true", help="replace: what to look for is a regular expression")
-    group.add_argument("--match-case", action="store_true", help="replace: tell upper from lower case")
-    group.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="export-captions: replace files that say something else; copies of them go to the trash",
-    )
+    options = ActionOptions(parser, "tags, replace, export-captions")
+    add, edits = options.add, "tags replace"
+    add("--having", edits, "only captions with all of these tags", default="", metavar="TAGS")
+    add("--lacking", edits, "only captions with none of these", default="", metavar="TAGS")
+    add("--apply", edits, "do it; without, it is only shown", action="store_true")
+    add("--regex", "replace", "what to look for is a regular expression", action="store_true")
+    add("--match-case", "replace", "tell upper from lower case", action="store_true")
+    replacing = "replace files that say something else; copies of them go to the trash"
+    add("--overwrite", "export-captions", replacing, action="store_true")
 
 
 def tags(arguments: argparse.Namespace) -> int:
@@ -109,7 +107,11 @@ def _edit(arguments: argparse.Namespace, store: DatasetStore, info: DatasetInfo,
         print(change.name)
         print("  - " + "\n  - ".join(change.before or ("(no caption)",)))
         print("  + " + "\n  + ".join(change.after or ("(no caption)",)))
-    done = "changed; the Dataset tab can undo it" if arguments.apply else "would change; --apply does it"
+    done = (
+        "changed; `inkwash dataset tags NAME --undo` takes it back"
+        if arguments.apply
+        else "would change; --apply does it"
+    )
     print(f"{plan.title}: {len(plan.changes)} of {plan.num_pictures} captions {done}.")
     return 0
 
@@ -134,4 +136,6 @@ def _opened(arguments: argparse.Namespace, usage: str, *, at_most: int) -> tuple
     if not 1 <= len(arguments.what) <= at_most:
         raise ConfigError(f"`dataset {arguments.name}` is used in another way.", fix=f"Type `{usage}`.")
     store = DatasetStore(_data(arguments))
+    if arguments.undo:
+        undo(store, arguments.what[0], quiet=arguments.json)
     return store, store.get(arguments.what[0]), list(arguments.what[1:])

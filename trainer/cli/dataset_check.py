@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
+from trainer.cli.dataset_options import ActionOptions
 from trainer.cli.output import ProgressPrinter, print_json
 from trainer.dataset.doctor.diagnosis import CHECKS, check_dataset, diagnose, fix, ignore, of_check
 from trainer.dataset.doctor.findings import Report, Verdict
@@ -18,35 +19,17 @@ _SHOWN = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `check`."""
-    group = parser.add_argument_group("check")
-    group.add_argument(
-        "--fix", nargs="+", default=[], metavar="CHECK", choices=list(CHECKS), help="do what these checks propose"
-    )
-    group.add_argument(
-        "--ignore",
-        nargs="+",
-        default=[],
-        metavar="CHECK",
-        choices=list(CHECKS),
-        help="what these checks found is right as it is: do not show it again",
-    )
-    group.add_argument(
-        "--undo", action="store_true", help="check, crops, masks: take the last change of the data set back first"
-    )
-    group.add_argument("--resolution", type=int, metavar="PX", help="training resolution; default: 512")
-    group.add_argument(
-        "--base",
-        default=BASE,
-        metavar="MODEL",
-        help=f"base model, whose tokenizer counts the captions; default: {BASE}",
-    )
-    group.add_argument(
-        "--max-caption-tokens",
-        type=int,
-        default=225,
-        choices=get_args(CaptionTokens),
-        help="captions longer than this are cut in training; default: 225",
-    )
+    add = ActionOptions(parser, "check").add
+    checks: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "CHECK", "choices": list(CHECKS)}
+    add("--fix", "check", "do what these checks propose", **checks)
+    add("--ignore", "check", "what these checks found is right as it is: do not show it again", **checks)
+    taken_back = "take the last change of the data set back first"
+    add("--undo", "check turns crops masks tags replace", taken_back, action="store_true")
+    add("--resolution", "check preview crops", "training resolution; default: 512", type=int, metavar="PX")
+    counting = f"base model, whose tokenizer counts the captions; default: {BASE}"
+    add("--base", "check", counting, default=BASE, metavar="MODEL")
+    limits: dict[str, Any] = {"type": int, "default": 225, "choices": get_args(CaptionTokens)}
+    add("--max-caption-tokens", "check", "captions longer than this are cut in training; default: 225", **limits)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trainer.cli.dataset_options import ActionOptions
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.config.data import DataConfig
 from trainer.config.loading import build_config, load_preset
+from trainer.dataset.backgrounds import checked_colour
 from trainer.dataset.cutout_job import make_masks
 from trainer.dataset.cuts import Cut, bucket_rows, cuts_of
 from trainer.dataset.flips import FLIP_VIEW_SIDE, advise_flips
@@ -30,49 +33,26 @@ _SHOWN = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `preview`, `crops` and `masks`."""
-    group = parser.add_argument_group("preview, crops, masks")
-    group.add_argument("--preset", metavar="NAME", help="preview: the preset whose settings say how pictures are cut")
-    group.add_argument(
-        "--pictures",
-        metavar="FOLDER",
-        help="preview: write the pictures, to the pixel as they are trained, into an empty folder",
-    )
-    group.add_argument(
-        "--crop",
-        nargs=5,
-        action="append",
-        default=[],
-        metavar=("PICTURE", "LEFT", "TOP", "RIGHT", "BOTTOM"),
-        help="crops: let only this part of a picture count, in px of the upright picture as it is turned",
-    )
-    group.add_argument(
-        "--propose",
-        choices=list(FINDERS),
-        help="crops: propose crops that keep the subject: most detail, or faces (extra `faces`)",
-    )
-    group.add_argument("--close", action="store_true", help="crops: propose them close to the subject")
-    group.add_argument("--accept", action="store_true", help="crops: set what is proposed, as one change")
-    group.add_argument("--flips", action="store_true", help="preview: say whether the pictures should be mirrored")
-    group.add_argument(
-        "--mask",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("PICTURE", "FILE"),
-        help="masks: keep a copy of this file as the picture's mask; white is the subject",
-    )
-    group.add_argument("--unmask", nargs="+", default=[], metavar="PICTURE", help="masks: take kept masks away")
-    group.add_argument(
-        "--fill",
-        metavar="COLOUR",
-        help="masks: fill the backgrounds of all pictures that have a mask, such as white or #808080; none: leave them",
-    )
-    group.add_argument(
-        "--model",
-        metavar="FILE|ID",
-        help="masks: make them with an ONNX segmentation model of this machine (U2-Net, IS-Net, BiRefNet)",
-    )
-    group.add_argument("--whole", nargs="+", default=[], metavar="PICTURE", help="crops: take crops away")
+    add = ActionOptions(parser, "preview, crops, masks").add
+    add("--preset", "preview crops", "the preset whose settings say how pictures are cut", metavar="NAME")
+    written = "write the pictures, to the pixel as they are trained, into an empty folder"
+    add("--pictures", "preview", written, metavar="FOLDER")
+    add("--flips", "preview", "say whether the pictures should be mirrored", action="store_true")
+    box: dict[str, Any] = {"nargs": 5, "metavar": ("PICTURE", "LEFT", "TOP", "RIGHT", "BOTTOM")}
+    part = "let only this part of a picture count, in px of the upright picture as it is turned"
+    add("--crop", "crops", part, action="append", default=[], **box)
+    add("--whole", "crops", "take crops away", nargs="+", default=[], metavar="PICTURE")
+    proposing = "propose crops that keep the subject: most detail, or faces (extra `faces`)"
+    add("--propose", "crops", proposing, choices=list(FINDERS))
+    add("--close", "crops", "propose them close to the subject", action="store_true")
+    add("--accept", "crops", "set what is proposed, as one change", action="store_true")
+    keeping = "keep a copy of this file as the picture's mask; white is the subject"
+    add("--mask", "masks", keeping, nargs=2, action="append", default=[], metavar=("PICTURE", "FILE"))
+    add("--unmask", "masks", "take kept masks away", nargs="+", default=[], metavar="PICTURE")
+    filling = "fill the backgrounds of all pictures that have a mask, such as white or #808080; none: leave them"
+    add("--fill", "masks", filling, metavar="COLOUR")
+    making = "make them with an ONNX segmentation model of this machine (U2-Net, IS-Net, BiRefNet)"
+    add("--model", "masks", making, metavar="FILE|ID")
 
 
 def preview(arguments: argparse.Namespace) -> int:
@@ -139,8 +119,13 @@ def preview(arguments: argparse.Namespace) -> int:
 def crops(arguments: argparse.Namespace) -> int:
     """Set and remove crops, and print those that there are."""
     data, store, name = opened(arguments, "crops")
+    if (arguments.accept or arguments.close) and not arguments.propose:
+        option = "--accept" if arguments.accept else "--close"
+        raise ConfigError(
+            f"{option} is for crops that are proposed.", fix="Add `--propose detail` or `--propose faces`."
+        )
     if arguments.undo:
-        undo(store, name)
+        undo(store, name, quiet=arguments.json)
     boxes: dict[str, Sequence[float] | None] = dict.fromkeys(arguments.whole)
     boxes |= {picture: _box(picture, numbers) for picture, *numbers in arguments.crop}
     if boxes:
@@ -197,8 +182,9 @@ def masks(arguments: argparse.Namespace) -> int:
     """Keep, make and take away masks, and print those that there are."""
     _, store, name = opened(arguments, "masks")
     own = store.get(name).name
+    colour = None if arguments.fill in (None, "none") else checked_colour(arguments.fill)
     if arguments.undo:
-        undo(store, own)
+        undo(store, own, quiet=arguments.json)
     pictures = usable_pictures(store, name, [*arguments.unmask, *(picture for picture, _ in arguments.mask)])
     for picture in arguments.unmask:
         set_mask(store, name, picture, None)
@@ -211,8 +197,10 @@ def masks(arguments: argparse.Namespace) -> int:
     if arguments.model:
         _make_masks(arguments, store, own)
     found = [facts for facts in store.scan(name).usable if facts.mask is not None]
-    if arguments.fill and found:
-        colour = None if arguments.fill == "none" else arguments.fill
+    if arguments.fill:
+        if colour is not None and not found:
+            fix = "Make masks first: --model FILE, or --mask PICTURE FILE."
+            raise DatasetError("No picture has a mask, so there is no background to fill.", where=name, fix=fix)
         set_backgrounds(store, name, [facts.name for facts in found], colour)
     if arguments.json:
         print_json({"masks": {facts.name: str(facts.mask.path) for facts in found if facts.mask}})
@@ -247,10 +235,11 @@ def opened(arguments: argparse.Namespace, action: str) -> tuple[DataFolder, Data
     return data, DatasetStore(data), arguments.what[0]
 
 
-def undo(store: DatasetStore, name: str) -> None:
-    """Take the last change of a data set back, and say which."""
+def undo(store: DatasetStore, name: str, *, quiet: bool = False) -> None:
+    """Take the last change of a data set back, and say which (on stderr where what is printed is data)."""
     change = store.undo(store.get(name).name)
-    print(f"{change.title}: taken back." if change else "There is nothing to take back.")
+    said = f"{change.title}: taken back." if change else "There is nothing to take back."
+    print(said, file=sys.stderr if quiet else sys.stdout)
 
 
 def _settings(arguments: argparse.Namespace, data: DataFolder) -> DataConfig:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
+from trainer.cli.dataset_options import ActionOptions
 from trainer.cli.dataset_prepare import opened, size, undo
 from trainer.cli.output import print_json, print_table
 from trainer.dataset.preparing import turn_pictures, usable_pictures
@@ -13,23 +15,17 @@ from trainer.errors import ConfigError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `turns`."""
-    group = parser.add_argument_group("turns")
-    group.add_argument(
-        "--turn",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("PICTURE", "DEGREES"),
-        help="turns: turn a picture clockwise by 90, 180 or 270 degrees, as it lies now",
-    )
-    group.add_argument("--unturn", nargs="+", default=[], metavar="PICTURE", help="turns: as the file has it")
+    add = ActionOptions(parser, "turns").add
+    about: dict[str, Any] = {"nargs": 2, "action": "append", "default": [], "metavar": ("PICTURE", "DEGREES")}
+    add("--turn", "turns", "turn a picture clockwise by 90, 180 or 270 degrees, as it lies now", **about)
+    add("--unturn", "turns", "as the file has it", nargs="+", default=[], metavar="PICTURE")
 
 
 def turns(arguments: argparse.Namespace) -> int:
     """Turn pictures, and print those that are turned."""
     _, store, name = opened(arguments, "turns")
     if arguments.undo:
-        undo(store, name)
+        undo(store, name, quiet=arguments.json)
     if arguments.unturn:
         turn_pictures(store, name, arguments.unturn, None)
     of_degrees: dict[int, list[str]] = {}

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from functools import partial
 
+from trainer.cli.dataset_options import ActionOptions
 from trainer.cli.output import ProgressPrinter, print_json
 from trainer.dataset.restoring import Restored, restore_as_new, restore_in_place
 from trainer.dataset.store import DatasetStore
@@ -14,6 +15,13 @@ from trainer.errors import ConfigError
 from trainer.paths import DataFolder, data_folder
 from trainer.progress import StageProgress
 from trainer.runs import Run, find_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of these actions."""
+    add = ActionOptions(parser, "diff, restore").add
+    add("--set", "diff restore", "which of the run's data sets", metavar="NAME")
+    add("--new", "restore", "as a data set of its own, under this name", metavar="NAME")
 
 
 def diff(arguments: argparse.Namespace) -> int:

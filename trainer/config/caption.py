@@ -23,7 +23,7 @@ class WordingSettings(Settings):
     ] = []
     """Whole tags, and in sentences whole words or phrases; in upper or lower case. Nothing behind the `=` leaves it out."""
     template: Annotated[str, BASIC, Field(max_length=500)] = "{caption}"
-    """`{caption}` is what the captioner says, `{name}` the words of the file's name, `{folder}` those of its folders, `{trigger}` the trigger word."""
+    """`{caption}` is what the captioner says, `{name}` the words of the file's name, `{folder}` those of its folders in a set that is used where it lies, `{trigger}` the trigger word."""
     prefix: Annotated[str, BASIC, Field(max_length=500)] = ""
     """Put in front of every caption, with a comma."""
     suffix: Annotated[str, BASIC, Field(max_length=500)] = ""

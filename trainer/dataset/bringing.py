@@ -35,9 +35,19 @@ class Brought:
     def summary(self) -> str:
         """One line for the user."""
         if len(self.sets) == 1 and not self.not_taken:
-            return self.reports[0].summary()
-        each = [f"'{info.title}': {report.summary()}" for info, report in zip(self.sets, self.reports, strict=True)]
+            return self.told(0)
+        each = [f"'{info.title}': {self.told(place)}" for place, info in enumerate(self.sets)]
         return " ".join([*each, f"{len(self.not_taken)} left out."] if self.not_taken else each)
+
+    def told(self, place: int) -> str:
+        """What came into one of the sets, and what its folder's name says of it."""
+        info, said = self.sets[place], []
+        if info.instance_prompt:
+            said.append(f"“{info.instance_prompt}” stands for captions that are missing")
+        if info.repeats > 1:
+            said.append(f"each picture counts {info.repeats} times")
+        of_name = f" As the folder's name says, {' and '.join(said)}." if said else ""
+        return f"{self.reports[place].summary()}{of_name}"
 
     @property
     def left_out(self) -> tuple[Finding, ...]:

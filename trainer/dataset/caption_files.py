@@ -93,13 +93,16 @@ def plan_export(store: DatasetStore, info: DatasetInfo) -> ExportPlan:
 
 def _disagreeing(pictures: Sequence[CaptionedPicture]) -> dict[str, str]:
     """Pictures whose `.txt` would be another's too (a.png and a.jpg), where the captions differ: by name, with the other."""
-    first: dict[Path, CaptionedPicture] = {}
-    found: dict[str, str] = {}
+    of_stem: dict[Path, list[CaptionedPicture]] = {}
     for picture in pictures:
-        other = first.setdefault(picture.facts.path.with_suffix(""), picture)
-        if other.captions != picture.captions:
-            found[picture.name] = other.name
-            found[other.name] = picture.name
+        of_stem.setdefault(picture.facts.path.with_suffix(""), []).append(picture)
+    found: dict[str, str] = {}
+    for group in of_stem.values():
+        # Where any two differ none gets the file, which would speak of all of them.
+        other = next((each for each in group if each.captions != group[0].captions), None)
+        if other is not None:
+            first, same = group[0].name, group[0].captions
+            found |= {each.name: other.name if each.captions == same else first for each in group}
     return found
 
 

@@ -103,7 +103,9 @@ def read_tables(files: Sequence[Path]) -> CaptionTables:
             text, encoding = decode_text(path.read_bytes())
             if text is None:
                 raise ValueError("it holds no text")
-            rows, problems = _collected(path, _rows(path, text))
+            bad_rows: list[str] = []
+            rows, problems = _collected(path, _rows(path, text, bad_rows))
+            problems += _said_of(path, bad_rows, has_good=bool(rows))
         except (OSError, ValueError, LookupError, TypeError, RecursionError, csv.Error) as failure:
             message = f"The table of captions {path.name} cannot be read ({failure})."
             tables.problems.append(warning("caption_table", message, "Save it as UTF-8, with columns file_name, text."))
@@ -139,12 +141,31 @@ def _collected(table: Path, rows: Iterable[tuple[str, list[str]]]) -> tuple[dict
     return {name: captions for name, captions in found.items() if name not in unclear}, [problem]
 
 
-def _rows(path: Path, text: str) -> Iterator[tuple[str, list[str]]]:
+def _said_of(table: Path, bad_rows: Sequence[str], *, has_good: bool) -> list[Problem]:
+    """What is said of rows that cannot be read. Raises ValueError: there is no other."""
+    if not bad_rows:
+        return []
+    if not has_good:
+        raise ValueError(bad_rows[0])
+    more = f", and {len(bad_rows) - 1} more are" if len(bad_rows) > 1 else " is"
+    message = f"Of the table of captions {table.name}, {bad_rows[0]}{more} left out."
+    return [warning("caption_table", message, "Correct it; captions with commas need quotes around them in a CSV.")]
+
+
+def _rows(path: Path, text: str, bad_rows: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a table; those that cannot be read are named in `bad_rows`, where others may be read all the same."""
     match path.suffix.casefold():
         case ".jsonl":
             # Its lines end with LF: other ends of lines may stand within JSON.
-            rows = (json.loads(line) for line in text.split("\n") if line.strip())
-            yield from (row for row in map(_row, rows) if row)
+            for number, line in enumerate(text.split("\n"), start=1):
+                try:
+                    row = _row(json.loads(line)) if line.strip() else None
+                except ValueError as failure:
+                    what = failure.msg if isinstance(failure, json.JSONDecodeError) else failure
+                    bad_rows.append(f"line {number} ({what})")
+                    continue
+                if row:
+                    yield row
         case ".json":
             data = json.loads(text)
             if not isinstance(data, Mapping):
@@ -152,10 +173,10 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, list[str]]]:
             else:
                 yield from ((key, found) for key, value in data.items() if (found := _caption_and_tags(value)))
         case _:
-            yield from _csv_rows(text)
+            yield from _csv_rows(text, bad_rows)
 
 
-def _csv_rows(text: str) -> Iterator[tuple[str, list[str]]]:
+def _csv_rows(text: str, bad_rows: list[str]) -> Iterator[tuple[str, list[str]]]:
     first = text.partition("\n")[0]
     delimiter = max("\t;,", key=first.count)
     rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
@@ -165,10 +186,17 @@ def _csv_rows(text: str) -> Iterator[tuple[str, list[str]]]:
         # No header: the name first, then the caption.
         if not header or len(header) < 2 or "." not in header[0]:
             raise ValueError("it has no columns file_name and text")
-        file_at, caption_at, rows = 0, 1, [[], *rows]
+        file_at, caption_at, rows, header = 0, 1, [[], *rows], ["file_name", "text"]
     for row in rows[1:]:
-        if len(row) > max(file_at, caption_at) and row[caption_at].strip():
-            yield row[file_at], [row[caption_at]]
+        caption = row[caption_at] if len(row) > max(file_at, caption_at) else ""
+        if len(row) > len(header) and any(cell.strip() for cell in row[len(header) :]):
+            if caption_at != len(header) - 1:
+                bad_rows.append(f"the row of {row[file_at].strip()[:80]} (more cells than columns)")
+                continue
+            # Tags without quotes around them: what is behind the last column belongs to it.
+            caption = delimiter.join(row[caption_at:])
+        if caption.strip():
+            yield row[file_at], [caption]
 
 
 def _column(header: Iterable[str], names: Sequence[str]) -> int | None:

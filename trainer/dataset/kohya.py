@@ -97,7 +97,12 @@ def kohya_layout(folder: Path) -> KohyaLayout:
 
 
 def _concept_of(folder: Path, parts: tuple[str, ...]) -> KohyaFolder | None:
-    """The concept that a file belongs to, by the names of the folders that it lies in."""
+    """The concept that a file belongs to, by the names of the folders that it lies in; of those, the outermost."""
+    own = _LAYOUT_NAME.fullmatch(folder.name)
+    if own is not None:
+        # The numbered folder itself was chosen, and not the one around it.
+        is_class = folder.parent.name.casefold() in _CLASS_FOLDERS
+        return KohyaFolder(folder, int(own[1]), " ".join(own[2].split()), is_class)
     for depth, name in enumerate(parts[:-1][:2]):
         match = _LAYOUT_NAME.fullmatch(name)
         if match is not None:

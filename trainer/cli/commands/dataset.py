@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 
-from trainer.cli import dataset_captions, dataset_check, dataset_prepare, dataset_turns
+from trainer.cli import (
+    dataset_bringing,
+    dataset_captions,
+    dataset_check,
+    dataset_prepare,
+    dataset_turns,
+    dataset_versions,
+)
+from trainer.cli.dataset_options import refuse_foreign
 from trainer.cli.output import ProgressPrinter, print_json, print_table
 from trainer.dataset.store import DatasetStore
 from trainer.errors import ConfigError
@@ -36,6 +44,7 @@ EXAMPLES = """  inkwash dataset
   inkwash dataset export-captions robot             (.txt files beside the pictures)
   inkwash dataset import-captions robot             (let the files beside the pictures say the captions again)
   inkwash dataset import "My ink" ~/pictures/ink more.zip      (kohya's 10_name folders become a set each)
+  inkwash dataset import "My ink" ~/new-ones --add             (into a data set that is there)
   inkwash dataset fetch "My ink" --list addresses.txt
   inkwash dataset diff 20260131-2015                (what has changed since that run)
   inkwash dataset restore 20260131-2015             (a change that can be undone in the Dataset tab)
@@ -75,10 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fetch: the name, then paths or addresses; tags: the data set, then add, front, remove, rename, first, sort or unique, and its "
         "tags; replace: the data set, what to look for, what to put in its place",
     )
-    parser.add_argument("--list", metavar="FILE", help="fetch: a text file with an address a line")
-    parser.add_argument("--allow-private", action="store_true", help="fetch: from your own machine and network too")
-    parser.add_argument("--set", metavar="NAME", help="diff, restore: which of the run's data sets")
-    parser.add_argument("--new", metavar="NAME", help="restore: as a data set of its own, under this name")
+    dataset_bringing.add_arguments(parser)
+    dataset_versions.add_arguments(parser)
     dataset_check.add_arguments(parser)
     dataset_prepare.add_arguments(parser)
     dataset_turns.add_arguments(parser)
@@ -89,12 +96,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Do an action, or list, or scan and report. Returns 3 when a picture cannot be used."""
     if arguments.name in ACTIONS:
         module, _, function = ACTIONS[arguments.name].partition(":")
+        refuse_foreign(arguments)
         return getattr(importlib.import_module(module), function)(arguments)
     if arguments.what:
         raise ConfigError(
             f"There is no action '{arguments.name}'.",
             fix=f"The actions are {', '.join(ACTIONS)}; or name one data set.",
         )
+    refuse_foreign(arguments)
     store = DatasetStore(data_folder(arguments.data_dir))
     return _check(store, arguments) if arguments.name else _list(store, as_json=arguments.json)
 
