@@ -247,4 +247,4 @@ def _edges(small: Image.Image) -> NDArray[np.uint8]:
 
 def _average(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Rounded down, without wider numbers on the way."""
-    return (one & other) + ((one ^ other) >> 1)
+    return (one & other) + np.right_shift(one ^ other, np.uint8(1))
