@@ -40,7 +40,8 @@ def prepare_resumption(run: Run, wish: Resumption) -> None:
     if info.kind not in JOBS or not JOBS[info.kind].is_resumable:
         raise RunError(f"A run of the kind '{info.kind}' cannot be resumed.", where=run.id, fix="Start a new one.")
     if not state.is_over:
-        raise RunError("This run is already working or waiting.", where=run.id, fix="`inkwash jobs` shows it.")
+        fix = f"`inkwash jobs --show {run.reference}` says what it does."
+        raise RunError("This run is already working or waiting.", where=run.id, fix=fix)
     if not JOBS[info.kind].has_steps and wish != Resumption():
         raise RunError("Only trainings can be made longer or changed.", where=run.id, fix="Resume it as it is.")
     changes: dict[str, Any] = {}

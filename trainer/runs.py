@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -81,6 +82,14 @@ class Run:
     def id(self) -> str:
         """The folder's name, unique in its data folder."""
         return self.folder.name
+
+    @property
+    def reference(self) -> str:
+        """What `find_run` finds it by, as it is typed on a command line: its id or, in a folder of the user's own, that folder."""
+        try:
+            return self.id if self.info().in_data_folder else shlex.quote(str(self.folder))
+        except RunError:
+            return self.id
 
     @property
     def config_path(self) -> Path:

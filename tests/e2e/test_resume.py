@@ -385,6 +385,25 @@ def test_a_picture_that_cannot_be_learned_is_left_out_and_named(
         train_here(few)
 
 
+def test_the_other_remedy_that_is_offered_has_tries_of_its_own(
+    model: Path, pictures: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaking(parts: Any, step: int, guard: Any, rate_factor: float = 1.0) -> Any:
+        if step >= 5 and rate_factor > 0.6:
+            with torch.no_grad():
+                parts.trainable[0].fill_(float("inf"))
+        return train_step(parts, step, guard, rate_factor)
+
+    monkeypatch.setattr("trainer.training.loop.train_step", breaking)
+    own = {"training": {"steps": 8, "on_nan": "skip_batch", "on_nan_tries": 2}, "save": {"checkpoint_every": 1}}
+    run = new_run(data, tiny_settings(model, pictures, SMALL, own))
+    with pytest.raises(NonFiniteLossError, match=f"inkwash resume {run.id} --on-nan lower_rate"):
+        train_here(run)
+    prepare_resumption(run, Resumption(on_nan="lower_rate"))
+    train_here(run)
+    assert [event.action for event in of_type(run, Remedied)] == ["skip_batch", "skip_batch", "lower_rate"]
+
+
 @pytest.fixture
 def too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of step 5 is infinite with learning rates above 0.6 of those that are set."""

@@ -433,6 +433,9 @@ def test_prior_preservation_makes_class_pictures_once_and_reports_its_loss(
     again = train_here(new_run(data, tiny_settings(model, pictures, prior)))
     assert [path.stat().st_mtime_ns for path in made] == times
     assert tensors(again["lora"]) == tensors(with_prior["lora"])
+    # A packed base model makes others, which must not stand for those of the whole one.
+    train_here(new_run(data, tiny_settings(model, pictures, prior, {"model": {"quantization": "nf4"}})))
+    assert len(list((data.cache / "class_images").rglob("*.png"))) == 6
     prior["data"]["prior"]["weight"] = 0.0
     without = train_here(new_run(data, tiny_settings(model, pictures, prior)))
     assert tensors(without["lora"]) != tensors(with_prior["lora"])

@@ -14,6 +14,7 @@ from trainer.config.compare import CompareConfig
 from trainer.config.fields import describe
 from trainer.config.generate import GenerateConfig
 from trainer.config.run import RunConfig
+from trainer.config.unused import unused_settings
 from trainer.errors import ConfigError
 from trainer.paths import PRESETS
 from trainer.paths import PROJECT as ROOT
@@ -184,3 +185,29 @@ def test_implementations_named_in_the_schema_exist() -> None:
     for reference in references:
         module, _, name = reference.partition(":")
         assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "unused"),
+    [
+        ({"objective": {"huber_delta": 0.5}}, ["objective.huber_delta (only with objective.loss huber or smooth_l1)"]),
+        ({"objective": {"huber_delta": 0.5, "loss": "huber"}}, []),
+        ({"schedule": {"power": 9.0}}, ["schedule.power (only with schedule.kind polynomial)"]),
+        ({"schedule": {"power": 9.0, "kind": "polynomial"}}, []),
+        ({"data": {"prior": {"weight": 0.5}}}, ["data.prior.weight (only with data.prior.class_prompt)"]),
+        ({"data": {"prior": {"weight": 0.5, "class_prompt": "a house"}}}, []),
+    ],
+)
+def test_settings_that_do_nothing_are_named(changes: dict, unused: list[str]) -> None:
+    assert unused_settings(loading.build_config(changes)) == unused
+
+
+@pytest.mark.parametrize("name", [preset.name for preset in loading.list_presets()])
+def test_presets_set_nothing_that_does_nothing(name: str) -> None:
+    assert unused_settings(loading.build_config(loading.load_preset(name))) == []
+
+
+def test_the_base_models_own_prediction_needs_a_prompt() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loading.build_config({"data": {"prior": {"source": "base_prediction"}}})
+    assert [finding.where for finding in caught.value.findings] == ["data.prior.class_prompt"]

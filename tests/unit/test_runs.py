@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from trainer import jobs
+from trainer.cli.commands import train
+from trainer.cli.main import main
+from trainer.config.loading import build_config
 from trainer.errors import ResourceError, RunError
 from trainer.events import EventWriter, Failed, Finished, Stage, Stopped
 from trainer.locks import FileLock, is_locked
@@ -183,3 +187,28 @@ def test_a_download_goes_on_beside_a_training_and_two_trainings_take_turns(
     runs[0].taken()
     jobs.start_next(data)
     assert launched[-1] == runs[1].id, "a download under way keeps nobody waiting"
+
+
+def test_a_run_is_named_so_that_the_command_line_finds_it(data: DataFolder, tmp_path: Path) -> None:
+    ours, own = new_run(data), create_run(data, "train", "test", {}, folder=tmp_path / "my runs" / "first")
+    assert ours.reference == ours.id
+    for run in (ours, own):
+        assert find_run(data, *shlex.split(run.reference)).folder == run.folder
+
+
+@pytest.mark.parametrize("command", ["train", "resume"])
+def test_a_detached_run_in_a_folder_of_ones_own_is_started_and_not_left_waiting(
+    data: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(train, "launch", lambda run: started.append(run.folder))
+    folder = tmp_path / "my runs" / "first"
+    if command == "train":
+        words = ["train", "--preset", "embedded-quick", "--dataset", "ink-wash", "--run", str(folder)]
+    else:
+        run = create_run(data, "train", "test", build_config().model_dump(mode="json"), folder=folder)
+        run.request("cancel")
+        words = ["resume", str(folder)]
+    assert main([*words, "--detach", "--data-dir", str(data.root)]) == 0
+    assert started == [folder]
+    assert f"inkwash jobs --follow '{folder}'" in capsys.readouterr().err

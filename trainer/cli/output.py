@@ -197,7 +197,7 @@ def _result(final: Event, run: Run) -> dict[str, Any]:
         raise Cancelled(
             f"Stopped after step {final.step}." if final.step else "Stopped.",
             where=str(run.folder),
-            fix=f"`inkwash resume {run.id}` goes on.",
+            fix=f"`inkwash resume {run.reference}` goes on.",
         )
     if isinstance(final, Failed):
         raise error_from_dict(final.error)
@@ -216,5 +216,5 @@ def _died(run: Run) -> InkwashError:
     return RunError(
         "The run's process died without a word (killed, out of memory, or the machine went down).",
         where=str(run.log_path),
-        fix=f"`inkwash resume {run.id}` goes on from the last checkpoint.",
+        fix=f"`inkwash resume {run.reference}` goes on from the last checkpoint.",
     )

@@ -140,6 +140,8 @@ def data_faults(data: DataConfig) -> list[tuple[str, str]]:
             faults.append(("data.prior.class_prompt", f"write one too, or take that of '{concept.dataset}' away"))
     if data.prior.dataset and not data.prior.class_prompt:
         faults.append(("data.prior.class_prompt", "say what the class pictures show, or choose no data set of them"))
+    if data.prior.source == "base_prediction" and not data.prior.class_prompt:
+        faults.append(("data.prior.class_prompt", "say with which prompt the base model's prediction is kept"))
     if data.prior.dataset and data.prior.source == "base_prediction":
         faults.append(("data.prior.dataset", "base_prediction needs no pictures: choose class_pictures, or empty it"))
     return faults

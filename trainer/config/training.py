@@ -33,7 +33,7 @@ class TrainingConfig(Settings):
     on_nan_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """What `lower_rate` multiplies the learning rates with, each time."""
     on_nan_tries: Annotated[int, Field(ge=1, le=1000)] = 10
-    """How often in a run one of these is done before it stops after all."""
+    """How often in a run one of these is done before it stops after all. A run that is then resumed with another remedy has as many tries for that."""
     deterministic: bool = True
     """Only ways of computing that give the same bits each time. Off: a graphics card may choose faster ones, and a resumed run is as good as one that was not interrupted, but not equal to the last bit."""
     seed: Annotated[int, BASIC, Field(ge=0, le=2**63 - 1)] = 42

@@ -73,16 +73,17 @@ def _key(config: RunConfig, components: Components, side: int, prompt: str) -> s
         precision=dtype_name(components.dtype),
         size=side,
         clip_skip=config.model.clip_skip,
-        **_unusual_noise(config),
+        **_unusual_model(config),
         steps=_STEPS,
         guidance=_GUIDANCE,
     )[:32]
 
 
-def _unusual_noise(config: RunConfig) -> dict[str, str]:
-    """Settings that overrule what the model says of itself; they make other pictures of the same weights."""
+def _unusual_model(config: RunConfig) -> dict[str, str]:
+    """Settings that overrule what the model says of itself, or pack it; they make other pictures of the same weights."""
     chosen = {"prediction_type": config.model.prediction_type, "zero_terminal_snr": config.model.zero_terminal_snr}
-    return {name: value for name, value in chosen.items() if value != "auto"}
+    found = {name: value for name, value in chosen.items() if value != "auto"}
+    return found if config.model.quantization == "none" else {**found, "quantization": config.model.quantization}
 
 
 def _make_missing(

@@ -10,6 +10,7 @@ import torch
 
 from trainer.config.optimizer import missing_part
 from trainer.config.run import RunConfig
+from trainer.config.unused import unused_settings
 from trainer.data.examples import Concept, Example, mask_of
 from trainer.data.masks import MaskCache
 from trainer.data.variants import Variant
@@ -58,6 +59,13 @@ def check_optimizer(context: JobContext, config: RunConfig, device: torch.device
                 message=f"{facts.title} finds one learning rate for all that is trained; the rates that are set only say what is."
             )
         )
+
+
+def say_unused(context: JobContext, config: RunConfig) -> None:
+    """Name the settings that do nothing."""
+    unused = unused_settings(config)
+    if unused:
+        context.emit(Warned(message=f"Settings that do nothing here ({len(unused)}): {'; '.join(unused)}."))
 
 
 def read_concepts(context: JobContext, config: RunConfig, data: DataFolder) -> tuple[DatasetInfo, list[Concept]]:

@@ -30,6 +30,9 @@ def take_remedy(parts: TrainParts, state: TrainState, error: NonFiniteLossError)
     training, before = parts.config.training, state.remedies
     if training.on_nan == "stop":
         raise _final(error, parts, "")
+    if before.action != training.on_nan:
+        # Another remedy was asked for, as the message below offers it: it has tries of its own.
+        before = replace(before, count=0, action=training.on_nan)
     if before.count == training.on_nan_tries:
         raise _final(error, parts, f"Stopped after {before.count} remedies (training.on_nan_tries).")
     if parts.accelerator.scaler is not None:
@@ -75,7 +78,7 @@ def _go_back(parts: TrainParts, state: TrainState, error: NonFiniteLossError) ->
 
 
 def _final(error: NonFiniteLossError, parts: TrainParts, note: str) -> NonFiniteLossError:
-    run = parts.context.run.id
+    run = parts.context.run.reference
     offers = {
         "lower_rate": f"`inkwash resume {run} --on-nan lower_rate` goes back to the last checkpoint and on with lower rates",
         "skip_batch": f"`inkwash resume {run} --on-nan skip_batch` leaves such steps out",

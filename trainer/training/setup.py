@@ -56,6 +56,7 @@ from trainer.training.preflight import (
     check_optimizer,
     check_sizes,
     read_concepts,
+    say_unused,
 )
 from trainer.training.state import NoiseSchedule, TrainParts
 from trainer.training.step import can_skip
@@ -73,6 +74,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     ranks = ranks or Ranks()
     device = ranks.device(pick_device(config.training.device))
     check_optimizer(context, config, device)
+    say_unused(context, config)
     dtype = pick_dtype(config.model.precision, device)
     storage = weight_storage(config, device)
     prepare_torch(config, device)

@@ -77,13 +77,15 @@ class Remedies:
     """What was done after NaN or Inf, and holds from then on: a part of the state, so that a resumed run does the same.
 
     Attributes:
-        count: how often something was done.
+        count: how often something was done in a row by the same setting of `training.on_nan`.
+        action: that setting.
         rate_factor: what all learning rates are multiplied with.
         skipped: steps that change nothing.
         back_to: the step of the checkpoint that was gone back to last; -1 if none was.
     """
 
     count: int = 0
+    action: str = ""
     rate_factor: float = 1.0
     skipped: list[int] = field(default_factory=list)
     back_to: int = -1

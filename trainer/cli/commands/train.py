@@ -162,19 +162,22 @@ def with_trigger_word(settings: dict[str, Any], data: DataFolder) -> dict[str, A
 def start_and_follow(new_run: Run, data: DataFolder, arguments: argparse.Namespace) -> int:
     """Start a run and show it until it ends; with --detach put it in the queue and return."""
     printer = ProgressPrinter()
-    if arguments.detach:
+    offset = new_run.events_path.stat().st_size if new_run.events_path.exists() else 0
+    # A run in a folder of the user's own is not part of the queue.
+    is_queued = new_run.folder.parent == data.runs.absolute()
+    if is_queued:
         enqueue(new_run, data)
-        printer.line(f"Waiting in the queue as {new_run.id}; `inkwash jobs` shows it.")
+    else:
+        new_run.enqueue()
+        launch(new_run)
+    if arguments.detach:
+        if is_queued:
+            printer.line(f"Waiting in the queue as {new_run.id}; `inkwash jobs` shows it.")
+        else:
+            printer.line(f"Started: {new_run.folder}. `inkwash jobs --follow {new_run.reference}` shows how far it is.")
         if arguments.json:
             print_json({"run": str(new_run.folder)})
         return 0
-    offset = new_run.events_path.stat().st_size if new_run.events_path.exists() else 0
-    if new_run.folder.parent == data.runs:
-        enqueue(new_run, data)
-    else:
-        # A run in a folder of the user's own is not part of the queue.
-        new_run.enqueue()
-        launch(new_run)
     printer.line(f"Run: {new_run.folder}")
     try:
         result = follow(new_run, printer, offset)
