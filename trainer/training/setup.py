@@ -48,6 +48,7 @@ from trainer.training.class_images import class_data, class_examples
 from trainer.training.data_record import record_datasets
 from trainer.training.distributed import Ranks
 from trainer.training.eva import begin_with, eva_starts, keep_starts, kept_starts, with_ranks
+from trainer.training.freed import give_back_freed
 from trainer.training.fused import FusedBackward
 from trainer.training.identity import run_identity
 from trainer.training.preflight import (
@@ -126,6 +127,7 @@ def set_up(context: JobContext, config: RunConfig, data: DataFolder, ranks: Rank
     weights = [weight for group in adapter.parameter_groups().values() for weight in group]
     decay = config.training.ema_decay
     prior = config.data.prior
+    give_back_freed()
     return TrainParts(
         context=context,
         config=config,
