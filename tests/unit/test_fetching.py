@@ -82,6 +82,30 @@ def test_a_picture_gets_the_name_of_its_address_and_the_ending_of_its_content(si
     assert path.read_bytes() == png(1)
 
 
+@pytest.mark.parametrize(("in_container", "start"), [(True, b"\0\0\0\x0cJXL "), (False, b"\xff\x0a")])
+def test_jpeg_xl_comes_in_with_and_without_a_container(
+    site: Site, tmp_path: Path, in_container: bool, start: bytes
+) -> None:
+    pytest.importorskip("pillow_jxl")
+    buffer = io.BytesIO()
+    zoo.noise(seed=1).save(buffer, format="JXL", use_container=in_container)
+    assert buffer.getvalue().startswith(start)
+    site.pages["/hill"] = (200, {}, buffer.getvalue())
+    path = fetch_picture(f"{site.url}/hill", tmp_path, LIMITS)
+    assert (path.name, path.read_bytes()) == ("hill.jxl", buffer.getvalue())
+
+
+def test_a_bare_jpeg_xl_is_known_without_its_plug_in(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.dataset.pictures.jxl_is_readable", lambda: False)
+    site.pages["/hill"] = (200, {}, bytes.fromhex("ff0acb0600138802003001b5"))
+    with pytest.raises(DatasetError, match="JPEG XL cannot be read") as caught:
+        fetch_picture(f"{site.url}/hill", tmp_path, LIMITS)
+    assert "--extra jxl" in caught.value.fix
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("page", "message"),
     [

@@ -5,10 +5,11 @@ A caption says what shall stay changeable. What is in every picture and in no ca
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
 
 from trainer.captioners.captioner import Tag
+from trainer.captioners.medium_phrases import without_medium
+from trainer.captioners.trait_phrases import without_traits
 
 
 def _ending(*words: str) -> tuple[str, ...]:
@@ -86,39 +87,6 @@ CHANGEABLE = (
 )
 """Tags that look like those above and say a pose or an expression: they stay."""
 
-_ADJECTIVES = (
-    r"(?:(?:very|long|short|medium[- ]length|shoulder[- ]length|curly|wavy|straight|spiky|messy|thick|big|large|small|"
-    r"bright|light|dark|pale|deep|black|white|gr[ae]y|silver|blonde?|golden|brown|auburn|ginger|red|orange|yellow|green|"
-    r"blue|teal|purple|violet|pink|brunette|pointed|pointy|fluffy|furry|bushy|fair|tan(?:ned)?|olive|freckled|pierced)"
-    r"(?:,\s*|\s+and\s+|\s+))"
-)
-_TRAITS = r"(?:hair|hairstyle|eyes|skin|beard|mustache|freckles|eyebrows|bangs|ponytail|pigtails|braids?|horns?|tails?|wings|ears|fur|complexion)"
-_ONE_TRAIT = rf"(?:(?:a|an|the|her|his|their|its)\s+)?{_ADJECTIVES}*{_TRAITS}\b"
-_TRAIT_PHRASE = re.compile(
-    rf"(?:,?\s*\b(?:with|has|having|and)\s+|,\s*|\b){_ONE_TRAIT}(?:(?:\s*,\s*|\s*,?\s+and\s+){_ONE_TRAIT})*",
-    re.IGNORECASE,
-)
-_TRAIT_CLAUSE = re.compile(
-    rf"\b(?:her|his|their|its|the|whose)\s+{_ADJECTIVES}*{_TRAITS}\s+(?:is|are)\b[^,.;]*", re.IGNORECASE
-)
-_TRAIT_BEFORE_MORE = re.compile(rf"\b(with|has|having)\s+{_ONE_TRAIT}\s+and\s+(?!{_ONE_TRAIT})", re.IGNORECASE)
-_MEDIUM = (
-    r"(?:painting|drawing|sketch|illustration|image|picture|photo(?:graph)?|artwork|print|render(?:ing)?|portrait painting|"
-    r"cartoon|comic|manga|anime|watercolou?r|engraving|etching|woodcut|still(?: life)?)"
-)
-_MEDIUM_PHRASES = (
-    re.compile(
-        rf"\b(?:(?:this|the) (?:image|picture) (?:is|shows)\s+)?(?:an?|the|this)\s+(?:[\w-]+\s+){{0,4}}?{_MEDIUM}\s+"
-        r"(?:of|showing|depicting|shows|depicts)\s+",
-        re.IGNORECASE,
-    ),
-    re.compile(r",?\s*\b(?:in|with)\s+(?:an?|the)\s+(?:[\w-]+\s+){0,3}?style(?:\s+of\s+[^,.;]+)?", re.IGNORECASE),
-    re.compile(r",?\s*\b(?:done|painted|drawn|rendered|made)\s+(?:in|with|using)\s+[^,.;]+", re.IGNORECASE),
-    re.compile(
-        r",?\s*\bin\s+(?:black and white|monochrome|watercolou?rs?|oils?|ink|pencil|charcoal|sepia)\b", re.IGNORECASE
-    ),
-)
-
 
 def keeps_tag(tag: Tag, guide: str) -> bool:
     """Whether a guide lets a tag stand."""
@@ -133,12 +101,9 @@ def keeps_tag(tag: Tag, guide: str) -> bool:
 def guided_text(text: str, guide: str) -> str:
     """A sentence without the phrases that a guide leaves out. Others stay as they are, also where they say the same in other words."""
     if guide == "character":
-        text = _TRAIT_CLAUSE.sub("", text)
-        # "with a beard and a hat": what follows still hangs on the first word.
-        return _TRAIT_PHRASE.sub("", _TRAIT_BEFORE_MORE.sub(r"\1 ", text))
+        return without_traits(text)
     if guide == "style":
-        for pattern in _MEDIUM_PHRASES:
-            text = pattern.sub("", text)
+        return without_medium(text)
     return text
 
 

@@ -39,6 +39,7 @@ _STARTS = (
     (b"ftyphei", 4, ".heic"),
     (b"ftypmif1", 4, ".heic"),
     (b"\0\0\0\x0cJXL ", 0, ".jxl"),
+    (b"\xff\x0a", 0, ".jxl"),  # without a container
 )
 
 
