@@ -80,7 +80,9 @@ class Bringing:
                 return {self._status: _why(row, history)}
             use, wanted = self._use(row.id)
             made = str(history.result["datasets"][0])
-            updates: dict[Any, Any] = {self._status: "", choice: offer(made)}
+            # Who added pictures to one set may be at work in another by now.
+            shown = chosen if use == "added" and chosen else made
+            updates: dict[Any, Any] = {self._status: "", choice: offer(shown)}
             if made == chosen:
                 updates[changed] = news()
             name, others = self._fields.get(use, (None, ()))

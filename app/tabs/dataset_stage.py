@@ -5,6 +5,7 @@ A `gr.HTML` with a script of its own: gradio's ImageEditor would send the whole 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,10 +47,10 @@ const keep = () => {
   copy.width = canvas.width;
   copy.height = canvas.height;
   copy.getContext('2d').drawImage(canvas, 0, 0);
-  unsaved.set(stage().dataset.picture, {copy, turn: Number(stage().dataset.turn)});
+  unsaved.set(stage().dataset.own, {copy, turn: Number(stage().dataset.turn)});
   tellUnsaved();
 };
-const tellUnsaved = () => { find('.unsaved').hidden = !unsaved.has(stage().dataset.picture); };
+const tellUnsaved = () => { find('.unsaved').hidden = !unsaved.has(stage().dataset.own); };
 const putBack = (canvas, {copy, turn}) => {
   const pen = canvas.getContext('2d'), by = Number(stage().dataset.turn) - turn;
   pen.save();
@@ -65,11 +66,11 @@ const load = () => {
   find('[name=brush]').value = size;
   find('[name=whom]').value = whom;
   tellUnsaved();
-  const kept = unsaved.get(stage().dataset.picture);
+  const kept = unsaved.get(stage().dataset.own);
   if (kept) putBack(canvas, kept);
   if (kept || !canvas.dataset.mask) return;
   const image = new Image();
-  image.onload = () => { if (canvas.isConnected && !unsaved.has(stage().dataset.picture)) canvas.getContext('2d').drawImage(image, 0, 0, canvas.width, canvas.height); };
+  image.onload = () => { if (canvas.isConnected && !unsaved.has(stage().dataset.own)) canvas.getContext('2d').drawImage(image, 0, 0, canvas.width, canvas.height); };
   image.src = canvas.dataset.mask;
 };
 watch('value', load);
@@ -81,13 +82,13 @@ element.addEventListener('click', (event) => {
     mode = button.dataset.mode;
     element.querySelectorAll('[data-mode]').forEach((each) => each.setAttribute('aria-pressed', each === button));
   } else if (button.dataset.act === 'save') {
-    unsaved.delete(stage().dataset.picture);
+    unsaved.delete(stage().dataset.own);
     tellUnsaved();
     trigger('painted', {picture: stage().dataset.picture, mask: find('canvas').toDataURL('image/png')});
   } else if (button.dataset.turn) {
     trigger('turned', {picture: stage().dataset.picture, degrees: Number(button.dataset.turn), all: whom === 'all'});
   } else if (button.dataset.act === 'remove') {
-    unsaved.delete(stage().dataset.picture);
+    unsaved.delete(stage().dataset.own);
     tellUnsaved();
     trigger('painted', {picture: stage().dataset.picture, mask: ''});
   }
@@ -183,8 +184,10 @@ def stage_html(shown: PreparedPicture, proposed: Sequence[int] = ()) -> str:
         f'<canvas width="{max(1, round(width * scale))}" height="{max(1, round(height * scale))}" data-colour="{MASK_COLOUR}" '
         f'data-mask="{render.file_url(shown.mask) if shown.mask else ""}"></canvas>'
     )
+    # Another data set may have a picture of the same name: what is painted and not saved yet belongs to this one.
+    own = hashlib.sha256(str(shown.facts.path).encode("utf-8", errors="surrogateescape")).hexdigest()[:16]
     return _TOOLS + (
-        f'<div class="prepare-stage" data-picture="{render.text(shown.facts.name)}" data-width="{width}" data-height="{height}" data-turn="{shown.facts.turn}">'
+        f'<div class="prepare-stage" data-own="{own}" data-picture="{render.text(shown.facts.name)}" data-width="{width}" data-height="{height}" data-turn="{shown.facts.turn}">'
         f'<img src="{render.file_url(shown.whole)}" alt="The whole picture" draggable="false">'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">{shapes}'
         f'<rect class="drawn" x="0" y="0" width="0" height="0"/></svg>{painting}</div>'
