@@ -88,6 +88,10 @@ class DatasetCheckService:
             log.warning("No thumbnail of %s", facts.path, exc_info=True)
             return None
 
+    def keeping(self, name: str, finding: Finding, keep: str) -> str:
+        """What `fix` does where the picture `keep` of a group is kept, in words."""
+        return keep_only(self.store.scan(name), finding.pictures, keep).title
+
     def fix(self, name: str, finding: Finding, keep: str = "") -> str:
         """Do what a finding proposes, of a group keeping the picture `keep`; returns what was done. Raises DatasetError."""
         if finding.keep and keep in finding.pictures:

@@ -258,7 +258,7 @@ class CheckSection:
         if not finding.keep:
             return gr.skip()
         keep = shown_pictures(finding)[index]
-        return {self._keep: keep, self._fix: gr.update(value=f"Keep {keep} alone")}
+        return {self._keep: keep, self._fix: gr.update(value=self._service.keeping(asked[0], finding, keep))}
 
     def _do(self, *asked: Any) -> float:
         note(f"{self._service.fix(asked[0], self._one(*asked[:-1]), asked[-1])}. Undo takes it back.")

@@ -117,6 +117,19 @@ def test_the_copy_that_is_kept_takes_over_the_only_caption(
     assert store.caption_of("twins", "a.png") == "written by hand, robot"
 
 
+def test_what_is_kept_of_copies_is_said_before_as_it_is_done(
+    store: DatasetStore, data: DataFolder, copies: Path
+) -> None:
+    leaves(3, 320).save(copies / "a.png")
+    save(copies, "b.jpg", leaves(3, 320), "written by hand, robot")
+    store.create_from("twins", [copies])
+    service = DatasetCheckService(data)
+    (finding,) = of_check(check_dataset(data, "twins", SETTINGS), "duplicates")
+    said = {keep: service.keeping("twins", finding, keep) for keep in finding.pictures}
+    assert said == {"a.png": "Keep a.png alone, with the caption “written by hand, robot”", "b.jpg": "Keep b.jpg alone"}
+    assert service.fix("twins", finding, "a.png") == said["a.png"]
+
+
 def test_a_sets_own_words_stand_for_captions_that_are_missing(
     store: DatasetStore, data: DataFolder, copies: Path
 ) -> None:
