@@ -96,7 +96,7 @@ def test_it_paints_as_diffusers_does(
     ours = sample_latents(components, [replace(request, start=start)])[0]
     theirs = by_diffusers(components, request, strength)
     assert float(theirs.abs().max()) > 0.5
-    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("area", ["whole picture", "only masked"])
