@@ -42,6 +42,7 @@ class Form:
         self._values = dict(values or {})
         self._parcel = gr.JSON(None, visible=False)
         self._also: dict[str, str] = {}
+        self._in_group: set[str] = set()
 
     def shown_first(self, path: str) -> Any:
         """What the field shows when the page is made."""
@@ -74,6 +75,7 @@ class Form:
                 with gr.Row(equal_height=False):
                     for spec in specs:
                         self.place(spec.path, min_width=_FIELD_WIDTH)
+                        self._in_group.add(spec.path)
                 if below and group in below:
                     below[group]()
 
@@ -174,7 +176,9 @@ class Form:
         for finding in findings:
             path = self.path_of(finding)
             spec = self.specs.get(path)
-            place = f"{GROUP_TITLES.get(spec.group, spec.group)} › {label(spec)}" if spec else finding.where
+            place = label(spec) if spec else finding.where
+            if spec and path in self._in_group:
+                place = f"{GROUP_TITLES.get(spec.group, spec.group)} › {place}"
             lines.append(f"{place}: {finding.message}" if place else finding.message)
         return "\n".join(lines)
 

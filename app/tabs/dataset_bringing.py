@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from app import render
 from app.messages import note
 from app.services.context import Services
 from app.services.jobs import History, JobRow
-from app.tabs.dataset_page import news
+from app.tabs.dataset_page import news, shown_after
 from app.tabs.job_follower import JobFollower
 from trainer.errors import DatasetError, RunError
 from trainer.runs import RunState
@@ -20,6 +21,8 @@ _KINDS = ("import", "restore")
 _POLL_SECONDS = 0.4
 """A few pictures are there in a second or two: whoever waits for them shall not wait for the clock."""
 _TOLD = 5
+_DOUBLE_CLICK_SECONDS = 1.0
+"""Asked again so soon, the first click was a double one."""
 
 
 class Bringing:
@@ -52,6 +55,8 @@ class Bringing:
     def begin(self, followed: str, start: Callable[[], str]) -> dict[Any, Any]:
         """Updates that follow the job that `start` begins. Raises DatasetError: one goes on in this page."""
         if self._works(followed):
+            if time.time() - self._jobs.row(followed).created < _DOUBLE_CLICK_SECONDS:
+                return {}
             raise DatasetError(
                 "Pictures are being brought in already.",
                 fix="Wait until they are there, or cancel that, then try again.",
@@ -80,8 +85,7 @@ class Bringing:
                 return {self._status: _why(row, history)}
             use, wanted = self._use(row.id)
             made = str(history.result["datasets"][0])
-            # Who added pictures to one set may be at work in another by now.
-            shown = chosen if use == "added" and chosen else made
+            shown = shown_after(made, chosen, is_new=use != "added")
             updates: dict[Any, Any] = {self._status: "", choice: offer(shown)}
             if made == chosen:
                 updates[changed] = news()

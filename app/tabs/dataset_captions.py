@@ -45,7 +45,7 @@ class CaptionsSection:
         self._lay_out_rows()
         self._lay_out_edits()
         self._lay_out_files()
-        page.on_show(self._show, [self._query, self._base], self._parts, show_progress_on=[self._grid])
+        page.on_show(self._show_anew, [self._query, self._base], self._anew, show_progress_on=[self._grid])
         if page.section is not None:
             page.section.select(handler(self._offer_bases), self._base, self._base, **_QUIET)
         self._wire_filter()
@@ -162,6 +162,19 @@ class CaptionsSection:
     def _parts(self) -> list[Any]:
         return [self._query, self._grid, self._tags, self._found, *self._pager.parts]
 
+    @property
+    def _refiltered(self) -> list[Any]:
+        """Outputs of what finds other pictures than before: the preview of a change was about those."""
+        return [*self._parts, self._planned]
+
+    @property
+    def _anew(self) -> list[Any]:
+        return [*self._refiltered, self._differences]
+
+    def _show_anew(self, name: str, query: CaptionQuery, base: str) -> dict[Any, Any]:
+        """After another data set was chosen, or the captions were changed: no list of before stays."""
+        return {self._planned: "", self._differences: "", **self._show(name, query, base)}
+
     def _show(self, name: str, query: CaptionQuery, base: str) -> dict[Any, Any]:
         if not name:
             return {self._grid: "", self._tags: "", self._found: "", **self._pager.show(0, 1)}
@@ -189,7 +202,7 @@ class CaptionsSection:
         typed = [*inputs, self._text, self._is_regex, self._order, self._tag_search]
         shown: dict[str, Any] = {"show_progress": "hidden"}
         for event in (self._text.submit, self._text.blur, self._is_regex.input, self._order.input):
-            event(handler(self._filter), typed, self._parts, **shown)
+            event(handler(self._filter), typed, self._refiltered, **shown)
         # Not `input`: gradio 6.31 does not tell of what is pasted or deleted by it.
         self._tag_search.change(
             handler(self._find_tag),
@@ -199,7 +212,7 @@ class CaptionsSection:
             **_QUIET,
         )
         self._base.input(handler(self._show), inputs, self._parts, **shown)
-        self._tags.pick(handler(self._pick), inputs, self._parts, **shown)
+        self._tags.pick(handler(self._pick), inputs, self._refiltered, **shown)
         self._pager.wire(self._turn, inputs, self._parts, **shown)
         self._grid.turn(handler(self._turn_by_key), inputs, self._parts, **shown)
 
@@ -209,7 +222,7 @@ class CaptionsSection:
         asked = replace(query, text=text.strip(), is_regex=is_regex, order=order, tag_search=tag_search)
         if asked == query:
             return gr.skip()  # the field was left as it was
-        return self._show(name or "", replace(asked, page=0), base)
+        return {self._planned: "", **self._show(name or "", replace(asked, page=0), base)}
 
     def _find_tag(self, name: str | None, query: CaptionQuery, base: str, tag_search: str) -> Any:
         if not name:
@@ -218,7 +231,7 @@ class CaptionsSection:
         return {self._query: query, self._tags: captions_html.tags(self._service.page(name, query, base))}
 
     def _pick(self, name: str | None, query: CaptionQuery, base: str, event: gr.EventData) -> Any:
-        return self._show(name or "", query.picked(str(event.tag)), base)
+        return {self._planned: "", **self._show(name or "", query.picked(str(event.tag)), base)}
 
     def _turn(self, name: str | None, query: CaptionQuery, base: str, step: int) -> Any:
         return self._show(name or "", replace(query, page=max(0, query.page + step)), base)
@@ -232,7 +245,7 @@ class CaptionsSection:
         self._grid.saved(
             handler(self._saved),
             [self._choice, self._query, self._base],
-            [self._tags, self._found, *self._shared.summary_parts],
+            [self._tags, self._found, self._planned, self._differences, *self._shared.summary_parts],
             trigger_mode="always_last",
             **_QUIET,
         )
@@ -243,7 +256,7 @@ class CaptionsSection:
             return gr.skip()
         page = self._service.page(name, query, base)
         summary = self._shared.show_summary(self._datasets.view(name)) if page.num_pictures <= _SUMMARY_UP_TO else {}
-        return {**self._show_tags(page), **summary}
+        return {self._planned: "", self._differences: "", **self._show_tags(page), **summary}
 
     def _server_save(self) -> Any:
         def save(data: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from app.messages import handler, note
 from app.services.context import Services
 from app.services.datasets import DatasetService
 from app.services.jobs import History, JobRow
-from app.tabs.dataset_page import news
+from app.tabs.dataset_page import news, shown_after
 from app.tabs.job_follower import JobFollower
 from trainer.dataset.catalog import DatasetInfo
 from trainer.dataset.fetch_job import start_fetch
@@ -123,15 +123,17 @@ class FetchFields:
             show_progress="hidden",
         )
 
-        def ended(row: JobRow, history: History) -> dict[Any, Any]:
+        def ended(row: JobRow, history: History, chosen: str | None) -> dict[Any, Any]:
             if row.state is not RunState.FINISHED:
                 kept = "What was fetched is kept: fetch again to go on."
                 return {self._state: render.status(row, history) + f'<div class="hint">{kept}</div>'}
             failed = f", {history.result['failed']} could not be had" if history.result["failed"] else ""
             note(f"{history.result['added']} pictures added{failed}.")
-            return {choice: offer(str(history.result["dataset"])), changed: news()}
+            made = str(history.result["dataset"])
+            shown = shown_after(made, chosen, is_new=bool(history.result["is_new"]))
+            return {choice: offer(shown), **({changed: news()} if made == chosen else {})}
 
-        self._job.wire(ended, outputs=[choice, changed])
+        self._job.wire(ended, [choice], [choice, changed])
 
     def _begin(self, name: str, addresses: str) -> dict[Any, Any]:
         lines = [line.strip() for line in addresses.splitlines() if line.strip()]

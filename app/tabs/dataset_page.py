@@ -82,6 +82,11 @@ class DatasetPage:
         self.changed.change(handler(refreshed), [self.seen, self.choice, *inputs], [*outputs], **options)
 
 
+def shown_after(made: str, chosen: str | None, *, is_new: bool) -> str:
+    """The data set to show when pictures came into `made`: a new one; who added to one may be at work in another by now."""
+    return made if is_new or not chosen else chosen
+
+
 def news() -> float:
     """A value for `DatasetPage.changed` that no earlier one is equal to."""
     return time.time()

@@ -31,7 +31,7 @@ class PrepareSection:
         self._choice, self._changed = page.choice, page.changed
         self._lay_out(page)
         CutoutPanel(services, page)
-        asked = [self._source, self._find, self._picture, self._proposals]
+        asked = [self._source, self._find, self._picture, self._proposing.state]
         shown = [*self._overview_parts, *self._picture_parts]
         page.on_show(self._show, asked, shown)
         self._wire([self._choice, *asked], shown)
@@ -63,7 +63,7 @@ class PrepareSection:
                 )
             with gr.Column(scale=4, min_width=280, visible=False) as self._panel:
                 self._picture = gr.Textbox("", elem_id="prepare-picture", elem_classes="kept-in-browser")
-                self._stage = make_stage(elem_id="prepare-stage")
+                self._stage = make_stage(self._service.set_mask, elem_id="prepare-stage")
                 with gr.Row():
                     self._sides = [
                         gr.Number(
@@ -93,7 +93,7 @@ class PrepareSection:
                     self._fill = gr.Button("Fill the background", elem_id="prepare-fill", **_SMALL)
                     self._unfill = gr.Button("Keep its own background", elem_id="prepare-unfill", **_SMALL)
                 self._trained = gr.HTML("", elem_id="prepare-trained", padding=False)
-        self._proposals = ProposalPanel(self._service, page, self._source, self._picture, self._stage).state
+        self._proposing = ProposalPanel(self._service, page, self._source, self._picture)
         with gr.Row(equal_height=True):
             self._ask_flips = gr.Button(
                 "May they be mirrored?", elem_id="prepare-flips", scale=0, size="sm", min_width=190
@@ -113,8 +113,10 @@ class PrepareSection:
         self._source.input(handler(self._show), asked, shown, **_HIDDEN)
         for event in (self._find.submit, self._find.blur):
             event(handler(self._filter), asked[:3], self._list, **_HIDDEN)
-        self._list.select(handler(self._look), [*asked[:3], self._proposals], self._picture_parts, **_HIDDEN)
-        self._stage.drawn(handler(_drawn), self._picture, self._sides, **_HIDDEN)
+        for looked in self._proposing.looked:
+            looked.success(handler(self._show), asked, shown, **_HIDDEN)
+        self._list.select(handler(self._look), [*asked[:3], self._proposing.state], self._picture_parts, **_HIDDEN)
+        self._stage.drawn(handler(_drawn), [self._choice, self._picture], self._sides, **_HIDDEN)
         self._crop.click(
             handler(self._set),
             [self._choice, self._picture, *self._sides],
@@ -128,7 +130,7 @@ class PrepareSection:
 
         turned = [self._choice, self._source, self._find, self._picture]
         self._stage.turned(handler(self._turn), turned, self._changed, **_HIDDEN)
-        self._stage.painted(handler(self._paint), [self._choice, self._picture], self._changed, **_HIDDEN)
+        self._stage.painted(handler(_painted), None, self._changed, **_HIDDEN)
         filled = [self._choice, self._picture, self._colour]
         self._fill.click(handler(self._set_background), filled, self._changed, trigger_mode="once", **_HIDDEN)
         self._unfill.click(handler(self._set_background), filled[:2], self._changed, trigger_mode="once", **_HIDDEN)
@@ -171,7 +173,7 @@ class PrepareSection:
         return {
             self._panel: gr.update(visible=True),
             self._picture: facts.name,
-            self._stage: stage_html(shown, box_for(name, proposals, facts)),
+            self._stage: stage_html(name, shown, box_for(name, proposals, facts)),
             **dict(zip(self._sides, box, strict=True)),
             self._whole: gr.update(interactive=facts.crop is not None),
             self._fill: gr.update(interactive=facts.mask is not None),
@@ -197,7 +199,7 @@ class PrepareSection:
         return news()
 
     def _turn(self, name: str, source: str, find: str, picture: str, event: gr.EventData) -> Any:
-        if event.picture != picture:
+        if (event.set, event.picture) != (name, picture):
             return gr.skip()
         overview = self._service.overview(name, self._service.config(source))
         number = self._service.turn(overview, name, picture, find if event.all else None, int(event.degrees))
@@ -211,20 +213,19 @@ class PrepareSection:
         note("The background is filled; Undo takes it back." if colour else "The picture has its own background again.")
         return news()
 
-    def _paint(self, name: str, picture: str, event: gr.EventData) -> Any:
-        if event.picture != picture or not isinstance(event.mask, str):
-            return gr.skip()
-        if not self._service.set_mask(name, picture, event.mask):
-            note("There was nothing to change.")
-            return gr.skip()
-        note("The mask is saved; Undo takes it back." if event.mask else "The painted mask is taken away.")
-        return news()
+
+def _painted(event: gr.EventData) -> Any:
+    if not event.changed:
+        note("There was nothing to change.")
+        return gr.skip()
+    note("The painted mask is taken away." if event.removed else "The mask is saved; Undo takes it back.")
+    return news()
 
 
-def _drawn(picture: str, event: gr.EventData) -> Any:
+def _drawn(name: str, picture: str, event: gr.EventData) -> Any:
     """What was drawn, as numbers; nothing where another picture is shown by now."""
     box = event.box
-    if event.picture != picture or not isinstance(box, list) or len(box) != len(_SIDES):
+    if (event.set, event.picture) != (name, picture) or not isinstance(box, list) or len(box) != len(_SIDES):
         return gr.skip()
     return [int(value) for value in box]
 

@@ -12,7 +12,6 @@ from app.messages import handler, note
 from app.services.dataset_prepare import DatasetPrepareService
 from app.tabs.dataset_page import DatasetPage, news
 from app.tabs.dataset_prepare_html import proposed, status
-from app.tabs.dataset_stage import stage_html
 from trainer.dataset.scan import PictureFacts
 from trainer.errors import DatasetError
 
@@ -25,18 +24,17 @@ Found = dict[str, tuple[list[int], str, int]]
 
 
 class ProposalPanel:
-    """One page's accordion. What is proposed lives in the browser, with the data set's name."""
+    """One page's accordion. What is proposed lives in the browser, with the data set's name.
+
+    It does not draw the proposals: `looked` are the events after which `state` holds new ones.
+    """
 
     def __init__(
-        self,
-        service: DatasetPrepareService,
-        page: DatasetPage,
-        source: gr.Dropdown,
-        picture: gr.Textbox,
-        stage: gr.HTML,
+        self, service: DatasetPrepareService, page: DatasetPage, source: gr.Dropdown, picture: gr.Textbox
     ) -> None:
-        self._service, self._stage, self._changed = service, stage, page.changed
+        self._service, self._changed = service, page.changed
         self.state = gr.State({})
+        self.looked: list[Any] = []
         with gr.Accordion("Propose crops", open=False, elem_id="prepare-proposals"):
             self._lay_out()
         self._wire(page, [page.choice, source, picture, self._way, self._close], picture)
@@ -75,18 +73,24 @@ class ProposalPanel:
             )
 
     def _wire(self, page: DatasetPage, asked: list[Any], picture: gr.Textbox) -> None:
-        found = [self._status, self.state, self._stage, self._accept, self._accept_all]
-        working: Any = []
         for button, look in ((self._one, self._look_at_one), (self._all, self._look_at_all)):
-            working.append(button.click(handler(look), asked, found, trigger_mode="once", **_HIDDEN))
+            self.looked.append(
+                button.click(handler(look), asked, [self._status, self.state], trigger_mode="once", **_HIDDEN)
+            )
         self._cancel.click(
-            lambda: status("Cancelled. Nothing was changed."), None, self._status, cancels=working, **_HIDDEN
+            lambda: status("Cancelled. Nothing was changed."), None, self._status, cancels=self.looked, **_HIDDEN
         )
+        # Who goes to another data set does not wait for this one's; what it found is there again for who comes back.
+        page.choice.change(None, None, None, cancels=self.looked)
+        offered = [self._status, self._accept, self._accept_all]
+        page.on_show(self._offer, [self.state], offered)
+        for looked in self.looked:
+            looked.success(handler(self._offer), [page.choice, self.state], offered, **_HIDDEN)
         for button, alone in ((self._accept, True), (self._accept_all, False)):
             button.click(
                 handler(lambda *values, alone=alone: self._take(*values, alone=alone)),
                 [page.choice, self.state, picture],
-                [self.state, self._changed, self._status, self._accept, self._accept_all],
+                [self.state, self._changed],
                 trigger_mode="once",
                 **_HIDDEN,
             )
@@ -111,17 +115,14 @@ class ProposalPanel:
             if time.monotonic() > told + _TELL_SECONDS and done < total:
                 told = time.monotonic()
                 yield {self._status: status(f"Looking at picture {done:,} of {total:,} …")}
-        shown = self._service.picture(overview, picture)
-        proposals = {"of": name, "found": found}
-        yield {
-            self._status: status(proposed([seen for _, seen, _ in found.values()], total)),
-            self.state: proposals,
-            self._stage: stage_html(shown, box_for(name, proposals, shown.facts)) if shown else "",
-            **self._can_accept(found),
-        }
+        said = proposed([seen for _, seen, _ in found.values()], total)
+        yield {self._status: status(said), self.state: {"of": name, "found": found, "said": said}}
 
-    def _can_accept(self, found: Found) -> dict[Any, Any]:
-        return {button: gr.update(interactive=bool(found)) for button in (self._accept, self._accept_all)}
+    def _offer(self, name: str | None, proposals: dict[str, Any]) -> dict[Any, Any]:
+        """What is proposed for this data set, and the buttons that accept it."""
+        accept = gr.update(interactive=bool(_of(name, proposals)))
+        said = proposals.get("said", "") if proposals.get("of") == name else ""
+        return {self._status: status(said) if said else "", self._accept: accept, self._accept_all: accept}
 
     def _take(self, name: str | None, proposals: dict[str, Any], picture: str, *, alone: bool) -> dict[Any, Any]:
         found = _of(name, proposals)
@@ -131,13 +132,8 @@ class ProposalPanel:
         number = self._service.accept(name, chosen)
         note("The crop is set; Undo takes it back." if number == 1 else f"{number} crops are set; Undo takes all back.")
         rest = {key: one for key, one in found.items() if key not in chosen}
-        left = status(f"{len(rest):,} more are proposed.") if rest else ""
-        return {
-            self.state: {"of": name, "found": rest},
-            self._changed: news(),
-            self._status: left,
-            **self._can_accept(rest),
-        }
+        said = f"{len(rest):,} more are proposed." if rest else ""
+        return {self.state: {"of": name, "found": rest, "said": said}, self._changed: news()}
 
 
 def _of(name: str | None, proposals: dict[str, Any]) -> Found:

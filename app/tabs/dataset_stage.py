@@ -6,7 +6,7 @@ A `gr.HTML` with a script of its own: gradio's ImageEditor would send the whole 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -15,6 +15,7 @@ from app import render
 from app.services.dataset_prepare import MASK_COLOUR, PreparedPicture
 from trainer.config.data import MaskSource
 from trainer.dataset.proposals import VIEW_SIDE
+from trainer.errors import InkwashError
 
 _SCRIPT = """
 let mode = 'crop', size = 6, from = null, drawn = null, whom = 'one';
@@ -50,7 +51,28 @@ const keep = () => {
   unsaved.set(stage().dataset.own, {copy, turn: Number(stage().dataset.turn)});
   tellUnsaved();
 };
-const tellUnsaved = () => { find('.unsaved').hidden = !unsaved.has(stage().dataset.own); };
+const tellUnsaved = (why) => {
+  const told = find('.unsaved');
+  told.textContent = why || 'not saved yet';
+  told.hidden = !why && !unsaved.has(stage().dataset.own);
+};
+const about = (facts) => ({set: stage().dataset.set, picture: stage().dataset.picture, ...facts});
+// What is painted is forgotten when the server has said that it is kept, and not before.
+const send = async (mask) => {
+  const own = stage().dataset.own, sent = unsaved.get(own);
+  let answer;
+  try { answer = await server.paint(about({mask})); } catch (error) { answer = null; }
+  const refused = answer ? answer.error : 'It could not be saved: is Inkwash still running? It is kept here.';
+  if (!refused && unsaved.get(own) === sent) unsaved.delete(own);  // else one painted on meanwhile
+  if (stage() && stage().dataset.own === own) {
+    if (!refused && !mask && !answer.changed) {
+      find('canvas').getContext('2d').clearRect(0, 0, find('canvas').width, find('canvas').height);
+      load();
+    }
+    tellUnsaved(refused);
+  }
+  if (!refused) trigger('painted', answer);
+};
 const putBack = (canvas, {copy, turn}) => {
   const pen = canvas.getContext('2d'), by = Number(stage().dataset.turn) - turn;
   pen.save();
@@ -82,15 +104,11 @@ element.addEventListener('click', (event) => {
     mode = button.dataset.mode;
     element.querySelectorAll('[data-mode]').forEach((each) => each.setAttribute('aria-pressed', each === button));
   } else if (button.dataset.act === 'save') {
-    unsaved.delete(stage().dataset.own);
-    tellUnsaved();
-    trigger('painted', {picture: stage().dataset.picture, mask: find('canvas').toDataURL('image/png')});
+    send(find('canvas').toDataURL('image/png'));
   } else if (button.dataset.turn) {
-    trigger('turned', {picture: stage().dataset.picture, degrees: Number(button.dataset.turn), all: whom === 'all'});
+    trigger('turned', about({degrees: Number(button.dataset.turn), all: whom === 'all'}));
   } else if (button.dataset.act === 'remove') {
-    unsaved.delete(stage().dataset.own);
-    tellUnsaved();
-    trigger('painted', {picture: stage().dataset.picture, mask: ''});
+    send('');
   }
 });
 element.addEventListener('input', (event) => {
@@ -122,7 +140,7 @@ window.addEventListener('pointerup', () => {
   const done = from && mode === 'crop' && drawn;
   if (from && mode !== 'crop' && stage()) keep();
   from = null;
-  if (done && stage()) trigger('drawn', {picture: stage().dataset.picture, box: drawn});
+  if (done && stage()) trigger('drawn', about({box: drawn}));
 });
 """
 _STYLE = """
@@ -163,14 +181,34 @@ _TOOLS = (
 )
 
 
-def make_stage(**options: Any) -> gr.HTML:
-    """The component. Its events: `drawn` with `picture` and `box`, in px of the upright picture; `painted` with `picture` and `mask`, a PNG as
-    a data URL, or nothing to take it away; `turned` with `picture`, `degrees` clockwise, and `all`: whether all are meant that are found by name."""
-    return gr.HTML("", css_template=_STYLE, js_on_load=_SCRIPT, padding=False, **options)
+def make_stage(paint: Callable[[str, str, str], bool], **options: Any) -> gr.HTML:
+    """The component.
+
+    Its events: `drawn` with `set`, `picture` and `box`, in px of the upright picture; `turned` with `set`, `picture`, `degrees` clockwise,
+    and `all`: whether all are meant that are found by name; `painted`, after a mask was kept or taken away, with `changed` and `removed`.
+
+    Args:
+        paint: keeps what was painted: name of the data set, of the picture, and a PNG as a data URL, or nothing to take it away;
+            returns whether anything changed. What it refuses stays in the browser, which says why.
+    """
+
+    def paint_or_say(data: Any) -> dict[str, Any]:
+        """Called by the browser; what is wrong comes back as `error`."""
+        name, picture, mask = (str(data.get(key, "")) for key in ("set", "picture", "mask"))
+        try:
+            return {"changed": paint(name, picture, mask), "removed": not mask}
+        except InkwashError as error:
+            return {"error": str(error)}
+
+    # By the name that the script knows it by.
+    paint_or_say.__name__ = "paint"
+    return gr.HTML(
+        "", css_template=_STYLE, js_on_load=_SCRIPT, server_functions=[paint_or_say], padding=False, **options
+    )
 
 
-def stage_html(shown: PreparedPicture, proposed: Sequence[int] = ()) -> str:
-    """The whole picture, dimmed where it is not trained, with its crop as a dashed line and a proposed one as a green one."""
+def stage_html(name: str, shown: PreparedPicture, proposed: Sequence[int] = ()) -> str:
+    """A picture of the data set `name`, whole, dimmed where it is not trained, its crop as a dashed line and a proposed one as a green one."""
     width, height = shown.facts.whole_size
     left, top, right, bottom = (f"{value:.2f}" for value in shown.cut.box)
     inside = f"M{left} {top}H{right}V{bottom}H{left}Z"
@@ -187,7 +225,7 @@ def stage_html(shown: PreparedPicture, proposed: Sequence[int] = ()) -> str:
     # Another data set may have a picture of the same name: what is painted and not saved yet belongs to this one.
     own = hashlib.sha256(str(shown.facts.path).encode("utf-8", errors="surrogateescape")).hexdigest()[:16]
     return _TOOLS + (
-        f'<div class="prepare-stage" data-own="{own}" data-picture="{render.text(shown.facts.name)}" data-width="{width}" data-height="{height}" data-turn="{shown.facts.turn}">'
+        f'<div class="prepare-stage" data-own="{own}" data-set="{render.text(name)}" data-picture="{render.text(shown.facts.name)}" data-width="{width}" data-height="{height}" data-turn="{shown.facts.turn}">'
         f'<img src="{render.file_url(shown.whole)}" alt="The whole picture" draggable="false">'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">{shapes}'
         f'<rect class="drawn" x="0" y="0" width="0" height="0"/></svg>{painting}</div>'

@@ -144,6 +144,19 @@ def test_a_dropped_folder_keeps_its_captions_when_the_browsers_files_are_gone(da
         work(create_run(data, "import", "t", run.config()))
 
 
+def test_a_loose_file_keeps_the_name_that_its_user_gave_it(data: DataFolder, tmp_path: Path) -> None:
+    # Browsers send a quote in a name as %22, and gradio keeps the copy under that.
+    for ending in ("png", "txt"):
+        pictures(tmp_path / "web", "a.png")
+        os.rename(tmp_path / "web" / f"a.{ending}", tmp_path / "web" / f"say %22hi%22.{ending}")
+    files = [str(tmp_path / "web" / f"say %22hi%22.{ending}") for ending in ("png", "txt")]
+    service = DatasetService(data)
+    names = ['say "hi".png', 'say "hi".txt']
+    work(Run(data.runs / service.start_import("mine", with_names(files, names), is_new=True)))
+    (picture,) = service.store.scan("mine").pictures
+    assert (picture.name, picture.caption) == ("say _hi_.png", "of web")
+
+
 @pytest.mark.parametrize(
     ("name", "is_new", "message"),
     [

@@ -452,6 +452,12 @@ def test_a_name_cannot_lead_out_and_is_taken_once(store: DatasetStore, data: Dat
             store.create(taken)
 
 
+def test_a_name_that_is_taken_is_told_as_the_list_has_it(store: DatasetStore) -> None:
+    store.create("Ink: first")
+    with pytest.raises(DatasetError, match="already a data set 'Ink: first'"):
+        store.create("Ink? first")
+
+
 @pytest.mark.parametrize("name", ["../data", "..", "no such set", "", "\0", "x" * 5000])
 def test_changes_go_to_known_sets_only(store: DatasetStore, name: str) -> None:
     for change in (

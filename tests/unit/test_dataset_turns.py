@@ -83,6 +83,8 @@ def test_what_is_drawn_on_a_turned_picture_lies_where_it_was_drawn(linked: Datas
     assert crop.box == (0, 0, 100, 64)
     with pytest.raises(DatasetError, match=r"does not lie inside 100×200 px"):
         set_crops(linked, "pictures", {"wide.png": (0, 0, 128, 64)})
+    with pytest.raises(DatasetError, match=r"the right side \(0\) must be more than the left one \(100\)"):
+        set_crops(linked, "pictures", {"wide.png": (100, 0, 0, 64)})
     painted = Image.new("L", (77, 123), 0)
     painted.paste(255, (0, 0, 77, 40))  # the upper third, as it was painted
     set_mask(linked, "pictures", "odd.jpg", painted)

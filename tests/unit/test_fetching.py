@@ -185,14 +185,14 @@ def test_the_job_makes_a_set_names_what_failed_and_is_taken_up_again(site: Site,
     with pytest.raises(Cancelled):
         work(stopped)
     run = job(data, site, "/1.png", "/gone.png", "/2.png", "/1.png")
-    assert work(run) == {"dataset": "set", "added": 2, "failed": 1}
+    assert work(run) == {"dataset": "set", "is_new": True, "added": 2, "failed": 1}
     warned = [event.message for event in run.events() if isinstance(event, Warned)]
     assert len(warned) == 1
     assert "/gone.png" in warned[0]
     store = DatasetStore(data)
     assert [facts.name for facts in store.scan("set").pictures] == ["1.png", "2.png"]
     site.pages["/3.png"] = (200, {}, png(3))
-    assert work(job(data, site, "/3.png"))["added"] == 1
+    assert work(job(data, site, "/3.png")) == {"dataset": "set", "is_new": False, "added": 1, "failed": 0}
     assert store.get("set").num_pictures == 3
     assert not list((data.cache / "fetched").rglob("*.png"))
     with pytest.raises(DatasetError, match="None of the pictures"):

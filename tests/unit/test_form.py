@@ -47,6 +47,23 @@ def test_every_setting_is_placed_once_in_the_train_tab(tmp_path: Path, monkeypat
     assert not set(form.widgets) & set(form.fixed)
 
 
+def test_a_fault_is_told_with_the_section_that_its_field_stands_in() -> None:
+    with gr.Blocks():
+        form = Form(describe(), "t")
+        form.place("training.steps")
+        form.place_groups(Level.BASIC)
+        form.place_groups(Level.ADVANCED)
+    told = form.summary(
+        [
+            Finding("training.steps", "too many"),
+            Finding("objective.huber_delta", "too small"),
+            Finding("nowhere", "odd"),
+        ]
+    ).splitlines()
+    # What stands at the top is in no section, whichever its group is.
+    assert told == ["Steps: too many", "Noise and loss › Huber delta: too small", "nowhere: odd"]
+
+
 def test_a_setting_cannot_be_placed_twice() -> None:
     with gr.Blocks():
         form = Form(describe(), "t")

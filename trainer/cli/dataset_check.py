@@ -6,6 +6,7 @@ import argparse
 from typing import Any, get_args
 
 from trainer.cli.dataset_options import ActionOptions
+from trainer.cli.dataset_prepare import undo
 from trainer.cli.output import ProgressPrinter, print_json
 from trainer.dataset.doctor.diagnosis import CHECKS, check_dataset, diagnose, fix, ignore, of_check
 from trainer.dataset.doctor.findings import Report, Verdict
@@ -46,8 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     printer = ProgressPrinter(quiet=arguments.json)
     if arguments.undo:
-        change = store.undo(store.get(name).name)
-        printer.line(f"{change.title}: taken back." if change else "There is nothing to take back.")
+        undo(store, name, quiet=arguments.json)
     report = check_dataset(
         data, name, settings, lambda what, done, total: printer.over(f"{what} {done}/{total}", is_last=done == total)
     )

@@ -114,18 +114,34 @@ class DataConfig(Settings):
         return (first, *self.concepts)
 
 
-def data_faults(data: DataConfig) -> list[tuple[str, str]]:
-    """Settings of the data that do not go together, as (field path, message with the remedy)."""
-    faults: list[tuple[str, str]] = []
+Fault = tuple[str, str]
+"""A field's path, and what is wrong with the remedy."""
+
+
+def data_faults(data: DataConfig) -> list[Fault]:
+    """Settings of the data that do not go together."""
+    return [*_size_faults(data), *_caption_faults(data), *_concept_faults(data), *_prior_faults(data)]
+
+
+def _size_faults(data: DataConfig) -> list[Fault]:
+    faults: list[Fault] = []
     if data.buckets and data.bucket_step > min(data.all_resolutions):
         which = "data.resolution" if data.bucket_step > data.resolution else "the smallest of data.resolutions"
         faults.append(("data.bucket_step", f"must not be larger than {which}"))
     if len(set(data.all_resolutions)) < len(data.all_resolutions):
         faults.append(("data.resolutions", "names a resolution twice, or data.resolution itself: each is used once"))
-    if not data.use_captions and not (data.instance_prompt or data.trigger_word):
-        faults.append(
-            ("data.instance_prompt", "without captions every picture needs it: write one, or turn data.use_captions on")
-        )
+    return faults
+
+
+def _caption_faults(data: DataConfig) -> list[Fault]:
+    if data.use_captions or data.instance_prompt or data.trigger_word:
+        return []
+    needed = "without captions every picture needs it: write one, or turn data.use_captions on"
+    return [("data.instance_prompt", needed)]
+
+
+def _concept_faults(data: DataConfig) -> list[Fault]:
+    faults: list[Fault] = []
     if data.balance == "concepts" and not data.concepts:
         faults.append(("data.balance", "there is one data set only: add data.concepts, or set it back to pictures"))
     seen = {data.dataset}
@@ -138,10 +154,15 @@ def data_faults(data: DataConfig) -> list[tuple[str, str]]:
             faults.append((f"{at}.instance_prompt", "without captions every picture needs it: write one"))
         if concept.class_prompt and not data.prior.class_prompt:
             faults.append(("data.prior.class_prompt", f"write one too, or take that of '{concept.dataset}' away"))
-    if data.prior.dataset and not data.prior.class_prompt:
+    return faults
+
+
+def _prior_faults(data: DataConfig) -> list[Fault]:
+    prior, faults = data.prior, list[Fault]()
+    if prior.dataset and not prior.class_prompt:
         faults.append(("data.prior.class_prompt", "say what the class pictures show, or choose no data set of them"))
-    if data.prior.source == "base_prediction" and not data.prior.class_prompt:
+    if prior.source == "base_prediction" and not prior.class_prompt:
         faults.append(("data.prior.class_prompt", "say with which prompt the base model's prediction is kept"))
-    if data.prior.dataset and data.prior.source == "base_prediction":
+    if prior.dataset and prior.source == "base_prediction":
         faults.append(("data.prior.dataset", "base_prediction needs no pictures: choose class_pictures, or empty it"))
     return faults

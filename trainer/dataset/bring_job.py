@@ -10,10 +10,11 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainer.config.bring import BringConfig, BringSource, RestoreConfig
+from trainer.dataset.archives import safe_file_name
 from trainer.dataset.bringing import bring_in
 from trainer.dataset.dropped import Dropped as DroppedFile
 from trainer.dataset.dropped import Source, as_dropped
@@ -126,7 +127,9 @@ def keep_dropped(data: DataFolder, sources: Sequence[Source]) -> list[BringSourc
         with disk_errors(folder, "the dropped files"):
             for number, source in enumerate(map(as_dropped, sources)):
                 # Each in a folder of its own, as they come: two may have the same name.
-                place = folder / str(number) / source.path.name
+                # By the name that its user knows: the browser's copy may have one with %22 where that has a quote.
+                name = PurePosixPath(source.name.replace("\\", "/")).name or source.path.name
+                place = folder / str(number) / safe_file_name(name)
                 place.parent.mkdir(parents=True)
                 _link(source.path, place)
                 kept.append(BringSource(path=str(place), name=source.name))

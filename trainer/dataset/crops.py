@@ -39,12 +39,16 @@ class Crop:
 def crop_of(box: Sequence[float], whole: tuple[int, int]) -> Crop | None:
     """The crop that a box of four numbers makes of a picture of the size `whole`; None where that is all of it.
 
-    Raises: ValueError: it is no box inside the picture, or less than `MIN_SIDE` px wide or high.
+    Raises: ValueError: its sides are in the wrong order, it is no box inside the picture, or less than `MIN_SIDE` px wide or high.
     """
     if len(box) != 4:
         raise ValueError("a crop has four numbers: left, top, right, bottom")
     left, top, right, bottom = (round(value) for value in box)
-    if not (0 <= left < right <= whole[0] and 0 <= top < bottom <= whole[1]):
+    if left >= right or top >= bottom:
+        raise ValueError(
+            f"the right side ({right}) must be more than the left one ({left}), and the bottom ({bottom}) more than the top ({top})"
+        )
+    if left < 0 or top < 0 or right > whole[0] or bottom > whole[1]:
         raise ValueError(f"the crop {left}, {top}, {right}, {bottom} does not lie inside {whole[0]}×{whole[1]} px")
     if min(right - left, bottom - top) < MIN_SIDE:
         raise ValueError(f"the crop is {right - left}×{bottom - top} px: both sides must have at least {MIN_SIDE}")

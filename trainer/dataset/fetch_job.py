@@ -11,8 +11,8 @@ from typing import Any
 
 from trainer.config.fetch import FetchConfig
 from trainer.config.loading import build_fetch_config
+from trainer.dataset.catalog import DatasetInfo
 from trainer.dataset.fetching import FetchLimits, fetch_picture
-from trainer.dataset.importing import ImportReport
 from trainer.dataset.store import DatasetStore
 from trainer.errors import DatasetError, Finding
 from trainer.events import Started, Warned
@@ -33,7 +33,7 @@ def start_fetch(data: DataFolder, dataset: str, addresses: Sequence[str], *, all
 def begin_fetch(data: DataFolder, config: FetchConfig) -> Run:
     """`start_fetch` with all its settings. Raises DatasetError."""
     store = DatasetStore(data)
-    if not _existing(store, config.dataset):
+    if _existing(store, config.dataset) is None:
         store.new_name(config.dataset)  # before anything is fetched for it
     run = create_run(data, "fetch", f"Pictures for {config.dataset}", config.model_dump(mode="json"))
     enqueue(run, data)
@@ -46,7 +46,7 @@ def fetch(context: JobContext) -> dict[str, Any]:
     Each picture is kept in the cache until all are there, so that a fetch that was cancelled goes on where it was when it is
     started again.
 
-    Returns: dataset, added, failed. Raises: DatasetError: none could be had. Cancelled, ResourceError.
+    Returns: dataset, is_new, added, failed. Raises: DatasetError: none could be had. Cancelled, ResourceError.
     """
     config = FetchConfig.model_validate(context.run.config())
     data = context.run.data_folder()
@@ -69,26 +69,25 @@ def fetch(context: JobContext) -> dict[str, Any]:
         context.emit(Warned(message=f"Not fetched: {finding}"))
     if len(failed) > _SHOWN:
         context.emit(Warned(message=f"… and {len(failed) - _SHOWN} more could not be fetched."))
-    name, report = _add(DatasetStore(data), config.dataset, paths)
+    store = DatasetStore(data)
+    info = _existing(store, config.dataset)
+    is_new = info is None
+    if info is None:
+        info, report = store.create_from(config.dataset, paths)
+    else:
+        report = store.add_files(info.name, paths)
     for path in paths:
         shutil.rmtree(path.parent, ignore_errors=True)
-    return {"dataset": name, "added": len(report.added), "failed": len(failed)}
+    return {"dataset": info.name, "is_new": is_new, "added": len(report.added), "failed": len(failed)}
 
 
 def _folder(data: DataFolder, address: str) -> Path:
     return data.cache / "fetched" / hashlib.sha256(address.encode()).hexdigest()[:32]
 
 
-def _existing(store: DatasetStore, name: str) -> bool:
+def _existing(store: DatasetStore, name: str) -> DatasetInfo | None:
+    """The data set that is meant, by its name or its title. Raises DatasetError: nothing can be added to it."""
     info = next((info for info in store.list() if name in (info.name, info.title)), None)
     if info is not None and not info.is_own:
         raise DatasetError("Pictures can only be added to data sets that were made here.", where=info.title)
-    return info is not None
-
-
-def _add(store: DatasetStore, name: str, paths: Sequence[Path]) -> tuple[str, ImportReport]:
-    if _existing(store, name):
-        info = next(info for info in store.list() if name in (info.name, info.title))
-        return info.name, store.add_files(info.name, paths)
-    made, report = store.create_from(name, paths)
-    return made.name, report
+    return info

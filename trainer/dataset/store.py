@@ -82,8 +82,10 @@ class DatasetStore(DatasetCatalog):
         if not folder_name.strip("_ "):  # what stands for characters that no file system takes
             raise DatasetError("The data set needs a name.", where=title, fix="Type one, in any script.")
         if self._is_bundled(folder_name) or (self._data.datasets / folder_name).exists():
+            # By the title that the list has it under: another one can make the same folder's name.
+            known = next((info.title for info in self.list() if info.name == folder_name), folder_name)
             raise DatasetError(
-                f"There is already a data set '{folder_name}'.", fix="Choose another name, or add to that one."
+                f"There is already a data set '{known}'.", fix="Choose another name, or add to that one."
             )
         return title, folder_name
 
