@@ -16,9 +16,8 @@ from app.services.datasets import TEMPLATES, DatasetService
 from app.tabs import dataset_html
 from app.tabs.dataset_bringing import Bringing
 from app.tabs.dataset_fields import FetchFields, TrainingFields
-from app.tabs.dataset_page import DatasetPage, news
+from app.tabs.dataset_page import DatasetPage, news, note_left_out
 from app.uploads import KEEPS_FOLDERS, names_js, with_names
-from trainer.dataset.bringing import Brought
 from trainer.dataset.history import Change
 from trainer.dataset.scan import Progress
 from trainer.errors import DatasetError
@@ -290,7 +289,7 @@ class DatasetTab:
         first, *others = linked.sets
         if others:
             note(f"{len(linked.sets)} data sets, one for each numbered folder, with its number as repeats.")
-        _tell_left_out(linked)
+        note_left_out([str(finding) for finding in linked.left_out], len(linked.left_out))
         return self._offer(first.name), ""
 
     def _add_files(self, followed: str, name: str, files: list[str] | None, names: list[str] | None) -> dict[Any, Any]:
@@ -311,13 +310,6 @@ def _step(name: str, step: Callable[[str], Change | None]) -> Any:
         return gr.skip()
     note(f"{change.title}: taken back." if step.__name__ == "undo" else f"{change.title}: done again.")
     return news()
-
-
-def _tell_left_out(report: Brought) -> None:
-    if report.left_out:
-        shown = [str(finding) for finding in report.left_out[:5]]
-        more = [f"… and {len(report.left_out) - 5} more"] if len(report.left_out) > 5 else []
-        note("Left out: " + "; ".join(shown + more))
 
 
 def build(services: Services, links: Links) -> DatasetTab:

@@ -12,7 +12,7 @@ from app import render
 from app.messages import note
 from app.services.context import Services
 from app.services.jobs import History, JobRow
-from app.tabs.dataset_page import news, shown_after
+from app.tabs.dataset_page import news, note_left_out, shown_after
 from app.tabs.job_follower import JobFollower
 from trainer.errors import DatasetError, RunError
 from trainer.runs import RunState
@@ -20,7 +20,6 @@ from trainer.runs import RunState
 _KINDS = ("import", "restore")
 _POLL_SECONDS = 0.4
 """A few pictures are there in a second or two: whoever waits for them shall not wait for the clock."""
-_TOLD = 5
 _DOUBLE_CLICK_SECONDS = 1.0
 """Asked again so soon, the first click was a double one."""
 
@@ -119,7 +118,6 @@ def _why(row: JobRow, history: History) -> str:
 def _tell(row: JobRow, history: History) -> None:
     result = history.result
     note(str(result["summary"]))
-    if number := int(result["num_left_out"]):
-        more = [f"… and {number - _TOLD} more"] if number > _TOLD else []
-        head = f"Not brought back ({number})" if row.kind == "restore" else "Left out"
-        note(f"{head}: {'; '.join([*result['left_out'][:_TOLD], *more])}")
+    number = int(result["num_left_out"])
+    head = f"Not brought back ({number})" if row.kind == "restore" else "Left out"
+    note_left_out(result["left_out"], number, head)

@@ -18,6 +18,8 @@ from trainer.errors import DatasetError
 if TYPE_CHECKING:
     from app.tabs.dataset_bringing import Bringing
 
+_TOLD = 5
+
 
 @dataclass
 class DatasetPage:
@@ -80,6 +82,13 @@ class DatasetPage:
         self.section.select(handler(opened), [self.choice, *inputs], [self.seen, *outputs], **options)
         # Not by the choice itself: the tab looks at the pictures then, which may take long, and tells when it has done so.
         self.changed.change(handler(refreshed), [self.seen, self.choice, *inputs], [*outputs], **options)
+
+
+def note_left_out(left_out: Sequence[str], number: int, head: str = "Left out") -> None:
+    """Say what was not taken, if anything: the first few of `number`."""
+    if number:
+        more = [f"… and {number - _TOLD:,} more"] if number > _TOLD else []
+        note(f"{head}: {'; '.join([*left_out[:_TOLD], *more])}")
 
 
 def shown_after(made: str, chosen: str | None, *, is_new: bool) -> str:
