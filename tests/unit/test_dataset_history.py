@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,6 +79,9 @@ def test_a_run_is_compared_brought_back_and_copied(
     # While it works a page that is opened finds it, and another import is refused.
     assert bringing.find("")[bringing.run] == copying
     assert bringing.find(copying) == {}
+    assert section._make_copy(bringing, copying, "ink", run.id, "copy") == {}  # the second half of a double click
+    later = time.time() + 60
+    monkeypatch.setattr("app.tabs.dataset_bringing.time.time", lambda: later)
     with pytest.raises(DatasetError, match="being brought in already"):
         section._make_copy(bringing, copying, "ink", run.id, "other")
     services.jobs.stop(copying)
@@ -150,6 +154,7 @@ def test_fields_are_emptied_when_the_job_went_well_unless_they_hold_the_next(
     writer.close()
     told: list[str] = []
     monkeypatch.setattr("app.tabs.dataset_bringing.note", told.append)
+    monkeypatch.setattr("app.tabs.dataset_page.note", told.append)
     row, history = services.jobs.row(run.id), services.jobs.history(run.id)
     updates = ended[0](row, history, None, " ink ")
     assert [updates[field] for field in fields] == ["", "", None]
