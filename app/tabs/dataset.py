@@ -282,7 +282,7 @@ class DatasetTab:
         def start() -> str:
             return self._service.start_import(name, with_names(files, names), trigger_word, is_new=True)
 
-        return self._bringing.begin(followed, start)
+        return self._bringing.begin(followed, start, made=name)
 
     def _use_folder(self, path: str) -> tuple[Any, str]:
         linked = self._service.use_folder(path)

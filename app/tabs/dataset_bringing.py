@@ -21,7 +21,7 @@ _KINDS = ("import", "restore")
 _POLL_SECONDS = 0.4
 """A few pictures are there in a second or two: whoever waits for them shall not wait for the clock."""
 _DOUBLE_CLICK_SECONDS = 1.0
-"""Asked again so soon, the first click was a double one."""
+"""Asked for the same again so soon, the first click was a double one."""
 
 
 class Bringing:
@@ -51,10 +51,14 @@ class Bringing:
         """Empty fields when a job went well: "new" and "copy" where `name` still is the name of what was made; or "added"."""
         self._fields[use] = (name, others)
 
-    def begin(self, followed: str, start: Callable[[], str]) -> dict[Any, Any]:
-        """Updates that follow the job that `start` begins. Raises DatasetError: one goes on in this page."""
+    def begin(self, followed: str, start: Callable[[], str], made: str = "") -> dict[Any, Any]:
+        """Updates that follow the job that `start` begins, which makes the data set `made` or adds to one.
+
+        Raises DatasetError: one goes on in this page. Of a double click, which asks for the same set again, nothing is said.
+        """
         if self._works(followed):
-            if time.time() - self._jobs.row(followed).created < _DOUBLE_CLICK_SECONDS:
+            is_young = time.time() - self._jobs.row(followed).created < _DOUBLE_CLICK_SECONDS
+            if made and is_young and self._use(followed)[1].split() == made.split():
                 return {}
             raise DatasetError(
                 "Pictures are being brought in already.",

@@ -136,7 +136,7 @@ class HistorySection:
     def _make_copy(self, bringing: Bringing, followed: str, name: str | None, run_id: str | None, new_name: str) -> Any:
         if not name or not run_id:
             return gr.skip()
-        updates = bringing.begin(followed, lambda: self._service.copy_run(name, run_id, new_name))
+        updates = bringing.begin(followed, lambda: self._service.copy_run(name, run_id, new_name), made=new_name)
         note("The pictures are brought back: below the list of data sets you see how far it is.")
         return updates
 

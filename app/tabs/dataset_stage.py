@@ -5,7 +5,6 @@ A `gr.HTML` with a script of its own: gradio's ImageEditor would send the whole 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,28 +42,30 @@ const stroke = (a, b) => {
   pen.lineTo(b[0] * canvas.width + .01, b[1] * canvas.height);
   pen.stroke();
 };
+// Another data set may have a picture of the same name.
+const keyOf = () => JSON.stringify([stage().dataset.set, stage().dataset.picture]);
 const keep = () => {
   const canvas = find('canvas'), copy = document.createElement('canvas');
   copy.width = canvas.width;
   copy.height = canvas.height;
   copy.getContext('2d').drawImage(canvas, 0, 0);
-  unsaved.set(stage().dataset.own, {copy, turn: Number(stage().dataset.turn)});
+  unsaved.set(keyOf(), {copy, turn: Number(stage().dataset.turn)});
   tellUnsaved();
 };
 const tellUnsaved = (why) => {
   const told = find('.unsaved');
   told.textContent = why || 'not saved yet';
-  told.hidden = !why && !unsaved.has(stage().dataset.own);
+  told.hidden = !why && !unsaved.has(keyOf());
 };
 const about = (facts) => ({set: stage().dataset.set, picture: stage().dataset.picture, ...facts});
 // What is painted is forgotten when the server has said that it is kept, and not before.
 const send = async (mask) => {
-  const own = stage().dataset.own, sent = unsaved.get(own);
+  const own = keyOf(), sent = unsaved.get(own);
   let answer;
   try { answer = await server.paint(about({mask})); } catch (error) { answer = null; }
   const refused = answer ? answer.error : 'It could not be saved: is Inkwash still running? It is kept here.';
   if (!refused && unsaved.get(own) === sent) unsaved.delete(own);  // else one painted on meanwhile
-  if (stage() && stage().dataset.own === own) {
+  if (stage() && keyOf() === own) {
     if (!refused && !mask && !answer.changed) {
       find('canvas').getContext('2d').clearRect(0, 0, find('canvas').width, find('canvas').height);
       load();
@@ -88,11 +89,11 @@ const load = () => {
   find('[name=brush]').value = size;
   find('[name=whom]').value = whom;
   tellUnsaved();
-  const kept = unsaved.get(stage().dataset.own);
+  const kept = unsaved.get(keyOf());
   if (kept) putBack(canvas, kept);
   if (kept || !canvas.dataset.mask) return;
   const image = new Image();
-  image.onload = () => { if (canvas.isConnected && !unsaved.has(stage().dataset.own)) canvas.getContext('2d').drawImage(image, 0, 0, canvas.width, canvas.height); };
+  image.onload = () => { if (canvas.isConnected && !unsaved.has(keyOf())) canvas.getContext('2d').drawImage(image, 0, 0, canvas.width, canvas.height); };
   image.src = canvas.dataset.mask;
 };
 watch('value', load);
@@ -222,10 +223,8 @@ def stage_html(name: str, shown: PreparedPicture, proposed: Sequence[int] = ()) 
         f'<canvas width="{max(1, round(width * scale))}" height="{max(1, round(height * scale))}" data-colour="{MASK_COLOUR}" '
         f'data-mask="{render.file_url(shown.mask) if shown.mask else ""}"></canvas>'
     )
-    # Another data set may have a picture of the same name: what is painted and not saved yet belongs to this one.
-    own = hashlib.sha256(str(shown.facts.path).encode("utf-8", errors="surrogateescape")).hexdigest()[:16]
     return _TOOLS + (
-        f'<div class="prepare-stage" data-own="{own}" data-set="{render.text(name)}" data-picture="{render.text(shown.facts.name)}" data-width="{width}" data-height="{height}" data-turn="{shown.facts.turn}">'
+        f'<div class="prepare-stage" data-set="{render.text(name)}" data-picture="{render.text(shown.facts.name)}" data-width="{width}" data-height="{height}" data-turn="{shown.facts.turn}">'
         f'<img src="{render.file_url(shown.whole)}" alt="The whole picture" draggable="false">'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">{shapes}'
         f'<rect class="drawn" x="0" y="0" width="0" height="0"/></svg>{painting}</div>'

@@ -55,5 +55,4 @@ def test_5000_pictures_are_checked_about_as_fast_as_they_are_decoded(tmp_path: P
     assert report.num_unmeasured == 0
     assert checking < 3 * decoding + 10
     assert growth < 150 << 20  # the measures themselves are about 25 MB
-    # A hundred parts of each picture, all of which must be laid over one another: the worst there is. Against decoding, as machines differ.
-    assert judging < 12 * decoding
+    assert judging < 60

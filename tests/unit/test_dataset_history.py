@@ -80,10 +80,12 @@ def test_a_run_is_compared_brought_back_and_copied(
     assert bringing.find("")[bringing.run] == copying
     assert bringing.find(copying) == {}
     assert section._make_copy(bringing, copying, "ink", run.id, "copy") == {}  # the second half of a double click
+    with pytest.raises(DatasetError, match="being brought in already"):
+        section._make_copy(bringing, copying, "ink", run.id, "other")
     later = time.time() + 60
     monkeypatch.setattr("app.tabs.dataset_bringing.time.time", lambda: later)
     with pytest.raises(DatasetError, match="being brought in already"):
-        section._make_copy(bringing, copying, "ink", run.id, "other")
+        section._make_copy(bringing, copying, "ink", run.id, "copy")
     services.jobs.stop(copying)
     assert bringing.find("") == {}
 
